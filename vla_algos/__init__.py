@@ -1,0 +1,1 @@
+"""Stable-Baselines3-compatible reinforcement learning for vision-language-action models."""

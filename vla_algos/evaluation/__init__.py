@@ -1,0 +1,1 @@
+"""Faithful evaluation on LIBERO suites."""

@@ -1,0 +1,1 @@
+"""The Prismatic / OpenVLA architecture at any size."""

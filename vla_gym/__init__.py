@@ -1,0 +1,1 @@
+"""LIBERO tasks as Gymnasium environments over VLA action tokens."""

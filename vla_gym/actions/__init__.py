@@ -1,0 +1,1 @@
+"""Action tokens and data-set statistics."""

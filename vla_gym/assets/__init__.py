@@ -1,0 +1,1 @@
+"""Primitive or downloaded assets: where they are, and the built-in pack."""

@@ -1,0 +1,40 @@
+"""Named errors of ``vla_gym``; each message states the value, what was expected, and the remedy."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class VLAGymError(Exception):
+    """Base class of all errors raised by ``vla_gym``."""
+
+
+class UnknownNameError(VLAGymError, ValueError):
+    """A name or number (suite, task, initial state, camera, predicate, ...) that does not exist."""
+
+    def __init__(self, kind: str, value: object, valid: Iterable[object], remedy: str = "") -> None:
+        names = [str(v) for v in valid]
+        close = difflib.get_close_matches(str(value), names, n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        super().__init__(f"Unknown {kind} {value!r}.{hint} Valid: {', '.join(names)}.{' ' + remedy if remedy else ''}")
+
+
+class AssetsError(VLAGymError, FileNotFoundError):
+    """An asset folder that is missing or incomplete."""
+
+
+class SceneBuildError(VLAGymError, RuntimeError):
+    """LIBERO could not build or compile a scene."""
+
+
+class InitStatesError(VLAGymError, ValueError):
+    """A file of initial states that is damaged or not of the expected shape."""
+
+
+class InvalidActionError(VLAGymError, ValueError):
+    """An action of the wrong shape, type or range; the simulation was not touched."""
+
+
+class RenderingError(VLAGymError, RuntimeError):
+    """No OpenGL back end could be started."""

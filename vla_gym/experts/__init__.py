@@ -1,0 +1,1 @@
+"""Scripted experts over privileged simulator state."""

@@ -1,0 +1,1 @@
+"""MuJoCo run time: scene bundles, controller, stepping, rendering."""

@@ -1,0 +1,1 @@
+"""Suites, tasks and goals."""
