@@ -117,7 +117,7 @@ class SimCore:
         """
         model, data, ids = self.model, self.data, self.robot
         for substep in range(SUBSTEPS):
-            mujoco.mj_forward(model, data)
+            mujoco.mj_step1(model, data)
             arm = self._stale_arm or read_arm_state(model, data, ids)
             self._stale_arm = None
             if substep == 0:
@@ -126,7 +126,7 @@ class SimCore:
             data.ctrl[ids.ctrl] = np.clip(torques, self._torque_range[0], self._torque_range[1])
             fingers = self.gripper.substep(float(command[COMMAND_DIM - 1]))
             data.ctrl[ids.gripper_ctrl] = self._finger_mid + self._finger_half * fingers
-            mujoco.mj_step(model, data)
+            mujoco.mj_step2(model, data)
         self._update_heat_sites()
 
     def is_success(self) -> bool:
@@ -135,7 +135,11 @@ class SimCore:
 
     def is_stable(self) -> bool:
         """Whether the state is finite and MuJoCo has not warned of divergence since the last reset."""
-        divergence = (mujoco.mjtWarning.mjWARN_BADQPOS, mujoco.mjtWarning.mjWARN_BADQVEL, mujoco.mjtWarning.mjWARN_BADQACC)
+        divergence = (
+            mujoco.mjtWarning.mjWARN_BADQPOS,
+            mujoco.mjtWarning.mjWARN_BADQVEL,
+            mujoco.mjtWarning.mjWARN_BADQACC,
+        )
         warned = any(self.data.warning[int(kind)].number for kind in divergence)
         return not warned and bool(np.isfinite(self.data.qpos).all() and np.isfinite(self.data.qvel).all())
 

@@ -127,9 +127,7 @@ class Goal:
         :param data: simulation state with contacts and poses computed
         :return: BDDL text -> value
         """
-        return {
-            atom.text: predicate(data) for atom, predicate in zip(self.atoms, self._predicates, strict=True)
-        }
+        return {atom.text: predicate(data) for atom, predicate in zip(self.atoms, self._predicates, strict=True)}
 
     def is_satisfied(self, data: mujoco.MjData) -> bool:
         """Whether all atoms hold."""
