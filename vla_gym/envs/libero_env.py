@@ -137,6 +137,8 @@ class LiberoEnv(gym.Env[Observation, Any]):
         self._bundles = dict(zip(self.task_ids, bundles, strict=True))
         self._core: SimCore | None = None
         self._renderer: CameraRenderer | None = None
+        self._rendered_cameras = self.cameras if render_mode is None else tuple({*self.cameras, "agentview"})
+        self._proprio = np.zeros(8, dtype=np.float32)
         self._task_id = self.task_ids[0]
         self._init_state_id = self.init_state_ids[0]
         self._elapsed_steps = 0
@@ -202,8 +204,12 @@ class LiberoEnv(gym.Env[Observation, Any]):
         else:
             pos, quat = bundle.fixture_pos[init_state_id], bundle.fixture_quat[init_state_id]
         self._core.reset(bundle.init_states[init_state_id], pos, quat)
+        if self._renderer is None and self._rendered_cameras:
+            names = [CAMERAS[name] for name in self._rendered_cameras]
+            self._renderer = CameraRenderer(self._core.model, self.image_size, names, self.render_quality)
+        self._observe()
         for _ in range(self.settle_steps):
-            self._core.step(np.array(SETTLE_COMMAND))
+            self._core.step(np.array(SETTLE_COMMAND), self._observe)
 
     def step(self, action: Any) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """
@@ -217,7 +223,7 @@ class LiberoEnv(gym.Env[Observation, Any]):
         success = truncated = unstable = False
         executed_steps = 0
         for command in commands:
-            core.step(command)
+            core.step(command, self._observe)
             executed_steps += 1
             self._elapsed_steps += 1
             unstable = not core.is_stable()
@@ -256,6 +262,7 @@ class LiberoEnv(gym.Env[Observation, Any]):
                 f"State of shape {array.shape}; expected ({self.core.state_size},) finite numbers: time, qpos, qvel."
             )
         self.core.set_state(array)
+        self._observe()
 
     def is_success(self) -> bool:
         """Whether the goal holds in the current state."""
@@ -267,7 +274,11 @@ class LiberoEnv(gym.Env[Observation, Any]):
 
     def render(self) -> UInt8Array | None:  # type: ignore[override]
         """The agentview image, (image_size, image_size, 3) uint8, or ``None`` without a render mode."""
-        return self._image("agentview") if self.render_mode == "rgb_array" else None
+        if self.render_mode is None:
+            return None
+        if self._renderer is None:
+            raise gym.error.ResetNeeded("Call reset() before render().")
+        return self._renderer.render(CAMERAS["agentview"])
 
     def close(self) -> None:
         """Free the renderer."""
@@ -279,17 +290,20 @@ class LiberoEnv(gym.Env[Observation, Any]):
             self._renderer.close()
             self._renderer = None
 
-    def _image(self, camera: str) -> UInt8Array:
-        if self._renderer is None:
-            self._renderer = CameraRenderer(self.core.model, self.image_size, self.render_quality)
-        return self._renderer.render(self.core.data, CAMERAS[camera])
+    def _observe(self) -> None:
+        """Note what the next observation shows; images are drawn only when it is asked for."""
+        self._proprio = np.clip(self.core.proprio(), -PROPRIO_LIMIT, PROPRIO_LIMIT)
+        if self._renderer is not None:
+            self._renderer.observe(self.core.data)
 
     def _observation(self) -> Observation:
-        return {
-            **{name: self._image(name) for name in self.cameras},
-            "proprio": np.clip(self.core.proprio(), -PROPRIO_LIMIT, PROPRIO_LIMIT),
+        observation: Observation = {
+            "proprio": self._proprio,
             "instruction": encode_instruction(self.bundle.task.instruction),
         }
+        if self._renderer is not None:
+            observation |= {name: self._renderer.render(CAMERAS[name]) for name in self.cameras}
+        return observation
 
     def _info(self) -> dict[str, Any]:
         return {

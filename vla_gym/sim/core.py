@@ -3,11 +3,15 @@
 
 Upstream calls ``mj_forward``, the controller and ``mj_step`` in each of the 25 sub-steps. ``mj_step1``, controller,
 ``mj_step2`` give the same bits at half the cost, because the forward pass leaves no trace in the state. Positions in
-``data`` lag the joint state by one sub-step after a control step; goals, observations and images are read in that
-state, as upstream reads them.
+``data`` lag the joint state by one sub-step after a control step; goals are evaluated in that state, as upstream does.
+
+Upstream samples observations after the 24th sub-step (its timer counts the two forced samples at reset); whoever wants
+them hands ``step`` a function that is called at that moment.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import mujoco
 import numpy as np
@@ -15,7 +19,7 @@ import numpy as np
 from vla_gym.sim.bundle import SceneBundle
 from vla_gym.sim.controller import ArmState, GripperIntegrator, OSCPoseController, RobotIds, read_arm_state
 from vla_gym.tasks.goals import JOINT_RULES, Goal
-from vla_gym.tasks.registry import COMMAND_DIM, SUBSTEPS
+from vla_gym.tasks.registry import COMMAND_DIM, OBSERVED_SUBSTEP, SUBSTEPS
 from vla_gym.type_aliases import Float32Array, Float64Array
 
 _DIVERGENCE = (mujoco.mjtWarning.mjWARN_BADQPOS, mujoco.mjtWarning.mjWARN_BADQVEL, mujoco.mjtWarning.mjWARN_BADQACC)
@@ -112,11 +116,12 @@ class SimCore:
         mujoco.mj_forward(self.model, self.data)
         self._update_heat_sites()
 
-    def step(self, command: Float64Array) -> None:
+    def step(self, command: Float64Array, observe: Callable[[], None] | None = None) -> None:
         """
         Execute one command for 1/20 s.
 
         :param command: in [-1, 1]: translation (3), axis-angle rotation (3), gripper (-1 open, +1 close), (7,)
+        :param observe: called when upstream samples its observations; must not change the simulation
         """
         model, data, ids = self.model, self.data, self.robot
         for substep in range(SUBSTEPS):
@@ -130,6 +135,8 @@ class SimCore:
             fingers = self.gripper.substep(float(command[COMMAND_DIM - 1]))
             data.ctrl[ids.gripper_ctrl] = self._finger_mid + self._finger_half * fingers
             mujoco.mj_step2(model, data)
+            if observe is not None and substep == OBSERVED_SUBSTEP:
+                observe()
         self._update_heat_sites()
 
     def is_success(self) -> bool:

@@ -12,6 +12,7 @@ import atexit
 import ctypes.util
 import os
 import weakref
+from collections.abc import Sequence
 from typing import Any
 
 import mujoco
@@ -33,14 +34,17 @@ class CameraRenderer:
     """
     Renders square images from the cameras of a scene.
 
+    ``observe`` notes where everything is, ``render`` draws it; the simulation may have moved on in between.
+
     :param model: compiled scene
     :param image_size: height and width (px)
+    :param cameras: names of cameras in the scene
     :param quality: ``full`` as upstream renders, or ``fast`` without shadows, reflections and multisampling
     :raises UnknownNameError: if the quality is unknown
     :raises RenderingError: if no OpenGL back end can be started
     """
 
-    def __init__(self, model: mujoco.MjModel, image_size: int, quality: str = "full") -> None:
+    def __init__(self, model: mujoco.MjModel, image_size: int, cameras: Sequence[str], quality: str = "full") -> None:
         if quality not in RENDER_QUALITIES:
             raise UnknownNameError("render_quality", quality, RENDER_QUALITIES)
         self._model = model
@@ -58,35 +62,36 @@ class CameraRenderer:
         self._context.make_current()
         self._buffers: Any = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_150)
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._buffers)
-        self._scene = mujoco.MjvScene(model, maxgeom=_MAX_GEOMS)
-        if quality == "fast":
-            self._scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = 0
-            self._scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = 0
         self._options = mujoco.MjvOption()
         # group 0 holds collision geoms, group 1 what is meant to be seen
         self._options.geomgroup[0] = 0
         self._options.geomgroup[1] = 1
         self._viewport = mujoco.MjrRect(0, 0, image_size, image_size)
+        self._views = {name: _fixed_camera(model, name) for name in cameras}
+        self._scenes = {name: _scene(model, quality) for name in cameras}
 
-    def render(self, data: mujoco.MjData, camera: str) -> UInt8Array:
+    def observe(self, data: mujoco.MjData) -> None:
         """
-        Image as the policy sees it: the raw OpenGL image rotated by 180 degrees.
+        Note the poses of everything in view.
 
-        :param data: simulation state
-        :param camera: name of a camera in the scene
+        :param data: simulation state with poses computed
+        """
+        for name, scene in self._scenes.items():
+            everything = mujoco.mjtCatBit.mjCAT_ALL.value
+            mujoco.mjv_updateScene(self._model, data, self._options, None, self._views[name], everything, scene)
+
+    def render(self, camera: str) -> UInt8Array:
+        """
+        Image of what was last observed, as the policy sees it: the raw OpenGL image rotated by 180 degrees.
+
+        :param camera: one of the cameras
         :return: (size, size, 3) uint8
         """
         if self._buffers is None:
             raise RenderingError("The renderer is closed; make the environment anew.")
         self._context.make_current()
-        view = mujoco.MjvCamera()
-        view.type = mujoco.mjtCamera.mjCAMERA_FIXED
-        view.fixedcamid = self._model.camera(camera).id
-        mujoco.mjv_updateScene(
-            self._model, data, self._options, None, view, mujoco.mjtCatBit.mjCAT_ALL.value, self._scene
-        )
         raw = np.empty((self._size, self._size, 3), dtype=np.uint8)
-        mujoco.mjr_render(self._viewport, self._scene, self._buffers)
+        mujoco.mjr_render(self._viewport, self._scenes[camera], self._buffers)
         mujoco.mjr_readPixels(raw, None, self._viewport, self._buffers)
         return np.ascontiguousarray(raw[::-1, ::-1])
 
@@ -103,6 +108,21 @@ class CameraRenderer:
 def _close_all() -> None:
     for renderer in list(_open_renderers):
         renderer.close()
+
+
+def _fixed_camera(model: mujoco.MjModel, name: str) -> mujoco.MjvCamera:
+    camera = mujoco.MjvCamera()
+    camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
+    camera.fixedcamid = model.camera(name).id
+    return camera
+
+
+def _scene(model: mujoco.MjModel, quality: str) -> mujoco.MjvScene:
+    scene = mujoco.MjvScene(model, maxgeom=_MAX_GEOMS)
+    if quality == "fast":
+        scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = 0
+        scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = 0
+    return scene
 
 
 def _gl_context_class() -> Any:
