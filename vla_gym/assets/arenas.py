@@ -80,13 +80,13 @@ def _shade(level: UInt8Array, dark: tuple[int, int, int], light: tuple[int, int,
 
 def _tiles() -> UInt8Array:
     size = 64
-    picture = _shade(_speckle(size), (108, 100, 96), (124, 117, 112))
-    picture[::32, :] = picture[:, ::32] = (150, 146, 142)
+    picture = _shade(_speckle(size), (128, 119, 113), (146, 138, 131))
+    picture[::32, :] = picture[:, ::32] = (172, 167, 161)
     return picture
 
 
 def _plaster() -> UInt8Array:
-    return _shade(_speckle(64), (146, 147, 146), (158, 159, 158))
+    return _shade(_speckle(64), (218, 219, 217), (232, 233, 231))
 
 
 def _wood() -> UInt8Array:

@@ -27,7 +27,7 @@ from vla_gym.assets.shapes import (
 BLACK: Rgba = (0.05, 0.05, 0.06, 1)
 CHARCOAL: Rgba = (0.16, 0.16, 0.17, 1)
 STEEL: Rgba = (0.62, 0.63, 0.65, 1)
-SILVER: Rgba = (0.82, 0.83, 0.85, 1)
+SILVER: Rgba = (0.9, 0.9, 0.92, 1)
 WHITE: Rgba = (0.95, 0.95, 0.93, 1)
 RED: Rgba = (0.75, 0.12, 0.1, 1)
 BLUE: Rgba = (0.12, 0.22, 0.62, 1)
@@ -50,10 +50,10 @@ def _akita_black_bowl() -> Asset:
 def _plate() -> Asset:
     well = box((0.0295, 0.0295, 0.0039), (0, 0, 0.0014))
     slope = ring((0.031, 0.001), (0.0668, 0.0135), 0.005, 8)
-    rim = ring((0.0575, 0.0113), (0.0685, 0.0152), 0.005, 12)
+    rim = ring((0.0575, 0.0113), (0.0685, 0.0152), 0.005, 10)
     visual = (
         paint(cylinder(0.034, -0.0025, 0.0053), WHITE)
-        + paint(ring((0.031, 0.001), (0.06, 0.0115), 0.005, 12), WHITE)
+        + paint(ring((0.031, 0.001), (0.06, 0.0115), 0.005, 10), WHITE)
         + paint(rim, RED)
     )
     return Asset(Body("object", collision=weigh(well, 0.002) + weigh(slope, 0.0095), visual=visual), -0.06, 0.04, 0.025)
