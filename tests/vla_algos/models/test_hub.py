@@ -60,6 +60,9 @@ def test_action_statistics_travel(tmp_path):
     model.config.norm_stats = {"goal": {"action": {"q01": [-1.0] * 7, "q99": [1.0] * 7, "mask": [True] * 7}}}
     save_vla(model, tmp_path / "model")
     assert load_vla(tmp_path / "model").config == model.config
+    # the file beside the configuration is the one that fine-tuning rewrites
+    (tmp_path / "model" / "dataset_statistics.json").write_text(json.dumps({"spatial": {}}))
+    assert load_vla(tmp_path / "model").config.norm_stats == {"spatial": {}}
 
 
 def test_saving_again_replaces_the_files_and_keeps_others(folder):

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from vla_algos.errors import ModelInputError
 from vla_algos.models import OpenVLA, load_vla
+from vla_algos.models.openvla.heads import _constant
 from vla_algos.models.openvla.llm import rotary_table
 
 V = 498 + 256
@@ -163,7 +164,9 @@ def test_gradients(inputs, detach):
 
 
 def test_training_after_acting_in_inference_mode(inputs):
+    # tables first made while acting must serve in training
     rotary_table.cache_clear()
+    _constant.cache_clear()
     model = load_vla("nano", seed=0)
     with th.inference_mode():
         bins = model.decode_actions(inputs.images, inputs.instructions, inputs.proprio).bins
