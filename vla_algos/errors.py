@@ -1,0 +1,19 @@
+"""Named errors of ``vla_algos``; each message states the value, what was expected, and the remedy."""
+
+from __future__ import annotations
+
+from vla_gym.errors import UnknownNameError
+
+__all__ = ["CheckpointError", "ModelInputError", "UnknownNameError", "VLAAlgosError"]
+
+
+class VLAAlgosError(Exception):
+    """Base class of all errors raised by ``vla_algos``."""
+
+
+class CheckpointError(VLAAlgosError, RuntimeError):
+    """A checkpoint that is missing, damaged or made for another architecture."""
+
+
+class ModelInputError(VLAAlgosError, ValueError):
+    """Images, instructions, proprioception or action bins that a model cannot take."""

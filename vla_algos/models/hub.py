@@ -1,0 +1,187 @@
+"""Find, load and save checkpoints: Hugging Face folders with OpenVLA's key names."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch as th
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from vla_algos.errors import CheckpointError, UnknownNameError
+from vla_algos.models.openvla.config import PRESETS, OpenVLAConfig, get_preset
+from vla_algos.models.openvla.llm import build_rotary
+from vla_algos.models.openvla.model import OpenVLA
+from vla_algos.models.openvla.processor import load_tokenizer
+
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+STATISTICS_FILE = "dataset_statistics.json"
+TOKENIZER_FILE = "tokenizer.json"
+
+
+def load_vla(
+    id_or_folder: str | Path,
+    *,
+    device: th.device | str = "cpu",
+    dtype: th.dtype = th.float32,
+    seed: int | None = None,
+) -> OpenVLA:
+    """
+    Model by preset name (fresh weights), checkpoint folder, or Hugging Face Hub id.
+
+    :param id_or_folder: name of a preset, path of a folder, or ``organisation/name``
+    :param device: where the model goes
+    :param dtype: type of the parameters
+    :param seed: makes the fresh weights of a preset reproducible; ignored for a checkpoint
+    :return: the model
+    :raises UnknownNameError: if it is none of the three
+    :raises CheckpointError: if the checkpoint is missing, damaged or of another architecture
+    """
+    name = str(id_or_folder)
+    if name in PRESETS:
+        model = _fresh(name, seed)
+    elif Path(name).is_dir():
+        model = _load_folder(Path(name))
+    elif re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not name.startswith("."):
+        model = _load_folder(_download(name))
+    else:
+        remedy = "Or give an existing checkpoint folder, or a Hugging Face id such as 'organisation/name'."
+        raise UnknownNameError("VLA", name, PRESETS, remedy)
+    return model.to(device=device, dtype=dtype)
+
+
+def save_vla(model: OpenVLA, folder: str | Path) -> None:
+    """
+    Write a checkpoint folder: configuration, weights, tokenizer, action statistics.
+
+    Files are written beside the folder and moved into place when complete, the weights last.
+
+    :param model: the model
+    :param folder: where to; other files in an existing folder are kept
+    """
+    folder = Path(folder).absolute()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        _write_json(temporary / CONFIG_FILE, model.config.to_dict())
+        _write_json(temporary / STATISTICS_FILE, model.config.norm_stats)
+        if model.processor.tokenizer is not None:
+            model.processor.tokenizer.save_pretrained(str(temporary))
+        state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+        save_file(state, temporary / WEIGHTS_FILE, metadata={"format": "pt"})
+        # mkdtemp makes a folder that nobody else can read
+        temporary.chmod(0o755)
+        if not folder.exists():
+            temporary.rename(folder)
+            return
+        for path in sorted(temporary.iterdir(), key=lambda path: path.name == WEIGHTS_FILE):
+            os.replace(path, folder / path.name)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _fresh(preset: str, seed: int | None) -> OpenVLA:
+    config = get_preset(preset)
+    if not config.builtin_tokenizer:
+        raise CheckpointError(
+            f"Preset {preset!r} names an architecture whose weights and tokenizer are not part of this library. "
+            "Load a checkpoint folder or a Hugging Face id instead, such as 'openvla/openvla-7b'."
+        )
+    if seed is None:
+        return OpenVLA(config)
+    with th.random.fork_rng(devices=[]):
+        th.manual_seed(seed)
+        return OpenVLA(config)
+
+
+def _download(name: str) -> Path:
+    try:
+        from huggingface_hub import snapshot_download
+    except ModuleNotFoundError as error:
+        raise CheckpointError(
+            f"{name!r} is neither a preset ({', '.join(PRESETS)}) nor a folder, and reading it from the "
+            "Hugging Face Hub needs huggingface_hub. Run: pip install vla-gym[hub]"
+        ) from error
+    try:
+        return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors"]))
+    except Exception as error:
+        raise CheckpointError(
+            f"Could not get {name!r} from the Hugging Face Hub: {error} Check the name and the connection, "
+            f"or give a local folder or a preset ({', '.join(PRESETS)})."
+        ) from error
+
+
+def _load_folder(folder: Path) -> OpenVLA:
+    config = OpenVLAConfig.from_dict(_read_json(folder / CONFIG_FILE))
+    if (folder / STATISTICS_FILE).exists():
+        config.norm_stats = _read_json(folder / STATISTICS_FILE)
+    tokenizer = load_tokenizer(folder) if (folder / TOKENIZER_FILE).exists() else None
+    with th.device("meta"):
+        model = OpenVLA(config, tokenizer)
+    _load_weights(model, folder)
+    # built on the meta device and not part of a checkpoint
+    model.language_model.model.rotary_emb = build_rotary(model.language_model.config)
+    return model
+
+
+def _load_weights(model: OpenVLA, folder: Path) -> None:
+    state: dict[str, th.Tensor] = {}
+    for path in _weight_files(folder):
+        try:
+            state.update(load_file(path))
+        except FileNotFoundError as error:
+            raise CheckpointError(f"{path} is missing. Save or download the checkpoint again.") from error
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(f"{path} is damaged ({error}). Save or download the checkpoint again.") from error
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    missing, extra = sorted(expected.keys() - state.keys()), sorted(state.keys() - expected.keys())
+    wrong = [
+        f"{name} {tuple(state[name].shape)} instead of {shape}"
+        for name, shape in expected.items()
+        if name in state and tuple(state[name].shape) != shape
+    ]
+    if missing or extra or wrong:
+        raise CheckpointError(
+            f"The weights in {folder} do not fit its {CONFIG_FILE}. Missing: {_listed(missing)}. "
+            f"Unexpected: {_listed(extra)}. Of another shape: {_listed(wrong)}."
+        )
+    model.load_state_dict(state, assign=True)
+    model.requires_grad_(True)
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    if (folder / INDEX_FILE).exists():
+        index = _read_json(folder / INDEX_FILE)
+        return [folder / name for name in sorted(set(index["weight_map"].values()))]
+    return [folder / WEIGHTS_FILE]
+
+
+def _listed(names: list[str], limit: int = 8) -> str:
+    if not names:
+        return "none"
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise CheckpointError(
+            f"{path} is missing. A checkpoint folder holds {CONFIG_FILE}, {WEIGHTS_FILE}, tokenizer files and "
+            f"{STATISTICS_FILE}; vla_algos.models.save_vla writes one."
+        ) from error
+    except ValueError as error:
+        raise CheckpointError(f"{path} is not valid JSON ({error}). Save or download the checkpoint again.") from error
+
+
+def _write_json(path: Path, values: dict[str, Any]) -> None:
+    path.write_text(json.dumps(values, indent=2) + "\n")

@@ -1,0 +1,222 @@
+"""Sizes and constants of an OpenVLA-shaped model, and the presets that name them."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+from vla_algos.errors import CheckpointError, UnknownNameError
+
+N_BINS = 256
+ACTION_DIM = 7
+
+# mean and std of (eef position in m, axis-angle in rad, two finger positions in m), rounded, over LIBERO's tasks
+LIBERO_PROPRIO_MEAN = [-0.05, 0.03, 0.9, 3.0, -0.1, -0.1, 0.027, -0.027]
+LIBERO_PROPRIO_STD = [0.1, 0.15, 0.3, 0.35, 0.5, 0.3, 0.014, 0.014]
+
+
+@dataclass
+class VisionTowerConfig:
+    """
+    One ViT.
+
+    :param width: channels
+    :param depth: number of blocks
+    :param heads: attention heads
+    :param patch: side of a patch, pixels
+    :param mlp_width: hidden channels of a block's MLP
+    :param feature_layer: index of the block whose output is the feature; the final norm belongs to the last block
+        and is applied only if that is it (-1)
+    :param class_token: prepend a class token
+    :param registers: register tokens after the class token
+    :param layer_scale: initial value of LayerScale, None for none
+    :param attention_pool: hold the weights of SigLIP's pooling head, which OpenVLA never runs
+    :param mean: per-channel mean of the normalisation, on pixels in [0, 1]
+    :param std: per-channel standard deviation of the normalisation
+    """
+
+    width: int
+    depth: int
+    heads: int
+    patch: int
+    mlp_width: int
+    feature_layer: int = -2
+    class_token: bool = False
+    registers: int = 0
+    layer_scale: float | None = None
+    attention_pool: bool = False
+    mean: list[float] = field(default_factory=lambda: [0.5, 0.5, 0.5])
+    std: list[float] = field(default_factory=lambda: [0.5, 0.5, 0.5])
+
+
+@dataclass
+class LLMConfig:
+    """
+    The Llama part.
+
+    :param hidden: channels
+    :param layers: number of decoder layers
+    :param heads: attention heads (keys and values have as many)
+    :param mlp: hidden channels of the gated MLP
+    :param vocab: V, text and action tokens together; bin ``b`` is token ``V - 1 - b``
+    :param rows: rows of the embedding and of the head, V and padding
+    :param rms_eps: epsilon of the RMS norms
+    :param rope_base: base of the rotary position embedding
+    """
+
+    hidden: int
+    layers: int
+    heads: int
+    mlp: int
+    vocab: int = 32000
+    rows: int = 32064
+    rms_eps: float = 1e-6
+    rope_base: float = 10000.0
+
+
+@dataclass
+class OpenVLAConfig:
+    """
+    Architecture of one model; saved as ``config.json``.
+
+    :param image_size: side of the square model input, pixels
+    :param towers: one or two ViTs; their features are concatenated on the channel axis
+    :param llm: the Llama part
+    :param prompt_template: prompt with the place ``{instruction}``; the instruction is put in lower case
+    :param prompt_end_id: token that ends every prompt (added unless it is there already), None for none
+    :param builtin_tokenizer: use the tokenizer shipped with the package when no checkpoint brings one
+    :param proprio_dim: numbers of proprioception that enter as one token after the patches, 0 for none
+    :param proprio_mean: (proprio_dim,) subtracted before encoding
+    :param proprio_std: (proprio_dim,) divided by
+    :param proprio_frequencies: Fourier frequencies per number
+    :param chunk_size: actions per decision, 7 tokens each
+    :param value_head_width: hidden channels of the value head, 0 for no value head
+    :param detach_value: stop the gradient of the value at the hidden state it reads
+    :param norm_stats: OpenVLA's data set statistics, {data set: {"action": {"q01": ..., "q99": ..., "mask": ...}}}
+    """
+
+    image_size: int
+    towers: list[VisionTowerConfig]
+    llm: LLMConfig
+    prompt_template: str = "In: What action should the robot take to {instruction}?\nOut:"
+    prompt_end_id: int | None = None
+    builtin_tokenizer: bool = False
+    proprio_dim: int = 0
+    proprio_mean: list[float] = field(default_factory=list)
+    proprio_std: list[float] = field(default_factory=list)
+    proprio_frequencies: int = 6
+    chunk_size: int = 1
+    value_head_width: int = 0
+    detach_value: bool = False
+    norm_stats: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def action_tokens(self) -> int:
+        """Tokens of one decision."""
+        return ACTION_DIM * self.chunk_size
+
+    @property
+    def patches(self) -> int:
+        """Patch tokens of one image."""
+        return (self.image_size // self.towers[0].patch) ** 2
+
+    def to_dict(self) -> dict[str, Any]:
+        """
+        Everything as plain JSON values.
+
+        :return: the content of ``config.json``
+        """
+        return {"model_type": "openvla", "architectures": ["OpenVLA"], **dataclasses.asdict(self)}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> OpenVLAConfig:
+        """
+        Inverse of :meth:`to_dict`.
+
+        :param values: the content of ``config.json``
+        :return: the configuration
+        :raises CheckpointError: if a key is unknown or a needed one is missing
+        """
+        values = {key: value for key, value in values.items() if key not in ("model_type", "architectures")}
+        try:
+            towers = [VisionTowerConfig(**tower) for tower in values.pop("towers")]
+            return cls(towers=towers, llm=LLMConfig(**values.pop("llm")), **values)
+        except (KeyError, TypeError) as error:
+            valid = ", ".join(f.name for f in dataclasses.fields(cls))
+            raise CheckpointError(
+                f"config.json does not describe an OpenVLA of this library ({error!r}). Expected the keys: {valid}. "
+                "Save the model with vla_algos.models.save_vla."
+            ) from error
+
+
+def _openvla_7b() -> OpenVLAConfig:
+    # the statistics are those of the released processor: ImageNet's, rounded to bfloat16
+    dinov2 = VisionTowerConfig(
+        width=1024,
+        depth=24,
+        heads=16,
+        patch=14,
+        mlp_width=4096,
+        class_token=True,
+        registers=4,
+        layer_scale=1e-5,
+        mean=[0.484375, 0.455078125, 0.40625],
+        std=[0.228515625, 0.2236328125, 0.224609375],
+    )
+    siglip = VisionTowerConfig(width=1152, depth=27, heads=16, patch=14, mlp_width=4304, attention_pool=True)
+    return OpenVLAConfig(
+        image_size=224,
+        towers=[dinov2, siglip],
+        llm=LLMConfig(hidden=4096, layers=32, heads=32, mlp=11008),
+        prompt_end_id=29871,
+    )
+
+
+def _small(image_size: int, tower: VisionTowerConfig, llm: LLMConfig, value_head_width: int) -> OpenVLAConfig:
+    return OpenVLAConfig(
+        image_size=image_size,
+        towers=[tower],
+        llm=llm,
+        prompt_template="{instruction}",
+        prompt_end_id=2,
+        builtin_tokenizer=True,
+        proprio_dim=8,
+        proprio_mean=list(LIBERO_PROPRIO_MEAN),
+        proprio_std=list(LIBERO_PROPRIO_STD),
+        value_head_width=value_head_width,
+    )
+
+
+# the shipped tokenizer has 498 tokens; its rows are padded to a multiple of 64, as OpenVLA's are
+_SMALL_VOCAB = {"vocab": 498 + N_BINS, "rows": 768}
+
+PRESETS: dict[str, OpenVLAConfig] = {
+    "openvla-7b": _openvla_7b(),
+    "compact": _small(
+        128,
+        VisionTowerConfig(width=192, depth=4, heads=3, patch=16, mlp_width=768, feature_layer=-1),
+        LLMConfig(hidden=192, layers=4, heads=3, mlp=512, **_SMALL_VOCAB),
+        value_head_width=256,
+    ),
+    "nano": _small(
+        64,
+        VisionTowerConfig(width=64, depth=2, heads=2, patch=16, mlp_width=128, feature_layer=-1),
+        LLMConfig(hidden=64, layers=2, heads=2, mlp=128, **_SMALL_VOCAB),
+        value_head_width=64,
+    ),
+}
+
+
+def get_preset(name: str) -> OpenVLAConfig:
+    """
+    Configuration of a preset.
+
+    :param name: one of :data:`PRESETS`
+    :return: a copy that may be changed
+    :raises UnknownNameError: if there is no such preset
+    """
+    if name not in PRESETS:
+        raise UnknownNameError("preset", name, PRESETS)
+    return copy.deepcopy(PRESETS[name])

@@ -1,0 +1,295 @@
+"""
+OpenVLA: image patches and an instruction in, action tokens (and, if asked for, a value) out.
+
+Sequence: ``<s>``, patches, [proprioception token], rest of the prompt, action tokens. Batches are aligned on the left:
+shorter prompts are filled up at the end, the filling is hidden from attention, and positions count on without it, so a
+row of a batch is computed as if it were alone.
+
+Letters in shapes: N observations, A action tokens (7 per action), S columns of the prompt, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch as th
+from torch import nn
+
+from vla_algos.errors import ModelInputError
+from vla_algos.models.decoding import DecodedActions, ScoredActions, choose, score
+from vla_algos.models.kv_cache import KVCache
+from vla_algos.models.openvla.config import N_BINS, OpenVLAConfig
+from vla_algos.models.openvla.heads import ProprioEncoder, ValueHead
+from vla_algos.models.openvla.llm import build_llama, run_llama
+from vla_algos.models.openvla.processor import Processor
+from vla_algos.models.openvla.vision import Projector, VisionBackbone, VisionTower
+from vla_algos.models.transformers_import import PreTrainedTokenizerBase
+
+
+class _Prompt(NamedTuple):
+    embeds: th.Tensor
+    """(N, S, hidden)"""
+    lengths: th.Tensor
+    """(N, 1) int64 for prompts of different length, else (1, 1)"""
+    is_real: th.Tensor | None
+    """(N, S) bool for prompts of different length, else None"""
+
+    def is_real_with(self, n_more: int) -> th.Tensor | None:
+        """``is_real`` for the prompt and ``n_more`` action tokens."""
+        return None if self.is_real is None else nn.functional.pad(self.is_real, (0, n_more), value=True)
+
+
+class OpenVLA(nn.Module):
+    """
+    One class for all sizes.
+
+    ``detach_value`` (bool) may be switched at any time: it stops the value's gradient at the hidden state.
+
+    :param config: architecture
+    :param tokenizer: tokenizer of the language model; None takes the shipped one if the architecture wants it
+    """
+
+    def __init__(self, config: OpenVLAConfig, tokenizer: PreTrainedTokenizerBase | None = None) -> None:
+        super().__init__()
+        self.config = config
+        self.processor = Processor(config, tokenizer)
+        self.detach_value = config.detach_value
+        self.vision_backbone = VisionBackbone(config)
+        self.projector = Projector(config)
+        self.language_model = build_llama(config.llm)
+        if config.proprio_dim:
+            self.proprio_encoder = ProprioEncoder(config)
+        if config.value_head_width:
+            self.value_head = ValueHead(config.llm.hidden, config.value_head_width)
+        self._init_weights()
+
+    @th.no_grad()
+    def _init_weights(self) -> None:
+        """Initialise for training from scratch (transformers has initialised the language model)."""
+        for name, module in self.named_modules():
+            if isinstance(module, (nn.Linear, nn.Conv2d)) and not name.startswith("language_model"):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                nn.init.zeros_(module.bias)
+            elif isinstance(module, VisionTower):
+                nn.init.trunc_normal_(module.pos_embed, std=0.02)
+        vocab = self.config.llm.vocab
+        # a policy that starts close to uniform, and values that start close to 0
+        self.language_model.lm_head.weight[vocab - N_BINS : vocab].mul_(0.1)
+        if self.config.value_head_width:
+            self.value_head.fc2.weight.mul_(0.1)
+
+    @property
+    def device(self) -> th.device:
+        """Where the parameters live."""
+        return self.language_model.lm_head.weight.device
+
+    @property
+    def dtype(self) -> th.dtype:
+        """Type of the parameters."""
+        return self.language_model.lm_head.weight.dtype
+
+    def bins_to_ids(self, bins: th.Tensor) -> th.Tensor:
+        """
+        Vocabulary ids of action bins.
+
+        :param bins: any shape, int64, 0..255
+        :return: same shape, int64
+        """
+        return self.config.llm.vocab - 1 - bins
+
+    @th.no_grad()
+    def decode_actions(
+        self,
+        images: th.Tensor,
+        instructions: list[str],
+        proprio: th.Tensor | None = None,
+        *,
+        temperature: float = 1.0,
+        deterministic: bool = False,
+        constrained: bool = True,
+        generator: th.Generator | None = None,
+    ) -> DecodedActions:
+        """
+        Choose actions token by token: one prefill, then one cached step per further token.
+
+        :param images: (N, 3, H, W) uint8 RGB
+        :param instructions: N texts
+        :param proprio: (N, proprio_dim) float32, None for a model without it
+        :param temperature: divides the logits, above 0
+        :param deterministic: take the most likely token instead of sampling
+        :param constrained: choose among the 256 action tokens; else among the whole vocabulary, where other tokens
+            are clipped to bins 0..254 by OpenVLA's rule
+        :param generator: source of randomness, on the model's device; None for torch's default
+        :return: bins, log-probabilities and values
+        :raises ModelInputError: if an input does not fit the model
+        """
+        _check_temperature(temperature)
+        prompt = self._prompt(images, instructions, proprio)
+        n, s, _ = prompt.embeds.shape
+        steps, llm = self.config.action_tokens, self.config.llm
+        shape = (llm.layers, n, llm.heads, s + steps - 1, llm.hidden // llm.heads)
+        cache = KVCache(shape, prompt.embeds.dtype, prompt.embeds.device)
+        hidden = self._run_prompt(prompt, cache)
+        values = self._values(hidden)
+        head = self._action_head() if constrained else self.language_model.lm_head.weight
+        ids, log_probs = [], []
+        for step in range(steps):
+            if step:
+                x = self.language_model.model.embed_tokens(ids[-1]).unsqueeze(1)
+                positions = prompt.lengths + (step - 1)
+                is_real = prompt.is_real_with(step)
+                hidden = run_llama(self.language_model, x, positions, is_real=is_real, cache=cache).squeeze(1)
+            index, log_prob = choose(nn.functional.linear(hidden, head), temperature, deterministic, generator)
+            ids.append(self.bins_to_ids(index) if constrained else index)
+            log_probs.append(log_prob)
+        bins = self.bins_to_ids(th.stack(ids, dim=1))
+        if not constrained:
+            bins = bins.clamp(0, N_BINS - 2)
+        return DecodedActions(bins, th.stack(log_probs, dim=1), values)
+
+    def score_actions(
+        self,
+        images: th.Tensor,
+        instructions: list[str],
+        bins: th.Tensor,
+        proprio: th.Tensor | None = None,
+        *,
+        temperature: float = 1.0,
+    ) -> ScoredActions:
+        """
+        Log-probabilities of given actions in one teacher-forced pass, with gradients.
+
+        :param images: (N, 3, H, W) uint8 RGB
+        :param instructions: N texts
+        :param bins: (N, A) int64, 0..255
+        :param proprio: (N, proprio_dim) float32, None for a model without it
+        :param temperature: divides the logits, above 0
+        :return: log-probabilities, entropies and values
+        :raises ModelInputError: if an input does not fit the model
+        """
+        _check_temperature(temperature)
+        logits, values = self._teacher_forced(images, instructions, bins, proprio)
+        return ScoredActions(*score(logits, bins, temperature), values)
+
+    def action_logits(
+        self,
+        images: th.Tensor,
+        instructions: list[str],
+        bins: th.Tensor,
+        proprio: th.Tensor | None = None,
+        *,
+        dropped: th.Tensor | None = None,
+    ) -> th.Tensor:
+        """
+        Teacher-forced logits over the 256 bins, with gradients.
+
+        :param images: (N, 3, H, W) uint8 RGB
+        :param instructions: N texts
+        :param bins: (N, A) int64, 0..255
+        :param proprio: (N, proprio_dim) float32, None for a model without it
+        :param dropped: (N, A) bool, True where later tokens see ``<unk>`` instead of this action token, so that
+            imitation cannot lean on them; None for nowhere
+        :return: (N, A, 256), index = bin
+        :raises ModelInputError: if an input does not fit the model
+        """
+        return self._teacher_forced(images, instructions, bins, proprio, dropped)[0]
+
+    def predict_values(self, images: th.Tensor, instructions: list[str], proprio: th.Tensor | None = None) -> th.Tensor:
+        """
+        Values of observations, with gradients.
+
+        :param images: (N, 3, H, W) uint8 RGB
+        :param instructions: N texts
+        :param proprio: (N, proprio_dim) float32, None for a model without it
+        :return: (N,) float32; NaN for a model without value head
+        :raises ModelInputError: if an input does not fit the model
+        """
+        return self._values(self._run_prompt(self._prompt(images, instructions, proprio)))
+
+    def embed_prompts(self, pixels: th.Tensor, ids: th.Tensor, proprio: th.Tensor | None = None) -> th.Tensor:
+        """
+        Input embeddings of the language model: ``<s>``, patches, [proprioception token], rest of the prompt.
+
+        :param pixels: (N, 3 * towers, image_size, image_size), normalised
+        :param ids: (N, L) int64 prompt ids, ``<s>`` first
+        :param proprio: (N, proprio_dim) float32, None for a model without it
+        :return: (N, S, hidden)
+        """
+        text = self.language_model.model.embed_tokens(ids)
+        parts = [text[:, :1], self.projector(self.vision_backbone(pixels.to(self.dtype)))]
+        if proprio is not None:
+            parts.append(self.proprio_encoder(proprio))
+        return th.cat([*parts, text[:, 1:]], dim=1)
+
+    def _prompt(self, images: th.Tensor, instructions: list[str], proprio: th.Tensor | None) -> _Prompt:
+        self._check_inputs(images, instructions, proprio)
+        batch = self.processor.prompts(instructions, self.device)
+        embeds = self.embed_prompts(self.processor.images(images.to(self.device)), batch.ids, proprio)
+        s, longest = embeds.shape[1], batch.ids.shape[1]
+        if min(batch.lengths) == longest:
+            return _Prompt(embeds, th.full((1, 1), s, device=self.device), None)
+        lengths = th.tensor(batch.lengths, device=self.device).unsqueeze(1) + (s - longest)
+        return _Prompt(embeds, lengths, th.arange(s, device=self.device) < lengths)
+
+    def _run_prompt(self, prompt: _Prompt, cache: KVCache | None = None) -> th.Tensor:
+        """Hidden state of the prompt's last token, (N, hidden)."""
+        positions = th.arange(prompt.embeds.shape[1], device=self.device).unsqueeze(0)
+        return run_llama(
+            self.language_model,
+            prompt.embeds,
+            positions,
+            is_real=prompt.is_real,
+            rows=prompt.lengths - 1,
+            cache=cache,
+        ).squeeze(1)
+
+    def _teacher_forced(
+        self,
+        images: th.Tensor,
+        instructions: list[str],
+        bins: th.Tensor,
+        proprio: th.Tensor | None,
+        dropped: th.Tensor | None = None,
+    ) -> tuple[th.Tensor, th.Tensor]:
+        """Logits (N, A, 256) and values (N,)."""
+        prompt = self._prompt(images, instructions, proprio)
+        n, s, _ = prompt.embeds.shape
+        steps = self.config.action_tokens
+        if bins.shape != (n, steps) or bins.dtype != th.int64:
+            raise ModelInputError(f"Bins are {tuple(bins.shape)} {bins.dtype}; expected ({n}, {steps}) torch.int64.")
+        ids = self.bins_to_ids(bins[:, :-1])
+        if dropped is not None:
+            ids = ids.masked_fill(dropped[:, :-1], 0)
+        x = th.cat([prompt.embeds, self.language_model.model.embed_tokens(ids)], dim=1)
+        more = th.arange(steps - 1, device=x.device).unsqueeze(0)
+        prompt_positions = th.arange(s, device=x.device).expand(len(prompt.lengths), s)
+        positions = th.cat([prompt_positions, prompt.lengths + more], dim=1)
+        rows = th.cat([prompt.lengths - 1, (s + more).expand(len(prompt.lengths), -1)], dim=1)
+        is_real = prompt.is_real_with(steps - 1)
+        hidden = run_llama(self.language_model, x, positions, is_real=is_real, rows=rows)
+        return nn.functional.linear(hidden, self._action_head()), self._values(hidden[:, 0])
+
+    def _action_head(self) -> th.Tensor:
+        """Rows of the head for the action tokens, (256, hidden), index = bin."""
+        vocab = self.config.llm.vocab
+        return self.language_model.lm_head.weight[vocab - N_BINS : vocab].flip(0)
+
+    def _values(self, hidden: th.Tensor) -> th.Tensor:
+        if not self.config.value_head_width:
+            return hidden.new_full((len(hidden),), float("nan"), dtype=th.float32)
+        return self.value_head(hidden.detach() if self.detach_value else hidden)
+
+    def _check_inputs(self, images: th.Tensor, instructions: list[str], proprio: th.Tensor | None) -> None:
+        n, dim = len(images), self.config.proprio_dim
+        if len(instructions) != n:
+            raise ModelInputError(f"{len(instructions)} instructions for {n} images; give one text per image.")
+        if dim and (proprio is None or proprio.shape != (n, dim)):
+            got = None if proprio is None else tuple(proprio.shape)
+            raise ModelInputError(f"Proprioception is {got}; this model needs ({n}, {dim}) float32.")
+        if not dim and proprio is not None:
+            raise ModelInputError("This model takes no proprioception; pass proprio=None.")
+
+
+def _check_temperature(temperature: float) -> None:
+    if not temperature > 0:
+        raise ModelInputError(f"Temperature is {temperature}; it must be above 0. Use deterministic=True for argmax.")

@@ -1,0 +1,105 @@
+"""From camera images and instructions to what the model reads: normalised pixels and token ids."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import torch as th
+from torch.nn import functional as F
+
+from vla_algos.errors import ModelInputError
+from vla_algos.models.openvla.config import OpenVLAConfig
+from vla_algos.models.transformers_import import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+BUILTIN_TOKENIZER = Path(__file__).parent / "tokenizer"
+
+
+def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
+    """
+    Tokenizer saved in Hugging Face format.
+
+    :param folder: folder with ``tokenizer.json``
+    :return: the tokenizer
+    """
+    return PreTrainedTokenizerFast.from_pretrained(str(folder))
+
+
+class PromptBatch(NamedTuple):
+    """Prompts of one batch, aligned on the left."""
+
+    ids: th.Tensor
+    """(N, L) int64 token ids, ``<s>`` first; rows shorter than L are filled with 0."""
+    lengths: list[int]
+    """Tokens of each row that are not filling."""
+
+
+class Processor:
+    """
+    Prepares images and instructions.
+
+    :param config: architecture
+    :param tokenizer: tokenizer of the language model; None takes the shipped one if the architecture wants it
+    """
+
+    def __init__(self, config: OpenVLAConfig, tokenizer: PreTrainedTokenizerBase | None = None) -> None:
+        if tokenizer is None and config.builtin_tokenizer:
+            tokenizer = load_tokenizer(BUILTIN_TOKENIZER)
+        self.config = config
+        self.tokenizer = tokenizer
+        self._ids: dict[str, list[int]] = {}
+
+    def images(self, images: th.Tensor) -> th.Tensor:
+        """
+        Resize and normalise.
+
+        :param images: (N, 3, H, W) uint8 RGB
+        :return: (N, 3 * towers, image_size, image_size) float32
+        :raises ModelInputError: if the type or the shape is wrong
+        """
+        if images.ndim != 4 or images.shape[1] != 3 or images.dtype != th.uint8:
+            raise ModelInputError(
+                f"Images are {tuple(images.shape)} {images.dtype}; expected (N, 3, H, W) torch.uint8. "
+                "Transpose height x width x channel images, and do not scale them."
+            )
+        pixels = images.float()
+        size = (self.config.image_size, self.config.image_size)
+        if images.shape[-2:] != size:
+            pixels = F.interpolate(pixels, size, mode="bicubic", antialias=True).round_().clamp_(0, 255)
+        pixels = pixels / 255
+        parts = []
+        for tower in self.config.towers:
+            mean, std = (th.tensor(v, device=pixels.device).view(3, 1, 1) for v in (tower.mean, tower.std))
+            parts.append((pixels - mean) / std)
+        return parts[0] if len(parts) == 1 else th.cat(parts, dim=1)
+
+    def prompt_ids(self, instruction: str) -> list[int]:
+        """
+        Token ids of one prompt, remembered per text.
+
+        :param instruction: what the robot is told
+        :return: ids, ``<s>`` first
+        :raises ModelInputError: if there is no tokenizer
+        """
+        if instruction not in self._ids:
+            if self.tokenizer is None:
+                raise ModelInputError("This model has no tokenizer. Load it from a checkpoint folder that holds one.")
+            prompt = self.config.prompt_template.format(instruction=instruction.lower())
+            ids = [self.tokenizer.bos_token_id, *self.tokenizer(prompt, add_special_tokens=False).input_ids]
+            end = self.config.prompt_end_id
+            self._ids[instruction] = ids if end is None or ids[-1] == end else [*ids, end]
+        return self._ids[instruction]
+
+    def prompts(self, instructions: list[str], device: th.device | str = "cpu") -> PromptBatch:
+        """
+        Token ids of a batch.
+
+        :param instructions: N texts
+        :param device: where the ids go
+        :return: ids and lengths
+        """
+        rows = [self.prompt_ids(text) for text in instructions]
+        lengths = [len(row) for row in rows]
+        longest = max(lengths)
+        ids = th.tensor([row + [0] * (longest - len(row)) for row in rows], device=device)
+        return PromptBatch(ids, lengths)
