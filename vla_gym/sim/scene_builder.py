@@ -1,0 +1,219 @@
+"""
+Builds scene bundles with LIBERO's own code; runs in a process of its own (``python -m vla_gym.sim.scene_builder``).
+
+Nothing of LIBERO or robosuite is imported by the process that steps the simulation. Two habits of LIBERO are kept from
+the user here: it asks a question on standard input when its configuration folder is missing (a folder of our own is named
+in ``LIBERO_CONFIG_PATH``), and it downloads its assets (the path it caches after a download is set beforehand).
+
+For each task this writes ``<name>.json`` and ``<name>.npz``; tasks that compile to the same scene share one
+``<hash>.mjb``. See ``bundle.py`` for their content.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vla_gym.sim.init_states import read_init_states
+from vla_gym.tasks.goals import Atom
+from vla_gym.tasks.registry import EVALUATION_SEED, N_INIT_STATES, TaskSpec, get_suite
+
+
+def libero_root() -> Path:
+    """
+    Folder of the installed ``libero.libero`` package, found without importing it.
+
+    :raises ModuleNotFoundError: if hf-libero is not installed
+    """
+    spec = importlib.util.find_spec("libero")
+    if spec is None or not spec.submodule_search_locations:
+        raise ModuleNotFoundError("Building scenes needs LIBERO: pip install 'hf-libero>=0.1.4,<0.2'")
+    return Path(next(iter(spec.submodule_search_locations))) / "libero"
+
+
+def task_files(task: TaskSpec) -> tuple[Path, Path]:
+    """BDDL file and initial-state file of a task in the installed LIBERO."""
+    root = libero_root()
+    return (
+        root / "bddl_files" / task.suite / f"{task.name}.bddl",
+        root / "init_files" / task.suite / f"{task.name}.pruned_init",
+    )
+
+
+def write_libero_config(folder: Path) -> None:
+    """Write the ``config.yaml`` whose absence would make LIBERO ask on standard input."""
+    root = libero_root()
+    entries = {
+        "benchmark_root": root,
+        "bddl_files": root / "bddl_files",
+        "init_states": root / "init_files",
+        "datasets": folder / "datasets",
+        "assets": root / "assets",
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.yaml").write_text("".join(f"{key}: {json.dumps(str(value))}\n" for key, value in entries.items()))
+
+
+def build_tasks(tasks: list[TaskSpec], assets: Path, out: Path) -> None:
+    """
+    Build and write the bundles of some tasks.
+
+    :param tasks: the tasks
+    :param assets: folder in LIBERO's asset layout
+    :param out: existing folder to write to
+    """
+    import libero.libero as libero_package
+
+    libero_package._assets_path_cache = str(assets)
+    from libero.libero.envs.env_wrapper import ControlEnv
+
+    for task in tasks:
+        bddl_file, init_file = task_files(task)
+        init_states = read_init_states(init_file)
+        control_env = ControlEnv(bddl_file_name=str(bddl_file), has_offscreen_renderer=False, use_camera_obs=False)
+        try:
+            _write_task(control_env, task, init_states, out)
+        finally:
+            control_env.close()
+        print(f"built {task.name}", flush=True)
+
+
+def _write_task(control_env: Any, task: TaskSpec, init_states: np.ndarray, out: Path) -> None:
+    env = control_env.env
+    fixture_pos, fixture_quat = _draw_fixture_poses(control_env)
+    model = control_env.sim.model
+    scene = hashlib.sha256(env.model.get_xml().encode()).hexdigest()[:16]
+    if init_states.shape != (N_INIT_STATES, 1 + model.nq + model.nv):
+        raise ValueError(
+            f"{task.name}: initial states of shape {init_states.shape} do not fit a scene with nq={model.nq}, "
+            f"nv={model.nv}; expected {(N_INIT_STATES, 1 + model.nq + model.nv)}."
+        )
+    model_file = out / f"{scene}.mjb"
+    if not model_file.exists():
+        import mujoco
+
+        mujoco.mj_saveModel(model._model, str(model_file), None)
+    robot = env.robots[0]
+    meta = {
+        "task": task.name,
+        "scene": scene,
+        "bddl_language": " ".join(env.parsed_problem["language_instruction"]),
+        "goal": [_atom(env, state).to_dict() for state in env.parsed_problem["goal_state"]],
+        "fixtures": {name: fixture.root_body for name, fixture in env.fixtures_dict.items()},
+        "fixture_regions": _fixture_regions(env),
+        "objects": {name: thing.root_body for name, thing in env.objects_dict.items()},
+        "heat_sites": _heat_sites(env),
+        "robot": {
+            "joints": list(robot.robot_joints),
+            "actuators": list(robot.robot_model.actuators),
+            "gripper_joints": list(robot.gripper_joints),
+            "gripper_actuators": list(robot.gripper.actuators),
+            "eef_site": robot.gripper.important_sites["grip_site"],
+            "eef_body": robot.robot_model.eef_name,
+            "init_qpos": [float(q) for q in robot.init_qpos],
+            "gripper_init_qpos": [float(q) for q in robot.gripper.init_qpos],
+        },
+    }
+    np.savez(out / f"{task.name}.npz", init_states=init_states, fixture_pos=fixture_pos, fixture_quat=fixture_quat)
+    (out / f"{task.name}.json").write_text(json.dumps(meta, indent=1))
+
+
+def _draw_fixture_poses(control_env: Any) -> tuple[np.ndarray, np.ndarray]:
+    """
+    Poses of the fixtures after each of the first 50 resets of OpenVLA's evaluation (seed 0).
+
+    The scene is not rebuilt between resets: that consumes no random numbers, so the draws are those of hard resets.
+    """
+    control_env.seed(EVALUATION_SEED)
+    control_env.env.hard_reset = False
+    bodies = [fixture.root_body for fixture in control_env.env.fixtures_dict.values()]
+    positions, quaternions = [], []
+    for _ in range(N_INIT_STATES):
+        control_env.reset()
+        model = control_env.sim.model
+        ids = [model.body_name2id(body) for body in bodies]
+        positions.append(model.body_pos[ids].copy())
+        quaternions.append(model.body_quat[ids].copy())
+    return np.stack(positions), np.stack(quaternions)
+
+
+def _fixture_regions(env: Any) -> dict[str, Any]:
+    """Where LIBERO's samplers may put each fixture: rectangles (m, world frame), height (m) and yaw range (rad)."""
+    regions: dict[str, Any] = {}
+    for sampler in env.placement_initializer.samplers.values():
+        for thing in sampler.mujoco_objects:
+            if thing.name not in env.fixtures_dict:
+                continue
+            x0, y0 = sampler.reference_pos[0], sampler.reference_pos[1]
+            yaw = sampler.rotation
+            regions[thing.name] = {
+                "x_ranges": [[float(v + x0) for v in pair] for pair in sampler.x_ranges],
+                "y_ranges": [[float(v + y0) for v in pair] for pair in sampler.y_ranges],
+                "yaw_range": [float(min(yaw)), float(max(yaw))] if np.ndim(yaw) else [float(yaw), float(yaw)],
+            }
+    return regions
+
+
+def _heat_sites(env: Any) -> list[dict[str, Any]]:
+    """Sites that LIBERO shows while an appliance is on (the stove's burner), with the joints that decide it."""
+    return [
+        {"site": site, "joints": list(thing.joints), "category": thing.category_name}
+        for thing in env.fixtures_dict.values()
+        for site, _ in thing.object_properties["vis_site_names"].values()
+    ]
+
+
+def _atom(env: Any, state: list[str]) -> Atom:
+    predicate, *arguments = state
+    if predicate in ("open", "close", "turnon", "turnoff"):
+        (name,) = arguments
+        site = env.object_sites_dict.get(name)
+        owner = env.get_object(site.parent_name if site is not None else name)
+        joints = site.joints if site is not None else owner.joints
+        return Atom(predicate, tuple(arguments), joints=tuple(joints), category=owner.category_name)
+    first, second = arguments
+    thing = env.get_object(first)
+    common = {"body": thing.root_body, "geoms": tuple(thing.contact_geoms)}
+    site = env.object_sites_dict.get(second)
+    if site is None:
+        target = env.get_object(second)
+        return Atom(
+            predicate,
+            tuple(arguments),
+            target_body=target.root_body,
+            target_geoms=tuple(target.contact_geoms),
+            **common,
+        )
+    owner = env.get_object(site.parent_name)
+    return Atom(
+        predicate,
+        tuple(arguments),
+        target_site=second,
+        target_size=tuple(float(s) for s in site.size),
+        target_geoms=() if owner is None else tuple(owner.contact_geoms),
+        **common,
+    )
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point of the building process."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--suite", required=True)
+    parser.add_argument("--task-ids", type=int, nargs="+", required=True)
+    parser.add_argument("--assets", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args(argv)
+    suite = get_suite(args.suite)
+    build_tasks([suite.task(task_id) for task_id in args.task_ids], args.assets, args.out)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

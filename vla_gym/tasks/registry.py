@@ -1,0 +1,128 @@
+"""
+Suites, tasks and every constant of LIBERO that results depend on, each stated once.
+
+Sources: LIBERO (https://github.com/Lifelong-Robot-Learning/LIBERO, task order of its benchmark) and OpenVLA's LIBERO
+evaluation (horizons, settle steps, image rotation, gripper convention).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from vla_gym.errors import UnknownNameError
+
+CONTROL_HZ = 20
+"""Commands per second."""
+PHYSICS_HZ = 500
+"""Simulation steps per second."""
+SUBSTEPS = PHYSICS_HZ // CONTROL_HZ
+"""Simulation steps per command (25)."""
+N_INIT_STATES = 50
+"""Stored initial states per task."""
+COMMAND_DIM = 7
+"""Translation (3), axis-angle rotation (3), gripper (1)."""
+SETTLE_STEPS = 10
+"""Control steps with ``SETTLE_COMMAND`` before the policy acts, so that dropped objects come to rest."""
+SETTLE_COMMAND = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, -1.0)
+GRIPPER_OPEN = -1.0
+GRIPPER_CLOSE = 1.0
+EVALUATION_SEED = 0
+"""Seed of numpy's global stream before the first reset in OpenVLA's evaluation; it decides the fixture poses."""
+
+CAMERAS: Mapping[str, str] = MappingProxyType({"agentview": "agentview", "wrist": "robot0_eye_in_hand"})
+"""Observation key -> camera name in the scene."""
+
+
+@dataclass(frozen=True)
+class TaskSpec:
+    """
+    One task.
+
+    :param suite: LIBERO's folder name, e.g. ``libero_goal``
+    :param task_id: position in LIBERO's benchmark order
+    :param name: stem of the BDDL and initial-state files
+    """
+
+    suite: str
+    task_id: int
+    name: str
+
+    @property
+    def instruction(self) -> str:
+        """Instruction as OpenVLA's evaluation gives it: the file name in words."""
+        return self.name.replace("_", " ")
+
+
+@dataclass(frozen=True)
+class SuiteSpec:
+    """
+    One suite.
+
+    :param env_id: Gymnasium id
+    :param name: LIBERO's folder name
+    :param horizon: control steps until truncation, settle steps not counted
+    :param tasks: tasks in LIBERO's benchmark order
+    """
+
+    env_id: str
+    name: str
+    horizon: int
+    tasks: tuple[TaskSpec, ...]
+
+    def task(self, task_id: int) -> TaskSpec:
+        """
+        Task by number.
+
+        :raises UnknownNameError: if the suite has no such task
+        """
+        if isinstance(task_id, bool) or not 0 <= int(task_id) < len(self.tasks) or int(task_id) != task_id:
+            raise UnknownNameError(f"task_id of {self.env_id}", task_id, range(len(self.tasks)))
+        return self.tasks[int(task_id)]
+
+
+def _suite(env_id: str, name: str, horizon: int, task_names: tuple[str, ...]) -> SuiteSpec:
+    tasks = tuple(TaskSpec(name, i, task_name) for i, task_name in enumerate(task_names))
+    return SuiteSpec(env_id, name, horizon, tasks)
+
+
+SUITES: Mapping[str, SuiteSpec] = MappingProxyType(
+    {
+        suite.env_id: suite
+        for suite in (
+            _suite(
+                "LIBERO-Goal-v0",
+                "libero_goal",
+                300,
+                (
+                    "open_the_middle_drawer_of_the_cabinet",
+                    "put_the_bowl_on_the_stove",
+                    "put_the_wine_bottle_on_top_of_the_cabinet",
+                    "open_the_top_drawer_and_put_the_bowl_inside",
+                    "put_the_bowl_on_top_of_the_cabinet",
+                    "push_the_plate_to_the_front_of_the_stove",
+                    "put_the_cream_cheese_in_the_bowl",
+                    "turn_on_the_stove",
+                    "put_the_bowl_on_the_plate",
+                    "put_the_wine_bottle_on_the_rack",
+                ),
+            ),
+        )
+    }
+)
+
+
+def get_suite(suite: str) -> SuiteSpec:
+    """
+    Suite by Gymnasium id (``LIBERO-Goal-v0``) or short name (``goal``, ``libero_goal``).
+
+    :raises UnknownNameError: if there is no such suite
+    """
+    by_name = {spec.name: spec for spec in SUITES.values()}
+    if suite in SUITES:
+        return SUITES[suite]
+    for name in (suite, f"libero_{suite}"):
+        if name in by_name:
+            return by_name[name]
+    raise UnknownNameError("suite", suite, [*SUITES, *(name.removeprefix("libero_") for name in by_name)])
