@@ -10,8 +10,7 @@ from stable_baselines3.common.buffers import DictRolloutBuffer
 from stable_baselines3.common.vec_env import VecNormalize
 
 from vla_algos.common.type_aliases import TokenRolloutBufferSamples
-
-COMMAND_DIM = 7
+from vla_gym.tasks.registry import COMMAND_DIM
 
 
 class TokenRolloutBuffer(DictRolloutBuffer):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
 @contextmanager
@@ -28,3 +30,18 @@ def write_then_rename(path: str | Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def save_zip(save: Callable[..., None], path: str | Path | io.BufferedIOBase, **kwargs: Any) -> None:
+    """
+    Call SB3's ``save`` so that the zip file appears whole or not at all.
+
+    :param save: bound ``BaseAlgorithm.save``
+    :param path: file, ``.zip`` is added if it has no suffix; an open file is written to directly
+    :param kwargs: further keywords of ``save``
+    """
+    if not isinstance(path, (str, Path)):
+        save(path, **kwargs)
+        return
+    with write_then_rename(path if Path(path).suffix else f"{path}.zip") as temporary:
+        save(temporary, **kwargs)

@@ -8,12 +8,12 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
+from vla_gym.actions.tokenizer import N_BINS
 from vla_gym.errors import InvalidActionError, UnknownNameError
 from vla_gym.instructions import INSTRUCTION_BYTES, encode_instruction
+from vla_gym.tasks.registry import COMMAND_DIM
 from vla_gym.type_aliases import Int64Array, Observation, UInt8Array
 
-N_BINS = 256
-COMMAND_DIM = 7
 INSTRUCTIONS = ("move to the left of the square", "move to the right of the square")
 _BACKGROUND = (96, 96, 96)
 _SQUARE = (220, 40, 40)
