@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal, NamedTuple, get_args
 
 import torch as th
+from torch.nn import functional as F
 
 from vla_algos.common.type_aliases import RatioLevel
 
@@ -145,3 +146,29 @@ def clipped_value_loss(
         clipped = old_values + (values - old_values).clamp(-clip_range_vf, clip_range_vf)
         error = th.max(error, (clipped - returns).square())
     return error.sum() / (len(values) if normalizer is None else normalizer)
+
+
+def smoothing_table(n_bins: int, smoothing: float, width: float) -> th.Tensor:
+    """
+    Target distribution of each bin, with part of the mass on its neighbours.
+
+    :param n_bins: K
+    :param smoothing: share of the mass that is spread, in [0, 1)
+    :param width: standard deviation of the spread, bins; it is a normal distribution cut off at the ends
+    :return: (K, K) float32, row b = target for bin b, rows sum to 1
+    """
+    bins = th.arange(n_bins, dtype=th.float64)
+    spread = (-0.5 * ((bins[None] - bins[:, None]) / width) ** 2).exp()
+    spread /= spread.sum(dim=1, keepdim=True)
+    return ((1 - smoothing) * th.eye(n_bins, dtype=th.float64) + smoothing * spread).float()
+
+
+def soft_cross_entropy(logits: th.Tensor, targets: th.Tensor) -> th.Tensor:
+    """
+    Mean cross-entropy against target distributions.
+
+    :param logits: (..., K)
+    :param targets: (..., K), sums to 1 along K
+    :return: scalar, nats
+    """
+    return -(targets * F.log_softmax(logits.float(), dim=-1)).sum(dim=-1).mean()

@@ -29,14 +29,14 @@ class VLAPolicy(BasePolicy):
     """
     Actor and critic in one model.
 
-    Observations are dictionaries with ``agentview`` (uint8 image, channels first or last), ``instruction`` (UTF-8 bytes)
-    and, if the model takes it, ``proprio``; other keys are ignored. N rows, A tokens per action.
+    Observations are dictionaries with ``agentview`` (uint8 image, channels first or last), ``instruction`` (UTF-8
+    bytes) and, if the model takes it, ``proprio``; other keys are ignored. N rows, A tokens per action.
 
-    Log-probabilities and entropies are sums over an action's tokens, (N,), as SB3's algorithms expect. An algorithm that
-    works on tokens sets ``token_level = True`` and gets them per token, (N, A).
+    Log-probabilities and entropies are sums over an action's tokens, (N,), as SB3's algorithms expect. An algorithm
+    that works on tokens sets ``token_level = True`` and gets them per token, (N, A).
 
-    The optimizer has two parameter groups, ``name`` "actor" and "value". SB3's own algorithms give both the same learning
-    rate.
+    The optimizer has two parameter groups, ``name`` "actor" and "value". SB3's own algorithms give both the same
+    learning rate.
 
     :param observation_space: see above
     :param action_space: ``MultiDiscrete([256] * 7 * chunk_size)``

@@ -40,8 +40,9 @@ class TokenPPO(OnPolicyAlgorithm):
     """
     PPO on action tokens, as in VLA-RL, on SB3's own roll-outs.
 
-    Reference: Lu et al. 2025 (https://arxiv.org/abs/2505.18719); defaults are the paper's where it gives them, else those
-    of its released code.
+    Reference: Lu et al. 2025 (https://arxiv.org/abs/2505.18719); defaults are the paper's where it gives them, else
+    those of its released code.
+
     What differs from SB3's PPO: the buffer keeps one log-probability per token, the ratio acts on actions or on tokens,
     tokens of commands that were not executed do not count, the value head learns alone at first, a minibatch may be
     worked off in micro-batches, and an update with a non-finite loss or gradient is skipped and counted.

@@ -2,8 +2,16 @@ import math
 
 import pytest
 import torch as th
+from torch.nn import functional as F
 
-from vla_algos.common.losses import clipped_value_loss, kl_estimate, masked_mean, token_ppo_loss
+from vla_algos.common.losses import (
+    clipped_value_loss,
+    kl_estimate,
+    masked_mean,
+    smoothing_table,
+    soft_cross_entropy,
+    token_ppo_loss,
+)
 
 LN2 = math.log(2.0)
 ALL = th.ones(1, 2, dtype=th.bool)
@@ -119,3 +127,21 @@ def test_value_clipping_stops_progress_but_not_the_way_back():
 def test_masked_mean_of_nothing_is_zero():
     assert masked_mean(th.tensor([[5.0, 6.0]]), ~ALL).item() == 0.0
     assert masked_mean(th.tensor([[5.0, 6.0]]), th.tensor([[True, False]])).item() == 5.0
+
+
+def test_smoothing_spreads_mass_over_neighbours_only():
+    table = smoothing_table(256, smoothing=0.2, width=2.0)
+    assert th.allclose(table.sum(dim=1), th.ones(256))
+    row = table[100]
+    assert th.allclose(row[80:100].flip(0), row[101:121])
+    assert row[100].item() == pytest.approx(0.8 + 0.2 / (2.0 * math.sqrt(2 * math.pi)), abs=1e-6)
+    assert (row[101] / row[102]).item() == pytest.approx(math.exp((4 - 1) / 8), rel=1e-4)
+    assert row[120:].sum() < 1e-6 and table[0, 0] > table[100, 100]
+    assert th.equal(smoothing_table(8, 0.0, 1.0), th.eye(8))
+
+
+def test_soft_cross_entropy_of_hard_targets_is_the_usual_one():
+    logits = th.randn(5, 3, 8, generator=th.Generator().manual_seed(0))
+    bins = th.arange(15).reshape(5, 3) % 8
+    loss = soft_cross_entropy(logits, th.eye(8)[bins])
+    assert loss.item() == pytest.approx(F.cross_entropy(logits.flatten(0, 1), bins.flatten()).item(), rel=1e-6)
