@@ -1,1 +1,33 @@
 """Stable-Baselines3-compatible reinforcement learning for vision-language-action models."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vla_algos.bc import BC as BC
+    from vla_algos.bc import DemonstrationSet as DemonstrationSet
+    from vla_algos.evaluation import evaluate_policy_on_suite as evaluate_policy_on_suite
+    from vla_algos.policies import VLAPolicy as VLAPolicy
+    from vla_algos.token_ppo import TokenPPO as TokenPPO
+
+# loaded on first use: torch, transformers and SB3 take seconds that `vla-rl --help` should not
+_EXPORTS = {
+    "BC": "vla_algos.bc",
+    "DemonstrationSet": "vla_algos.bc",
+    "TokenPPO": "vla_algos.token_ppo",
+    "VLAPolicy": "vla_algos.policies",
+    "evaluate_policy_on_suite": "vla_algos.evaluation",
+}
+__all__ = sorted(_EXPORTS)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _EXPORTS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}. It exports: {', '.join(__all__)}.")
+    return getattr(import_module(_EXPORTS[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

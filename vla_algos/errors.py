@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from vla_gym.errors import UnknownNameError
 
-__all__ = ["CheckpointError", "ModelInputError", "UnknownNameError", "VLAAlgosError"]
+__all__ = ["CheckpointError", "ModelInputError", "SpaceError", "UnknownNameError", "VLAAlgosError"]
 
 
 class VLAAlgosError(Exception):
@@ -17,3 +17,7 @@ class CheckpointError(VLAAlgosError, RuntimeError):
 
 class ModelInputError(VLAAlgosError, ValueError):
     """Images, instructions, proprioception or action bins that a model cannot take."""
+
+
+class SpaceError(VLAAlgosError, ValueError):
+    """An observation or action space that a policy or algorithm cannot work with."""

@@ -1,1 +1,6 @@
-"""Behaviour cloning (supervised fine-tuning)."""
+"""Behaviour cloning."""
+
+from vla_algos.bc.bc import BC
+from vla_algos.bc.dataset import DemonstrationSet
+
+__all__ = ["BC", "DemonstrationSet"]

@@ -1,1 +1,5 @@
-"""Stable-Baselines3 policies around a VLA."""
+"""Adapters from models to SB3 policies."""
+
+from vla_algos.policies.vla_policy import VLAPolicy
+
+__all__ = ["VLAPolicy"]

@@ -1,1 +1,5 @@
-"""PPO over action tokens."""
+"""PPO on action tokens."""
+
+from vla_algos.token_ppo.token_ppo import TokenPPO
+
+__all__ = ["TokenPPO"]

@@ -1,0 +1,98 @@
+import numpy as np
+import pytest
+import torch as th
+
+from vla_algos.common.buffers import TokenRolloutBuffer
+from vla_gym.envs.toy_env import ToyLiberoEnv
+
+T, N, CHUNK = 3, 2, 2
+A = 7 * CHUNK
+
+
+def tag(step: int, env_index: int) -> int:
+    return 10 * step + env_index
+
+
+def filled_buffer() -> TokenRolloutBuffer:
+    """Every array holds, in its own way, the step and environment that it belongs to."""
+    env = ToyLiberoEnv(image_size=16, chunk_size=CHUNK)
+    buffer = TokenRolloutBuffer(T, env.observation_space, env.action_space, "cpu", gae_lambda=0.9, gamma=0.5, n_envs=N)
+    for step in range(T):
+        tags = np.array([tag(step, i) for i in range(N)])
+        obs = {
+            key: np.stack([np.full(space.shape, t, space.dtype) for t in tags])
+            for key, space in env.observation_space.items()
+        }
+        buffer.mark_executed([{"executed_steps": 1 if t == tag(1, 1) else CHUNK} for t in tags])
+        buffer.add(
+            obs,
+            np.repeat(tags[:, None], A, axis=1),
+            np.array([1.0, 0.0]),
+            np.array([step == 2, False]),
+            th.tensor([[0.5], [0.25]]),
+            -th.tensor(tags)[:, None] - th.arange(A) / 100,
+        )
+    buffer.compute_returns_and_advantage(th.tensor([[2.0], [4.0]]), np.array([False, True]))
+    return buffer
+
+
+def test_samples_keep_rows_of_tokens_together():
+    samples = next(filled_buffer().get(None))
+    assert samples.actions.dtype == th.int64 and samples.actions.shape == (T * N, A)
+    assert samples.observations["agentview"].dtype == th.uint8
+    tags = samples.actions[:, 0]
+    assert sorted(tags.tolist()) == [0, 1, 10, 11, 20, 21]
+    assert th.equal(samples.observations["proprio"][:, 3], tags.float())
+    assert th.equal(samples.observations["instruction"][:, 9].long(), tags)
+    assert th.allclose(samples.old_log_prob, -tags[:, None].float() - th.arange(A) / 100)
+
+
+def test_only_the_tokens_of_skipped_commands_are_masked():
+    samples = next(filled_buffer().get(None))
+    shortened = samples.actions[:, 0] == tag(1, 1)
+    assert samples.token_mask.dtype == th.bool
+    assert samples.token_mask[~shortened].all()
+    assert samples.token_mask[shortened].tolist() == [[True] * 7 + [False] * 7]
+
+
+def test_mask_is_whole_again_after_reset():
+    buffer = filled_buffer()
+    buffer.reset()
+    assert buffer.token_mask.shape == (T, N, A) and buffer.token_mask.all()
+    buffer.mark_executed([{}, {"executed_steps": CHUNK}])
+    assert buffer.token_mask.all()
+
+
+def test_second_epoch_sees_the_same_samples():
+    buffer = filled_buffer()
+    first = {int(s.actions[0, 0]): s for s in buffer.get(1)}
+    for sample in buffer.get(1):
+        twin = first[int(sample.actions[0, 0])]
+        assert th.equal(sample.token_mask, twin.token_mask) and th.equal(sample.old_log_prob, twin.old_log_prob)
+    assert len(first) == T * N
+
+
+def test_advantages_by_hand():
+    buffer = filled_buffer()
+    gamma, lam = 0.5, 0.9
+    # env 0: an episode starts at step 2, so step 1 sees no value behind it; the last step bootstraps with 2.0
+    last = 1.0 + gamma * 2.0 - 0.5
+    middle = 1.0 - 0.5
+    first = (1.0 + gamma * 0.5 - 0.5) + gamma * lam * middle
+    assert buffer.advantages[:, 0] == pytest.approx([first, middle, last])
+    # env 1: done after the last step, so 4.0 is not used
+    last = 0.0 - 0.25
+    middle = (gamma * 0.25 - 0.25) + gamma * lam * last
+    first = (gamma * 0.25 - 0.25) + gamma * lam * middle
+    assert buffer.advantages[:, 1] == pytest.approx([first, middle, last])
+    assert buffer.returns == pytest.approx(buffer.advantages + np.array([0.5, 0.25]))
+
+
+def test_split_keeps_order_and_covers_all():
+    samples = next(filled_buffer().get(None))
+    parts = list(samples.split(4))
+    assert [len(p.actions) for p in parts] == [4, 2]
+    for name in ("actions", "old_values", "old_log_prob", "advantages", "returns", "token_mask"):
+        assert th.equal(th.cat([getattr(p, name) for p in parts]), getattr(samples, name))
+    assert th.equal(th.cat([p.observations["proprio"] for p in parts]), samples.observations["proprio"])
+    assert [len(p.actions) for p in samples.split(None)] == [6]

@@ -1,0 +1,43 @@
+from functools import partial
+
+import numpy as np
+import pytest
+from stable_baselines3.common.env_util import make_vec_env
+
+from vla_algos.bc.dataset import DemonstrationSet
+from vla_gym.envs.toy_env import INSTRUCTIONS, ToyLiberoEnv
+
+LOW, HIGH = 40, 215
+
+
+def make_toy_vec_env(n_envs=2, **kwargs):
+    return make_vec_env(partial(ToyLiberoEnv, **kwargs), n_envs)
+
+
+def demonstrate(n_episodes: int, reliability: float = 1.0, seed: int = 0) -> DemonstrationSet:
+    """One-step episodes of an expert that gets each of the two bins right with the given probability."""
+    env, rng = ToyLiberoEnv(horizon=1), np.random.default_rng(seed)
+    images, ids, proprio, bins = [], [], [], []
+    for episode in range(n_episodes):
+        obs, info = env.reset(seed=seed if episode == 0 else None)
+        wanted = np.array([info["task_id"] == 1, info["init_state_id"] < 4])
+        first_two = np.where(wanted == (rng.random(2) < reliability), HIGH, LOW)
+        images.append(obs["agentview"])
+        ids.append(info["task_id"])
+        proprio.append(obs["proprio"])
+        bins.append([*first_two, *range(20, 25)])
+    return DemonstrationSet(
+        np.stack(images), INSTRUCTIONS, np.array(ids), np.stack(proprio), np.array(bins), np.arange(n_episodes)
+    )
+
+
+@pytest.fixture
+def toy_vec_env():
+    """Factory of SB3 vector environments of the toy task."""
+    return make_toy_vec_env
+
+
+@pytest.fixture
+def demonstrations():
+    """Factory of demonstrations of the toy task."""
+    return demonstrate

@@ -1,0 +1,69 @@
+"""Rollout storage with one log-probability and one mask entry per action token."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from typing import Any
+
+import numpy as np
+from stable_baselines3.common.buffers import DictRolloutBuffer
+from stable_baselines3.common.vec_env import VecNormalize
+
+from vla_algos.common.type_aliases import TokenRolloutBufferSamples
+from vla_gym.tasks.registry import COMMAND_DIM
+
+
+class TokenRolloutBuffer(DictRolloutBuffer):
+    """
+    SB3's buffer for dictionary observations, with T steps of N environments and A tokens per action.
+
+    What differs from the parent: ``log_probs`` is (T, N, A) instead of (T, N); ``token_mask`` (T, N, A) bool is False
+    for the tokens of commands that were not executed (see :meth:`mark_executed`); actions are handed back as int64, not
+    as float32. Advantages are the parent's: GAE on environment steps, one number for all tokens of an action.
+    """
+
+    token_mask: np.ndarray
+
+    def reset(self) -> None:
+        """Forget everything stored."""
+        super().reset()
+        shape = (self.buffer_size, self.n_envs, self.action_dim)
+        self.log_probs = np.zeros(shape, dtype=np.float32)
+        self.token_mask = np.ones(shape, dtype=bool)
+
+    def mark_executed(self, infos: Sequence[dict[str, Any]]) -> None:
+        """
+        Mask the commands that the step in progress did not execute; to be called before its :meth:`add`.
+
+        :param infos: the step's info of each environment; ``executed_steps``: commands executed (missing: all)
+        """
+        for env_index, info in enumerate(infos):
+            executed_steps = info.get("executed_steps")
+            if executed_steps is not None:
+                self.token_mask[self.pos, env_index, COMMAND_DIM * int(executed_steps) :] = False
+
+    def get(self, batch_size: int | None = None) -> Generator[TokenRolloutBufferSamples, None, None]:  # type: ignore[override]
+        """
+        Minibatches in random order, each sample once.
+
+        :param batch_size: samples per minibatch, the last may be smaller; None: all in one
+        :return: the minibatches
+        """
+        if not self.generator_ready:
+            # the parent flattens only the arrays that it knows
+            self.token_mask = self.swap_and_flatten(self.token_mask)
+        yield from super().get(batch_size)  # type: ignore[misc]
+
+    def _get_samples(  # type: ignore[override]
+        self, batch_inds: np.ndarray, env: VecNormalize | None = None
+    ) -> TokenRolloutBufferSamples:
+        return TokenRolloutBufferSamples(
+            observations={key: self.to_torch(obs[batch_inds]) for (key, obs) in self.observations.items()},
+            # from here on it differs from the parent: integers, and rows of tokens that stay rows
+            actions=self.to_torch(self.actions[batch_inds].astype(np.int64, copy=False)),
+            old_values=self.to_torch(self.values[batch_inds].flatten()),
+            old_log_prob=self.to_torch(self.log_probs[batch_inds]),
+            advantages=self.to_torch(self.advantages[batch_inds].flatten()),
+            returns=self.to_torch(self.returns[batch_inds].flatten()),
+            token_mask=self.to_torch(self.token_mask[batch_inds]),
+        )

@@ -1,0 +1,174 @@
+"""Losses on action tokens, as pure functions: B samples, A tokens per action."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple, get_args
+
+import torch as th
+from torch.nn import functional as F
+
+from vla_algos.common.type_aliases import RatioLevel
+
+KLEstimator = Literal["k1", "k2", "k3"]
+
+
+class PolicyLoss(NamedTuple):
+    """
+    Result of :func:`token_ppo_loss`; scalars, all but ``loss`` without gradient.
+
+    Sums over micro-batches that share one normalizer are the values of the whole minibatch (a maximum for
+    ``ratio_deviation``).
+
+    :param loss: clipped surrogate, to be minimised
+    :param approx_kl: estimate of KL(behaviour policy, policy) per ratio, nats
+    :param clip_fraction: share of ratios outside the clip range
+    :param ratio_deviation: largest ``|ratio - 1|``
+    """
+
+    loss: th.Tensor
+    approx_kl: th.Tensor
+    clip_fraction: th.Tensor
+    ratio_deviation: th.Tensor
+
+
+def masked_mean(values: th.Tensor, mask: th.Tensor, normalizer: th.Tensor | float | None = None) -> th.Tensor:
+    """
+    Mean over the entries that the mask keeps.
+
+    :param values: any shape, float
+    :param mask: same shape, True to keep
+    :param normalizer: number to divide the sum by; None: the number of entries kept, at least 1. Give the count of the
+        whole minibatch when accumulating gradients over micro-batches.
+    :return: scalar
+    """
+    if normalizer is None:
+        normalizer = mask.sum().clamp(min=1)
+    # where, not a product: an entry that is masked out must not pass on a NaN
+    return th.where(mask, values, th.zeros_like(values)).sum() / normalizer
+
+
+def ratio_mask(token_mask: th.Tensor, ratio_level: RatioLevel) -> th.Tensor:
+    """
+    Which ratios of a batch count.
+
+    :param token_mask: True for executed tokens, (B, A) bool
+    :param ratio_level: "token": one ratio per token; "action": one per action, from the sum over its executed tokens
+    :return: (B, A) bool for "token", (B, 1) bool for "action"
+    :raises ValueError: if the level is unknown
+    """
+    if ratio_level == "token":
+        return token_mask
+    if ratio_level == "action":
+        return token_mask.any(dim=1, keepdim=True)
+    raise ValueError(f"Unknown ratio_level {ratio_level!r}. Valid: {', '.join(get_args(RatioLevel))}.")
+
+
+def kl_estimate(log_ratio: th.Tensor, estimator: KLEstimator = "k3") -> th.Tensor:
+    """
+    Pointwise estimate of KL(old, new) from samples of the old policy.
+
+    Reference: J. Schulman, http://joschu.net/blog/kl-approx.html. k1 and k3 are unbiased, k2 and k3 never negative.
+
+    :param log_ratio: log new - log old, any shape, nats
+    :param estimator: "k1", "k2" or "k3"
+    :return: same shape, nats
+    :raises ValueError: if the estimator is unknown
+    """
+    if estimator == "k1":
+        return -log_ratio
+    if estimator == "k2":
+        return 0.5 * log_ratio.square()
+    if estimator == "k3":
+        return log_ratio.expm1() - log_ratio
+    raise ValueError(f"Unknown estimator {estimator!r}. Valid: {', '.join(get_args(KLEstimator))}.")
+
+
+def token_ppo_loss(
+    log_probs: th.Tensor,
+    old_log_probs: th.Tensor,
+    advantages: th.Tensor,
+    token_mask: th.Tensor,
+    clip_range: float,
+    ratio_level: RatioLevel = "action",
+    normalizer: th.Tensor | float | None = None,
+) -> PolicyLoss:
+    """
+    Clipped surrogate of PPO on action tokens.
+
+    Reference: Schulman et al. 2017, equation 7 (https://arxiv.org/abs/1707.06347), with the action's probability the
+    product over its tokens, or with one ratio per token, averaged over the executed tokens of the batch.
+
+    :param log_probs: of the policy, (B, A) float32, nats
+    :param old_log_probs: of the behaviour policy, (B, A) float32, nats
+    :param advantages: one per action, (B,) float32
+    :param token_mask: True for executed tokens, (B, A) bool
+    :param clip_range: epsilon, ratios beyond 1 +- epsilon gain nothing
+    :param ratio_level: "token" or "action"
+    :param normalizer: number of ratios to average over; None: those of this batch
+    :return: loss and figures for the log
+    """
+    mask = ratio_mask(token_mask, ratio_level)
+    log_ratio = th.where(token_mask, log_probs - old_log_probs, th.zeros_like(log_probs))
+    if ratio_level == "action":
+        log_ratio = log_ratio.sum(dim=1, keepdim=True)
+    ratio = log_ratio.exp()
+    gain = th.min(advantages[:, None] * ratio, advantages[:, None] * ratio.clamp(1 - clip_range, 1 + clip_range))
+    with th.no_grad():
+        deviation = (ratio - 1).abs()
+        approx_kl = masked_mean(kl_estimate(log_ratio), mask, normalizer)
+        clip_fraction = masked_mean((deviation > clip_range).float(), mask, normalizer)
+    return PolicyLoss(-masked_mean(gain, mask, normalizer), approx_kl, clip_fraction, deviation.max())
+
+
+def clipped_value_loss(
+    values: th.Tensor,
+    old_values: th.Tensor,
+    returns: th.Tensor,
+    clip_range_vf: float | None = None,
+    normalizer: float | None = None,
+) -> th.Tensor:
+    """
+    Squared error of the values, optionally held near their old ones.
+
+    Reference: the PPO implementation of OpenAI Baselines: the larger of the clipped and the unclipped error.
+    Deviation from SB3, which takes the clipped error alone: there a value that left the range on the wrong side gets no
+    gradient back.
+
+    :param values: (B,) float32
+    :param old_values: at sampling time, (B,) float32
+    :param returns: targets, (B,) float32
+    :param clip_range_vf: largest useful change of a value, in units of the return; None: no limit
+    :param normalizer: number of samples to average over; None: those of this batch
+    :return: scalar
+    """
+    error = (values - returns).square()
+    if clip_range_vf is not None:
+        clipped = old_values + (values - old_values).clamp(-clip_range_vf, clip_range_vf)
+        error = th.max(error, (clipped - returns).square())
+    return error.sum() / (len(values) if normalizer is None else normalizer)
+
+
+def smoothing_table(n_bins: int, smoothing: float, width: float) -> th.Tensor:
+    """
+    Target distribution of each bin, with part of the mass on its neighbours.
+
+    :param n_bins: K
+    :param smoothing: share of the mass that is spread, in [0, 1)
+    :param width: standard deviation of the spread, bins; it is a normal distribution cut off at the ends
+    :return: (K, K) float32, row b = target for bin b, rows sum to 1
+    """
+    bins = th.arange(n_bins, dtype=th.float64)
+    spread = (-0.5 * ((bins[None] - bins[:, None]) / width) ** 2).exp()
+    spread /= spread.sum(dim=1, keepdim=True)
+    return ((1 - smoothing) * th.eye(n_bins, dtype=th.float64) + smoothing * spread).float()
+
+
+def soft_cross_entropy(logits: th.Tensor, targets: th.Tensor) -> th.Tensor:
+    """
+    Mean cross-entropy against target distributions.
+
+    :param logits: (..., K)
+    :param targets: (..., K), sums to 1 along K
+    :return: scalar, nats
+    """
+    return -(targets * F.log_softmax(logits.float(), dim=-1)).sum(dim=-1).mean()

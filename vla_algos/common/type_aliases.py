@@ -1,0 +1,48 @@
+"""Named tuples that carry samples from the buffers to the algorithms."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal, NamedTuple
+
+import torch as th
+from stable_baselines3.common.type_aliases import TensorDict
+
+RatioLevel = Literal["token", "action"]
+
+
+class TokenRolloutBufferSamples(NamedTuple):
+    """
+    One minibatch of a :class:`~vla_algos.common.buffers.TokenRolloutBuffer`; B samples of A tokens.
+
+    :param observations: per key (B, ...), type of the observation space
+    :param actions: action bins, (B, A) int64
+    :param old_values: values at sampling time, (B,) float32
+    :param old_log_prob: log-probability of each token at sampling time, (B, A) float32
+    :param advantages: (B,) float32
+    :param returns: targets of the value head, (B,) float32
+    :param token_mask: True for tokens of executed commands, (B, A) bool
+    """
+
+    observations: TensorDict
+    actions: th.Tensor
+    old_values: th.Tensor
+    old_log_prob: th.Tensor
+    advantages: th.Tensor
+    returns: th.Tensor
+    token_mask: th.Tensor
+
+    def split(self, size: int | None) -> Iterator[TokenRolloutBufferSamples]:
+        """
+        Consecutive parts, in order.
+
+        :param size: samples per part, the last may be smaller; None: one part
+        :return: the parts, as views
+        """
+        n_samples = len(self.actions)
+        size = size or n_samples
+        for start in range(0, n_samples, size):
+            part = slice(start, start + size)
+            yield TokenRolloutBufferSamples(
+                {key: value[part] for key, value in self.observations.items()}, *(tensor[part] for tensor in self[1:])
+            )
