@@ -154,7 +154,6 @@ def _load_weights(model: OpenVLA, folder: Path) -> None:
             f"Unexpected: {_listed(extra)}. Of another shape: {_listed(wrong)}."
         )
     model.load_state_dict(state, assign=True)
-    model.requires_grad_(True)
 
 
 def _weight_files(folder: Path) -> list[Path]:

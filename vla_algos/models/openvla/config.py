@@ -196,7 +196,7 @@ PRESETS: dict[str, OpenVLAConfig] = {
     "openvla-7b": _openvla_7b(),
     "compact": _small(
         128,
-        VisionTowerConfig(width=192, depth=4, heads=3, patch=16, mlp_width=768, feature_layer=-1),
+        VisionTowerConfig(width=192, depth=4, heads=3, patch=16, mlp_width=576, feature_layer=-1),
         LLMConfig(hidden=192, layers=4, heads=3, mlp=512, **_SMALL_VOCAB),
         value_head_width=256,
     ),

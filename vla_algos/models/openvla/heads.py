@@ -13,9 +13,7 @@ from vla_algos.models.openvla.config import OpenVLAConfig
 
 @lru_cache(maxsize=16)
 def _constant(values: tuple[float, ...], device: th.device) -> th.Tensor:
-    # outside inference mode, so that a tensor first made while acting can serve in training
-    with th.inference_mode(False):
-        return th.tensor(values, device=device)
+    return th.tensor(values, device=device)
 
 
 class ProprioEncoder(nn.Module):

@@ -69,7 +69,7 @@ class OpenVLA(nn.Module):
         for name, module in self.named_modules():
             if isinstance(module, (nn.Linear, nn.Conv2d)) and not name.startswith("language_model"):
                 nn.init.trunc_normal_(module.weight, std=0.02)
-                nn.init.zeros_(module.bias)
+                module.bias.zero_()  # type: ignore[union-attr]
             elif isinstance(module, VisionTower):
                 nn.init.trunc_normal_(module.pos_embed, std=0.02)
         vocab = self.config.llm.vocab
@@ -132,7 +132,8 @@ class OpenVLA(nn.Module):
         hidden = self._run_prompt(prompt, cache)
         values = self._values(hidden)
         head = self._action_head() if constrained else self.language_model.lm_head.weight
-        ids, log_probs = [], []
+        ids: list[th.Tensor] = []
+        log_probs: list[th.Tensor] = []
         for step in range(steps):
             if step:
                 x = self.language_model.model.embed_tokens(ids[-1]).unsqueeze(1)

@@ -156,7 +156,7 @@ class VisionBackbone(nn.Module):
         :return: (N, patches, sum of the widths)
         """
         towers = list(self.children())
-        return th.cat([tower(part) for tower, part in zip(towers, pixels.split(3, dim=1), strict=True)], dim=-1)
+        return th.cat([tower(part) for tower, part in zip(towers, th.split(pixels, 3, dim=1), strict=True)], dim=-1)
 
 
 class Projector(nn.Module):
