@@ -59,7 +59,7 @@ def test_learn_counts_gradient_steps_and_logs_validation(demonstrations):
     bc = make_bc(demonstrations(40), batch_size=16, validation_interval=2)
     bc.learn(3, callback=lambda variables, _: seen.append(variables["step"]) or True)
     assert bc.num_timesteps == bc._n_updates == 3 and seen == [0, 1, 2]
-    figures = bc._validate(demonstrations(16, seed=1))
+    figures = bc.validate(demonstrations(16, seed=1))
     assert 0.0 <= figures["token_accuracy"] <= 1.0 and 0.0 < figures["bin_error"] < 256.0
 
 
@@ -69,7 +69,7 @@ def test_validation_figures_by_hand(demonstrations):
     inputs, bins = data.batch(np.arange(8), "cpu")
     greedy = bc.policy.vla.decode_actions(**inputs, deterministic=True).bins
     forced = bc.policy.vla.action_logits(**inputs, bins=bins).argmax(-1)
-    figures = bc._validate(data)
+    figures = bc.validate(data)
     assert figures["bin_error"] == pytest.approx((greedy - bins).abs().float().mean().item())
     assert figures["token_accuracy"] == pytest.approx((forced == bins).float().mean().item())
 
@@ -101,5 +101,5 @@ def test_imitation_solves_the_task(demonstrations):
     bc = make_bc(demonstrations(1000), learning_rate=2e-3, label_smoothing=0.0).learn(250)
     result = evaluate_policy_on_suite(bc, "toy", 8, env_fn=partial(ToyLiberoEnv, horizon=1))
     assert result.success_rate == 1.0
-    figures = bc._validate(demonstrations(200, seed=1))
+    figures = bc.validate(demonstrations(200, seed=1))
     assert figures["token_accuracy"] > 0.95 and figures["bin_error"] < 5.0
