@@ -1,1 +1,15 @@
-"""LIBERO tasks as Gymnasium environments over VLA action tokens."""
+"""
+LIBERO tasks as Gymnasium environments over VLA action tokens.
+
+Importing this package registers ``LIBERO-Goal-v0``; it imports neither torch nor Stable-Baselines3 nor robosuite.
+"""
+
+from vla_gym.actions.tokenizer import ActionTokenizer
+from vla_gym.envs.registration import register_envs
+from vla_gym.instructions import decode_instruction, encode_instruction
+
+__version__ = "0.1.0"
+
+__all__ = ["ActionTokenizer", "__version__", "decode_instruction", "encode_instruction"]
+
+register_envs()

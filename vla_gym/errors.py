@@ -15,9 +15,10 @@ class UnknownNameError(VLAGymError, ValueError):
 
     def __init__(self, kind: str, value: object, valid: Iterable[object], remedy: str = "") -> None:
         names = [str(v) for v in valid]
-        close = difflib.get_close_matches(str(value), names, n=1)
+        listing = f"{names[0]}..{names[-1]}" if isinstance(valid, range) and names else ", ".join(names)
+        close = difflib.get_close_matches(value, names, n=1) if isinstance(value, str) else []
         hint = f" Did you mean {close[0]!r}?" if close else ""
-        super().__init__(f"Unknown {kind} {value!r}.{hint} Valid: {', '.join(names)}.{' ' + remedy if remedy else ''}")
+        super().__init__(f"Unknown {kind} {value!r}.{hint} Valid: {listing}.{' ' + remedy if remedy else ''}")
 
 
 class AssetsError(VLAGymError, FileNotFoundError):

@@ -3,8 +3,8 @@ Action tokens: the 256 bins in which OpenVLA speaks, and the controller commands
 
 - 256 edges on [-1, 1] give bins 0..255, but only 255 centres: bins 254 and 255 decode alike (as in OpenVLA).
 - Where ``mask`` is set, a centre is stretched to the data set's [q01, q99]; the gripper is not.
-- Data sets store the gripper as 0 (closed) .. 1 (open); LIBERO's command is -1 (open) / +1 (close). OpenVLA binarises at
-  0.5 and inverts the sign for LIBERO; so does ``decode``.
+- Data sets store the gripper as 0 (closed) .. 1 (open); LIBERO's command is -1 (open) / +1 (close). OpenVLA binarises
+  at 0.5 and inverts the sign for LIBERO; so does ``decode``.
 """
 
 from __future__ import annotations

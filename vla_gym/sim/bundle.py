@@ -3,9 +3,9 @@ Scene bundles: what LIBERO's builder produces for a task, cached on disk so that
 
 Layout of the cache, all files written under another name and then renamed::
 
-    <cache>/scenes/<key of the task>/meta.json    names, goal, checksums
-                                    /arrays.npz   init_states (50, 1+nq+nv), fixture_pos (50, F, 3), fixture_quat (50, F, 4)
-    <cache>/scenes/models/<scene>.mjb             compiled model, shared by the tasks that compile to it
+    <cache>/scenes/<key of the task>/meta.json   names, goal, checksums
+                                     arrays.npz  init_states (50, 1+nq+nv), fixture_pos (50, F, 3), fixture_quat
+    <cache>/scenes/models/<scene>.mjb            compiled model, shared by the tasks that compile to it
 
 The key is a hash of the versions of everything that shapes the result, of the task's files and of the asset pack. The
 binary model is stored rather than an XML saved from it, because a re-saved XML loses ``inertiagrouprange`` and would
@@ -24,7 +24,7 @@ import subprocess
 import sys
 import tempfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -99,36 +99,42 @@ def load_bundles(tasks: Sequence[TaskSpec], pack: AssetPack) -> list[SceneBundle
     :raises SceneBuildError: if LIBERO cannot build a scene
     """
     root = cache_dir() / "scenes"
-    bundles = {task: _load(root, task, pack) for task in tasks}
-    missing = [task for task, bundle in bundles.items() if bundle is None]
-    if missing:
+    keys = _bundle_keys(tasks, pack)
+    bundles = _load_all(root, tasks, keys, pack)
+    if len(bundles) < len(tasks):
         root.mkdir(parents=True, exist_ok=True)
         with FileLock(str(root / "build.lock")):
-            # another process may have built them while this one waited
-            missing = [task for task in missing if _load(root, task, pack, quiet=True) is None]
+            # another process may have built some while this one waited
+            bundles = _load_all(root, tasks, keys, pack)
+            missing = [task for task in tasks if task not in bundles]
             if missing:
-                _build(root, missing, pack)
-        bundles = {task: bundle or _load(root, task, pack) for task, bundle in bundles.items()}
-    unbuilt = [task.name for task, bundle in bundles.items() if bundle is None]
+                _build(root, missing, keys, pack)
+                bundles = _load_all(root, tasks, keys, pack)
+    unbuilt = [task.name for task in tasks if task not in bundles]
     if unbuilt:
         raise SceneBuildError(
             f"The scenes of {unbuilt} were built but cannot be read back from {root}; "
             "check that the disk is not full, or name another cache folder in VLA_GYM_CACHE."
         )
-    return [bundle for bundle in bundles.values() if bundle is not None]
+    return [bundles[task] for task in tasks]
 
 
-def bundle_key(task: TaskSpec, pack: AssetPack) -> str:
-    """Hash of everything a bundle depends on, 24 hexadecimal digits."""
-    digest = hashlib.sha256()
-    for part in (f"bundle {BUNDLE_VERSION}", *_versions(), task.suite, task.name, pack.fingerprint()):
-        digest.update(part.encode() + b"\0")
-    for file in task_files(task):
-        try:
-            digest.update(file.read_bytes())
-        except OSError as error:
-            raise SceneBuildError(f"LIBERO's file {file} cannot be read ({error}); reinstall hf-libero.") from error
-    return digest.hexdigest()[:24]
+def _bundle_keys(tasks: Sequence[TaskSpec], pack: AssetPack) -> dict[TaskSpec, str]:
+    """Per task a hash of everything its bundle depends on, 24 hexadecimal digits."""
+    common = hashlib.sha256()
+    for part in (f"bundle {BUNDLE_VERSION}", *_versions(), pack.fingerprint()):
+        common.update(part.encode() + b"\0")
+    keys = {}
+    for task in tasks:
+        digest = common.copy()
+        digest.update(f"{task.suite}/{task.name}\0".encode())
+        for file in task_files(task):
+            try:
+                digest.update(file.read_bytes())
+            except OSError as error:
+                raise SceneBuildError(f"LIBERO's file {file} cannot be read ({error}); reinstall hf-libero.") from error
+        keys[task] = digest.hexdigest()[:24]
+    return keys
 
 
 @lru_cache(maxsize=1)
@@ -136,16 +142,25 @@ def _versions() -> tuple[str, ...]:
     return tuple(f"{name} {importlib.metadata.version(name)}" for name in ("mujoco", "robosuite", "hf-libero", "bddl"))
 
 
-def _load(root: Path, task: TaskSpec, pack: AssetPack, quiet: bool = False) -> SceneBundle | None:
-    """The cached bundle, or ``None`` if there is none or it is damaged (which is logged)."""
-    folder = root / bundle_key(task, pack)
+def _load_all(
+    root: Path, tasks: Sequence[TaskSpec], keys: Mapping[TaskSpec, str], pack: AssetPack
+) -> dict[TaskSpec, SceneBundle]:
+    """The cached bundles; those that are missing or damaged (which is logged) are left out."""
+    checksum = lru_cache(maxsize=None)(_crc32)  # the tasks of a suite share models
+    bundles = ((task, _load(root / keys[task], root / "models", task, pack, checksum)) for task in tasks)
+    return {task: bundle for task, bundle in bundles if bundle is not None}
+
+
+def _load(
+    folder: Path, models: Path, task: TaskSpec, pack: AssetPack, checksum: Callable[[Path], int]
+) -> SceneBundle | None:
     if not folder.is_dir():
         return None
     try:
         meta = json.loads((folder / "meta.json").read_text())
-        model_path = root / "models" / meta["model_file"]
+        model_path = models / meta["model_file"]
         for path, expected in ((folder / "arrays.npz", meta["arrays_crc32"]), (model_path, meta["model_crc32"])):
-            if _crc32(path) != expected:
+            if checksum(path) != expected:
                 raise ValueError(f"checksum of {path.name} differs")
         with np.load(folder / "arrays.npz", allow_pickle=False) as file:
             arrays = {name: file[name] for name in ("init_states", "fixture_pos", "fixture_quat")}
@@ -164,18 +179,17 @@ def _load(root: Path, task: TaskSpec, pack: AssetPack, quiet: bool = False) -> S
             **arrays,
         )
     except (OSError, ValueError, KeyError, TypeError, EOFError, zlib.error) as error:
-        if not quiet:
-            logger.warning("Cached scene of %s is damaged (%s); rebuilding it.", task.name, error)
+        logger.warning("Cached scene of %s is damaged (%s); rebuilding it.", task.name, error)
         return None
 
 
-def _build(root: Path, tasks: Sequence[TaskSpec], pack: AssetPack) -> None:
+def _build(root: Path, tasks: Sequence[TaskSpec], keys: Mapping[TaskSpec, str], pack: AssetPack) -> None:
     logger.info("Building %d scene(s) of %s with the %s assets (once).", len(tasks), tasks[0].suite, pack.name)
     with tempfile.TemporaryDirectory(dir=root, prefix="building-") as temporary:
         out = Path(temporary)
         _run_builder(tasks, pack, out)
         for task in tasks:
-            _install(root, task, pack, out)
+            _install(root, root / keys[task], task, pack, out)
 
 
 def _run_builder(tasks: Sequence[TaskSpec], pack: AssetPack, out: Path) -> None:
@@ -214,7 +228,7 @@ def _run_builder(tasks: Sequence[TaskSpec], pack: AssetPack, out: Path) -> None:
         )
 
 
-def _install(root: Path, task: TaskSpec, pack: AssetPack, out: Path) -> None:
+def _install(root: Path, target: Path, task: TaskSpec, pack: AssetPack, out: Path) -> None:
     """Move one built task into the cache: the model first, the folder that refers to it last and at once."""
     meta = json.loads((out / f"{task.name}.json").read_text())
     model_file = f"{meta['scene']}-{hashlib.sha256(pack.fingerprint().encode()).hexdigest()[:8]}.mjb"
@@ -231,7 +245,6 @@ def _install(root: Path, task: TaskSpec, pack: AssetPack, out: Path) -> None:
         "arrays_crc32": _crc32(folder / "arrays.npz"),
     }
     (folder / "meta.json").write_text(json.dumps(meta, indent=1))
-    target = root / bundle_key(task, pack)
     if target.exists():
         shutil.rmtree(target)
     os.replace(folder, target)

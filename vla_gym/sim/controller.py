@@ -191,14 +191,14 @@ def rotation_matrix(axis_angle: Float64Array) -> Float64Array:
         return np.eye(3)
     x, y, z = np.asarray(axis_angle) / angle * math.sin(angle / 2.0)
     q = np.array([math.cos(angle / 2.0), x, y, z]).astype(np.float32)
-    q *= np.float32(math.sqrt(2.0 / float(np.dot(q, q))))
+    q = (q.astype(np.float64) * math.sqrt(2.0 / float(np.dot(q, q)))).astype(np.float32)
     q2 = np.outer(q, q)
-    one = np.float32(1.0)
+    diagonal = 1.0 - (q2[[2, 1, 1], [2, 1, 1]].astype(np.float64)) - q2[[3, 3, 2], [3, 3, 2]]
     return np.array(
         [
-            [one - q2[2, 2] - q2[3, 3], q2[1, 2] - q2[3, 0], q2[1, 3] + q2[2, 0]],
-            [q2[1, 2] + q2[3, 0], one - q2[1, 1] - q2[3, 3], q2[2, 3] - q2[1, 0]],
-            [q2[1, 3] - q2[2, 0], q2[2, 3] + q2[1, 0], one - q2[1, 1] - q2[2, 2]],
+            [diagonal[0], q2[1, 2] - q2[3, 0], q2[1, 3] + q2[2, 0]],
+            [q2[1, 2] + q2[3, 0], diagonal[1], q2[2, 3] - q2[1, 0]],
+            [q2[1, 3] - q2[2, 0], q2[2, 3] + q2[1, 0], diagonal[2]],
         ],
         dtype=np.float64,
     )

@@ -1,12 +1,17 @@
 """
 ``SimCore``: one MuJoCo simulation of one scene, stepped command by command as LIBERO steps it.
 
-Each of the 25 sub-steps calls ``mj_forward``, the controller, and ``mj_step``, in the order of the original, so that
-trajectories agree with it to rounding. Positions in ``data`` therefore lag the joint state by one sub-step after a
-control step; goals, observations and images are read in that state, as upstream reads them.
+Upstream calls ``mj_forward``, the controller and ``mj_step`` in each of the 25 sub-steps. ``mj_step1``, controller,
+``mj_step2`` give the same bits at half the cost, because the forward pass leaves no trace in the state. Positions in
+``data`` lag the joint state by one sub-step after a control step; goals are evaluated in that state, as upstream does.
+
+Upstream samples observations after the 24th sub-step (its timer counts the two forced samples at reset); whoever wants
+them hands ``step`` a function that is called at that moment.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import mujoco
 import numpy as np
@@ -14,9 +19,10 @@ import numpy as np
 from vla_gym.sim.bundle import SceneBundle
 from vla_gym.sim.controller import ArmState, GripperIntegrator, OSCPoseController, RobotIds, read_arm_state
 from vla_gym.tasks.goals import JOINT_RULES, Goal
-from vla_gym.tasks.registry import COMMAND_DIM, SUBSTEPS
+from vla_gym.tasks.registry import COMMAND_DIM, OBSERVED_SUBSTEP, SUBSTEPS
 from vla_gym.type_aliases import Float32Array, Float64Array
 
+_DIVERGENCE = (mujoco.mjtWarning.mjWARN_BADQPOS, mujoco.mjtWarning.mjWARN_BADQVEL, mujoco.mjtWarning.mjWARN_BADQACC)
 _HIDDEN_ALPHA, _SHOWN_ALPHA = -1.0, 2.0  # the two values between which LIBERO toggles a burner's site
 
 
@@ -37,6 +43,7 @@ class SimCore:
         finger_range = self.model.actuator_ctrlrange[self.robot.gripper_ctrl]
         self._finger_mid, self._finger_half = finger_range.mean(axis=1), 0.5 * (finger_range[:, 1] - finger_range[:, 0])
         self._stale_arm: ArmState | None = None
+        self.bundle = bundle
         self.set_task(bundle)
 
     def set_task(self, bundle: SceneBundle) -> None:
@@ -46,7 +53,7 @@ class SimCore:
         :param bundle: its bundle
         :raises ValueError: if the task has another scene
         """
-        if hasattr(self, "bundle") and bundle.scene != self.bundle.scene:
+        if bundle.scene != self.bundle.scene:
             raise ValueError(f"{bundle.task.name} has scene {bundle.scene}, this simulation is of {self.bundle.scene}.")
         self.bundle = bundle
         self.goal = Goal(bundle.goal, self.model)
@@ -109,15 +116,16 @@ class SimCore:
         mujoco.mj_forward(self.model, self.data)
         self._update_heat_sites()
 
-    def step(self, command: Float64Array) -> None:
+    def step(self, command: Float64Array, observe: Callable[[], None] | None = None) -> None:
         """
         Execute one command for 1/20 s.
 
         :param command: in [-1, 1]: translation (3), axis-angle rotation (3), gripper (-1 open, +1 close), (7,)
+        :param observe: called when upstream samples its observations; must not change the simulation
         """
         model, data, ids = self.model, self.data, self.robot
         for substep in range(SUBSTEPS):
-            mujoco.mj_forward(model, data)
+            mujoco.mj_step1(model, data)
             arm = self._stale_arm or read_arm_state(model, data, ids)
             self._stale_arm = None
             if substep == 0:
@@ -126,7 +134,9 @@ class SimCore:
             data.ctrl[ids.ctrl] = np.clip(torques, self._torque_range[0], self._torque_range[1])
             fingers = self.gripper.substep(float(command[COMMAND_DIM - 1]))
             data.ctrl[ids.gripper_ctrl] = self._finger_mid + self._finger_half * fingers
-            mujoco.mj_step(model, data)
+            mujoco.mj_step2(model, data)
+            if observe is not None and substep == OBSERVED_SUBSTEP:
+                observe()
         self._update_heat_sites()
 
     def is_success(self) -> bool:
@@ -135,8 +145,7 @@ class SimCore:
 
     def is_stable(self) -> bool:
         """Whether the state is finite and MuJoCo has not warned of divergence since the last reset."""
-        divergence = (mujoco.mjtWarning.mjWARN_BADQPOS, mujoco.mjtWarning.mjWARN_BADQVEL, mujoco.mjtWarning.mjWARN_BADQACC)
-        warned = any(self.data.warning[int(kind)].number for kind in divergence)
+        warned = any(self.data.warning[int(kind)].number for kind in _DIVERGENCE)
         return not warned and bool(np.isfinite(self.data.qpos).all() and np.isfinite(self.data.qvel).all())
 
     def proprio(self) -> Float32Array:

@@ -2,8 +2,8 @@
 Builds scene bundles with LIBERO's own code; runs in a process of its own (``python -m vla_gym.sim.scene_builder``).
 
 Nothing of LIBERO or robosuite is imported by the process that steps the simulation. Two habits of LIBERO are kept from
-the user here: it asks a question on standard input when its configuration folder is missing (a folder of our own is named
-in ``LIBERO_CONFIG_PATH``), and it downloads its assets (the path it caches after a download is set beforehand).
+the user here: it asks a question on standard input when its configuration folder is missing (a folder of our own is
+named in ``LIBERO_CONFIG_PATH``), and it downloads its assets (the path it caches after a download is set beforehand).
 
 For each task this writes ``<name>.json`` and ``<name>.npz``; tasks that compile to the same scene share one
 ``<hash>.mjb``. See ``bundle.py`` for their content.

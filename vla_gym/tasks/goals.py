@@ -1,8 +1,8 @@
 """
 Goal predicates evaluated on ``MjData``, with LIBERO's own contact and region rules.
 
-A goal is a conjunction of atoms. What an atom needs of the scene (bodies, geoms, sites, joints) is looked up by LIBERO's
-code when the scene is built and travels as plain names; here they become ids once and arrays at run time.
+A goal is a conjunction of atoms. What an atom needs of the scene (bodies, geoms, sites, joints) is looked up by
+LIBERO's code when the scene is built and travels as plain names; here they become ids once and arrays at run time.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import mujoco
 import numpy as np
 
 from vla_gym.errors import SceneBuildError, UnknownNameError
-from vla_gym.type_aliases import Float64Array, Int64Array
+from vla_gym.type_aliases import BoolArray, Float64Array, Int64Array
 
 MAX_ON_OFFSET = 0.03
 """Horizontal distance (m) below which a touching, higher object counts as on another."""
@@ -99,7 +99,10 @@ class Atom:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Atom:
         """Inverse of ``to_dict`` (JSON turns tuples into lists)."""
-        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in data.items()})
+        fields: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in data.items()
+        }
+        return cls(**fields)
 
 
 class _Predicate(Protocol):
@@ -127,16 +130,14 @@ class Goal:
         :param data: simulation state with contacts and poses computed
         :return: BDDL text -> value
         """
-        return {
-            atom.text: predicate(data) for atom, predicate in zip(self.atoms, self._predicates, strict=True)
-        }
+        return {atom.text: predicate(data) for atom, predicate in zip(self.atoms, self._predicates, strict=True)}
 
     def is_satisfied(self, data: mujoco.MjData) -> bool:
         """Whether all atoms hold."""
         return all(predicate(data) for predicate in self._predicates)
 
 
-def in_contact(data: mujoco.MjData, is_first: Float64Array, is_second: Float64Array) -> bool:
+def in_contact(data: mujoco.MjData, is_first: BoolArray, is_second: BoolArray) -> bool:
     """
     Whether any geom of one group touches any geom of another.
 
@@ -245,7 +246,7 @@ def _id(model: mujoco.MjModel, kind: mujoco.mjtObj, name: str) -> int:
     return number
 
 
-def _geom_mask(model: mujoco.MjModel, names: Sequence[str]) -> Any:
+def _geom_mask(model: mujoco.MjModel, names: Sequence[str]) -> BoolArray:
     mask = np.zeros(model.ngeom, dtype=bool)
     for name in names:
         mask[_id(model, mujoco.mjtObj.mjOBJ_GEOM, name)] = True

@@ -19,6 +19,8 @@ PHYSICS_HZ = 500
 """Simulation steps per second."""
 SUBSTEPS = PHYSICS_HZ // CONTROL_HZ
 """Simulation steps per command (25)."""
+OBSERVED_SUBSTEP = 23
+"""Sub-step (from 0) after which upstream samples its observations."""
 N_INIT_STATES = 50
 """Stored initial states per task."""
 COMMAND_DIM = 7

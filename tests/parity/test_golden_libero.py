@@ -1,0 +1,111 @@
+"""Our simulation against states, rewards, predicates and images recorded from upstream LIBERO."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vla_gym.assets.resolve import resolve_assets
+from vla_gym.sim.bundle import SceneBundle, load_bundles
+from vla_gym.sim.core import SimCore
+from vla_gym.sim.render import CameraRenderer
+from vla_gym.tasks.registry import CAMERAS, SETTLE_COMMAND, SETTLE_STEPS, SUITES
+
+pytestmark = pytest.mark.assets
+FILES = [
+    f"{suite.name}_{task.task_id:02d}" for suite in SUITES.values() for task in suite.tasks if task.task_id % 2 == 0
+]
+
+
+@pytest.fixture(scope="module", params=FILES)
+def recording(request: pytest.FixtureRequest, golden: Path) -> dict[str, np.ndarray]:
+    with np.load(golden / "libero" / f"{request.param}.npz", allow_pickle=False) as file:
+        return {name: file[name] for name in file.files}
+
+
+@pytest.fixture(scope="module")
+def bundle(recording: dict[str, np.ndarray], libero_assets: Path) -> SceneBundle:
+    meta = json.loads(str(recording["meta"]))
+    suite = next(suite for suite in SUITES.values() if suite.name == meta["suite"])
+    (bundle,) = load_bundles([suite.task(meta["task_id"])], resolve_assets(libero_assets))
+    assert bundle.task.instruction == meta["language"]
+    return bundle
+
+
+def start(bundle: SceneBundle, episode: int) -> SimCore:
+    core = SimCore(bundle)
+    core.reset(bundle.init_states[episode], bundle.fixture_pos[episode], bundle.fixture_quat[episode])
+    return core
+
+
+def commands(recording: dict[str, np.ndarray], episode: int) -> np.ndarray:
+    return np.concatenate([np.tile(SETTLE_COMMAND, (SETTLE_STEPS, 1)), recording[f"actions_k{episode}"]])
+
+
+def test_fixture_poses_are_those_of_upstreams_resets(recording: dict[str, np.ndarray], bundle: SceneBundle) -> None:
+    order = [list(recording["fixture_bodies"]).index(name) for name in bundle.fixture_bodies]
+    np.testing.assert_array_equal(bundle.fixture_pos[:8], recording["fixture_pos"][:, order])
+    np.testing.assert_array_equal(bundle.fixture_quat[:8], recording["fixture_quat"][:, order])
+
+
+def test_compiled_model_is_upstreams(recording: dict[str, np.ndarray], bundle: SceneBundle) -> None:
+    model = bundle.load_model()
+    for field in ("body_mass", "body_inertia", "jnt_range", "dof_damping", "geom_friction", "site_pos"):
+        np.testing.assert_array_equal(getattr(model, field), recording[f"model_{field}"], err_msg=field)
+
+
+@pytest.mark.parametrize("episode", [0, 7])
+def test_trajectories_agree(recording: dict[str, np.ndarray], bundle: SceneBundle, episode: int) -> None:
+    core = start(bundle, episode)
+    nq = core.model.nq
+    states = recording[f"states_k{episode}"]
+    np.testing.assert_array_equal(core.get_state(), states[0])
+    errors = []
+    for step, command in enumerate(commands(recording, episode), start=1):
+        proprio = []
+        core.step(command, lambda: proprio.append(core.proprio()))  # noqa: B023
+        errors.append(np.abs(core.get_state()[1 : 1 + nq] - states[step][1 : 1 + nq]).max())
+        assert core.is_success() == bool(recording[f"done_k{episode}"][step])
+        np.testing.assert_allclose(proprio[0][:3], recording[f"eef_pos_k{episode}"][step], atol=1e-5)
+        np.testing.assert_allclose(proprio[0][6:], recording[f"gripper_qpos_k{episode}"][step], atol=1e-5)
+    assert max(errors[:10]) < 1e-6
+    assert max(errors) < 1e-3
+
+
+def test_predicates_agree_in_every_recorded_state(recording: dict[str, np.ndarray], bundle: SceneBundle) -> None:
+    core = start(bundle, 0)
+    for state, success, predicates in zip(
+        recording["goal_states"], recording["goal_success"], recording["goal_pred"], strict=True
+    ):
+        core.set_state(state)
+        assert list(core.goal.evaluate(core.data).values()) == list(predicates)
+        assert core.is_success() == bool(success)
+
+
+def test_success_persists_through_the_recorded_rollout(recording: dict[str, np.ndarray], bundle: SceneBundle) -> None:
+    core = start(bundle, 0)
+    core.set_state(recording["goal_roll_states"][0])
+    for done in recording["goal_roll_done"][1:]:
+        core.step(np.array(SETTLE_COMMAND))
+        assert core.is_success() == bool(done)
+
+
+def test_full_quality_images_are_upstreams_pixels(recording: dict[str, np.ndarray], bundle: SceneBundle) -> None:
+    if "image_steps" not in recording:
+        pytest.skip("this recording has no images")
+    core = start(bundle, 0)
+    renderer = CameraRenderer(core.model, 256, list(CAMERAS.values()))
+    images = {}
+    sequence = commands(recording, 0)
+    for step, command in enumerate(sequence, start=1):
+        core.step(command, lambda: renderer.observe(core.data))
+        if step - SETTLE_STEPS in recording["image_steps"]:
+            images[step - SETTLE_STEPS] = {name: renderer.render(CAMERAS[name]) for name in CAMERAS}
+    renderer.close()
+    for i, step in enumerate(recording["image_steps"]):
+        for name in CAMERAS:
+            upstream = recording[f"images_{name}_k0"][i][::-1, ::-1]
+            np.testing.assert_array_equal(images[int(step)][name], upstream, err_msg=f"{name}, {step}")

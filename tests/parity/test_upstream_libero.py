@@ -1,0 +1,72 @@
+"""Our environment against upstream LIBERO, run side by side on LIBERO's own assets."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import pytest
+
+import vla_gym  # noqa: F401  (registers the environments)
+from vla_gym.sim.scene_builder import task_files, write_libero_config
+from vla_gym.tasks.registry import SETTLE_COMMAND, get_suite
+
+pytestmark = [pytest.mark.assets, pytest.mark.slow]
+
+UPSTREAM = """
+import json, sys
+import numpy as np
+import libero.libero as libero_package
+assets, bddl, init, commands, out = sys.argv[1:]
+libero_package._assets_path_cache = assets
+from libero.libero.envs.env_wrapper import ControlEnv
+env = ControlEnv(bddl_file_name=bddl, has_offscreen_renderer=False, use_camera_obs=False)
+env.seed(0)
+for _ in range(3):
+    env.reset()
+env.set_init_state(np.load(init))
+states, done = [], []
+for command in np.load(commands):
+    _, _, success, _ = env.step(command)
+    states.append(env.get_sim_state())
+    done.append(bool(success))
+np.savez(out, states=np.stack(states), done=np.array(done))
+"""
+
+
+@pytest.mark.parametrize("task_id", [1, 5])
+def test_same_commands_same_states(task_id: int, libero_assets: Path, tmp_path: Path) -> None:
+    rng = np.random.default_rng(task_id)
+    waves = np.sin(np.linspace(0, 6, 40)[:, None] * rng.uniform(0.5, 2, 6) + rng.uniform(0, 6, 6)) * 0.7
+    actions = np.concatenate([waves, np.repeat([-1.0, 1.0], 20)[:, None]], axis=1)
+    actions[:, 2] -= 0.3
+
+    env = gym.make("LIBERO-Goal-v0", assets=libero_assets, cameras=(), action_type="continuous").unwrapped
+    env.reset(options={"task_id": task_id, "init_state_id": 2})  # upstream's third reset
+    ours, success = [], []
+    for action in actions:
+        _, _, terminated, _, _ = env.step(action)
+        ours.append(env.get_state())
+        success.append(terminated)
+
+    write_libero_config(tmp_path)
+    np.save(tmp_path / "init.npy", env.bundle.init_states[2])
+    np.save(tmp_path / "commands.npy", np.concatenate([np.tile(SETTLE_COMMAND, (10, 1)), actions]))
+    files = [task_files(get_suite("goal").task(task_id))[0], tmp_path / "init.npy", tmp_path / "commands.npy"]
+    subprocess.run(
+        [sys.executable, "-c", UPSTREAM, str(libero_assets), *map(str, files), str(tmp_path / "out.npz")],
+        env={**os.environ, "LIBERO_CONFIG_PATH": str(tmp_path), "MUJOCO_GL": "glx"},
+        stdin=subprocess.DEVNULL,
+        check=True,
+        capture_output=True,
+        timeout=300,
+    )
+    upstream = np.load(tmp_path / "out.npz")
+    np.testing.assert_allclose(np.stack(ours), upstream["states"][10:], atol=1e-3)
+    np.testing.assert_allclose(np.stack(ours)[:10], upstream["states"][10:20], atol=1e-6)
+    assert success == list(upstream["done"][10:]), json.dumps(success)

@@ -1,0 +1,87 @@
+"""Imports run in one direction, and importing an environment loads no learning library."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+LAYERS = {
+    "vla_gym": [
+        {"errors", "type_aliases", "assets", "instructions"},
+        {"tasks", "actions"},
+        {"sim"},
+        {"envs"},
+        {"wrappers", "vector", "experts", "datasets"},
+    ],
+    "vla_algos": [
+        {"errors", "common", "models"},
+        {"policies"},
+        {"token_ppo", "bc"},
+        {"evaluation"},
+        {"cli"},
+    ],
+}
+SEPARATE = {"token_ppo", "bc"}
+
+
+def imported_modules(file: Path) -> set[str]:
+    """Absolute names of the modules a file imports, ``TYPE_CHECKING`` blocks left out."""
+    tree = ast.parse(file.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+            node.body = []
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: relative import"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def layer_of(package: str, part: str) -> int:
+    for i, layer in enumerate(LAYERS[package]):
+        if part in layer:
+            return i
+    raise AssertionError(f"{package}.{part} has no layer; add it to LAYERS")
+
+
+def library_files() -> list[tuple[str, str, Path]]:
+    found = []
+    for package in LAYERS:
+        for file in sorted((ROOT / package).rglob("*.py")):
+            part = file.relative_to(ROOT / package).parts[0].removesuffix(".py")
+            if part != "__init__":
+                found.append((package, part, file))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("package", "part", "file"), library_files(), ids=lambda value: value.name if isinstance(value, Path) else value
+)
+def test_imports_run_downwards(package: str, part: str, file: Path) -> None:
+    layer = layer_of(package, part)
+    for name in imported_modules(file):
+        top, _, rest = name.partition(".")
+        if top == package:
+            target = rest.split(".")[0]
+            if target in {"__version__", part}:
+                continue
+            assert layer_of(package, target) <= layer, f"{file} imports {name}"
+            assert not (part in SEPARATE and target in SEPARATE), f"{file} imports another algorithm: {name}"
+        assert not (package == "vla_gym" and top == "vla_algos"), f"{file} imports {name}"
+        assert top not in {"examples", "benchmarks", "tests"}, f"{file} imports {name}"
+
+
+@pytest.mark.parametrize("statement", ["import vla_gym", "import vla_gym.envs.libero_env, vla_gym.sim.core"])
+def test_the_environment_needs_no_learning_library(statement: str) -> None:
+    heavy = ("torch", "stable_baselines3", "transformers", "ray", "robosuite", "libero")
+    program = f"{statement}\nimport sys\nprint([m for m in {heavy} if m in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert result.stdout.strip() == "[]"

@@ -1,0 +1,1 @@
+"""Episodes and how to collect them."""

@@ -1,0 +1,332 @@
+"""``LiberoEnv``: the tasks of one LIBERO suite as a Gymnasium environment over action tokens."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+
+from vla_gym.actions.tokenizer import N_BINS, ActionTokenizer
+from vla_gym.assets.resolve import resolve_assets
+from vla_gym.errors import InvalidActionError, UnknownNameError
+from vla_gym.instructions import INSTRUCTION_BYTES, encode_instruction
+from vla_gym.sim.bundle import SceneBundle, load_bundles
+from vla_gym.sim.core import SimCore
+from vla_gym.sim.fixtures import sample_fixture_poses
+from vla_gym.sim.render import CameraRenderer
+from vla_gym.tasks.registry import (
+    CAMERAS,
+    COMMAND_DIM,
+    CONTROL_HZ,
+    N_INIT_STATES,
+    SETTLE_COMMAND,
+    SETTLE_STEPS,
+    get_suite,
+)
+from vla_gym.type_aliases import Float64Array, Observation, UInt8Array
+
+ACTION_TYPES = ("tokens", "continuous")
+PROPRIO_LIMIT = 10.0
+"""Bound of ``proprio`` (m, rad); far outside anything the arm can reach."""
+
+
+class LiberoEnv(gym.Env[Observation, Any]):
+    """
+    One LIBERO suite; an episode is one of its tasks from one of 50 stored initial states.
+
+    Observation (``Dict``):
+
+    =============== =========================== ====== ===================================================
+    key             shape                       dtype  meaning
+    =============== =========================== ====== ===================================================
+    each camera     (image_size, image_size, 3) uint8  RGB as the policy sees it (raw render rotated by 180 degrees)
+    ``proprio``     (8,)                        float  eef position (m), axis-angle (rad), finger positions (m)
+    ``instruction`` (256,)                      uint8  UTF-8, zero padded
+    =============== =========================== ====== ===================================================
+
+    Action: ``tokens``: ``MultiDiscrete([256] * 7 * chunk_size)``, bins decoded by ``action_tokenizer``; ``continuous``:
+    ``Box(-1, 1, (7 * chunk_size,))``, the controller's own command:
+
+    ===== ================================== === === ====================
+    index meaning                            min max unit at 1
+    ===== ================================== === === ====================
+    0-2   translation of the end effector    -1  1   0.05 m per 1/20 s
+    3-5   rotation of the end effector       -1  1   0.5 rad per 1/20 s
+    6     gripper: -1 opens, +1 closes       -1  1   only the sign counts
+    ===== ================================== === === ====================
+
+    Reward: 1.0 on the step that reaches the goal, else 0.0. Terminated: success. Truncated: the suite's horizon
+    (control steps at 20 Hz, settle steps not counted) or physics that diverged (``info["unstable"]``).
+
+    ``info``: ``is_success``, ``task_id``, ``init_state_id``, ``instruction``, ``assets`` (name of the asset pack),
+    ``executed_steps`` (commands of the chunk that were carried out), ``unstable``.
+
+    ``reset(options={"task_id": t, "init_state_id": k})`` picks the episode; what is not given is drawn from
+    ``np_random``. Fixtures stand where they stand in OpenVLA's evaluation of initial state k.
+
+    Version history: v0, first release.
+
+    :param suite: Gymnasium id or short name of the suite
+    :param task_ids: tasks to draw from; default: all
+    :param init_state_ids: initial states to draw from; default: all 50
+    :param action_type: ``tokens`` or ``continuous``
+    :param action_tokenizer: bins <-> commands; default: bins over the controller's whole range
+    :param chunk_size: commands per action; images are rendered after the last one
+    :param cameras: ``agentview`` and/or ``wrist``; may be empty
+    :param image_size: height and width of the images (px)
+    :param assets: ``auto``, ``primitive`` or a folder in LIBERO's layout
+    :param render_mode: ``rgb_array`` or ``None``
+    :param render_quality: ``full`` (upstream's pixels) or ``fast`` (no shadows, reflections, multisampling)
+    :param randomize_fixtures: draw fixture poses anew in every episode instead
+    :param settle_steps: control steps with open gripper before the first observation
+    :raises UnknownNameError: for a suite, task, initial state, camera, action type or quality that does not exist
+    :raises AssetsError: for an asset folder that is missing or incomplete
+    """
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": CONTROL_HZ}  # noqa: RUF012
+
+    def __init__(
+        self,
+        suite: str,
+        task_ids: Sequence[int] | None = None,
+        init_state_ids: Sequence[int] | None = None,
+        action_type: str = "tokens",
+        action_tokenizer: ActionTokenizer | None = None,
+        chunk_size: int = 1,
+        cameras: Sequence[str] = ("agentview",),
+        image_size: int = 256,
+        assets: str | os.PathLike[str] = "auto",
+        render_mode: str | None = None,
+        render_quality: str = "full",
+        randomize_fixtures: bool = False,
+        settle_steps: int = SETTLE_STEPS,
+    ) -> None:
+        self.suite = get_suite(suite)
+        self.task_ids = _checked_ids("task_id", task_ids, len(self.suite.tasks))
+        self.init_state_ids = _checked_ids("init_state_id", init_state_ids, N_INIT_STATES)
+        for camera in cameras:
+            if camera not in CAMERAS:
+                raise UnknownNameError("camera", camera, CAMERAS)
+        if action_type not in ACTION_TYPES:
+            raise UnknownNameError("action_type", action_type, ACTION_TYPES)
+        if render_mode not in (None, *self.metadata["render_modes"]):
+            raise UnknownNameError("render_mode", render_mode, [None, *self.metadata["render_modes"]])
+        for name, value, lowest in (
+            ("chunk_size", chunk_size, 1),
+            ("image_size", image_size, 16),
+            ("settle_steps", settle_steps, 0),
+        ):
+            if value < lowest:
+                raise ValueError(f"{name} is {value}; expected at least {lowest}.")
+        self.cameras = tuple(cameras)
+        self.action_type = action_type
+        self.action_tokenizer = action_tokenizer or ActionTokenizer()
+        self.chunk_size = chunk_size
+        self.image_size = image_size
+        self.render_mode = render_mode
+        self.render_quality = render_quality
+        self.randomize_fixtures = randomize_fixtures
+        self.settle_steps = settle_steps
+
+        pack = resolve_assets(assets)
+        bundles = load_bundles([self.suite.task(task_id) for task_id in self.task_ids], pack)
+        self._bundles = dict(zip(self.task_ids, bundles, strict=True))
+        self._core: SimCore | None = None
+        self._renderer: CameraRenderer | None = None
+        self._rendered_cameras = self.cameras if render_mode is None else tuple({*self.cameras, "agentview"})
+        self._proprio = np.zeros(8, dtype=np.float32)
+        self._task_id = self.task_ids[0]
+        self._init_state_id = self.init_state_ids[0]
+        self._elapsed_steps = 0
+
+        self.observation_space: spaces.Dict = spaces.Dict(  # type: ignore[assignment]
+            {
+                **{name: spaces.Box(0, 255, (image_size, image_size, 3), np.uint8) for name in self.cameras},
+                "proprio": spaces.Box(-PROPRIO_LIMIT, PROPRIO_LIMIT, (8,), np.float32),
+                "instruction": spaces.Box(0, 255, (INSTRUCTION_BYTES,), np.uint8),
+            }
+        )
+        self.action_space = (
+            spaces.MultiDiscrete([N_BINS] * COMMAND_DIM * chunk_size)
+            if action_type == "tokens"
+            else spaces.Box(-1.0, 1.0, (COMMAND_DIM * chunk_size,), np.float32)
+        )
+
+    @property
+    def core(self) -> SimCore:
+        """The running simulation."""
+        if self._core is None:
+            raise gym.error.ResetNeeded("Call reset() before using the simulation.")
+        return self._core
+
+    @property
+    def bundle(self) -> SceneBundle:
+        """Scene bundle of the current task."""
+        return self._bundles[self._task_id]
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
+        """
+        Start an episode and let the scene settle.
+
+        :param seed: seeds ``np_random``
+        :param options: ``task_id`` and/or ``init_state_id``
+        :raises UnknownNameError: for an option, task or initial state that does not exist
+        """
+        super().reset(seed=seed)
+        options = dict(options or {})
+        task_id = options.pop("task_id", None)
+        init_state_id = options.pop("init_state_id", None)
+        if options:
+            raise UnknownNameError("reset option", next(iter(options)), ("task_id", "init_state_id"))
+        if task_id is None:
+            task_id = self.task_ids[int(self.np_random.integers(len(self.task_ids)))]
+        if init_state_id is None:
+            init_state_id = self.init_state_ids[int(self.np_random.integers(len(self.init_state_ids)))]
+        self._start(_checked_id("task_id", task_id, self.task_ids), _checked_id("init_state_id", init_state_id, None))
+        return self._observation(), self._info()
+
+    def _start(self, task_id: int, init_state_id: int) -> None:
+        self._task_id, self._init_state_id, self._elapsed_steps = task_id, init_state_id, 0
+        bundle = self.bundle
+        if self._core is None or self._core.bundle.scene != bundle.scene:
+            self._close_renderer()
+            self._core = SimCore(bundle)
+        else:
+            self._core.set_task(bundle)
+        if self.randomize_fixtures:
+            pos, quat = sample_fixture_poses(bundle, self.np_random)
+        else:
+            pos, quat = bundle.fixture_pos[init_state_id], bundle.fixture_quat[init_state_id]
+        self._core.reset(bundle.init_states[init_state_id], pos, quat)
+        if self._renderer is None and self._rendered_cameras:
+            names = [CAMERAS[name] for name in self._rendered_cameras]
+            self._renderer = CameraRenderer(self._core.model, self.image_size, names, self.render_quality)
+        self._observe()
+        for _ in range(self.settle_steps):
+            self._core.step(np.array(SETTLE_COMMAND), self._observe)
+
+    def step(self, action: Any) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+        """
+        Execute one action, that is ``chunk_size`` commands; stops early at success or horizon.
+
+        :param action: element of ``action_space``
+        :raises InvalidActionError: if it is not one; the simulation is untouched
+        """
+        commands = self._commands(action)
+        core = self.core
+        success = truncated = unstable = False
+        executed_steps = 0
+        for command in commands:
+            core.step(command, self._observe)
+            executed_steps += 1
+            self._elapsed_steps += 1
+            unstable = not core.is_stable()
+            success = not unstable and core.is_success()
+            truncated = unstable or (not success and self._elapsed_steps >= self.suite.horizon)
+            if success or truncated:
+                break
+        info = self._info() | {"is_success": success, "executed_steps": executed_steps, "unstable": unstable}
+        return self._observation(), float(success), success, truncated, info
+
+    def _commands(self, action: Any) -> Float64Array:
+        array = np.asarray(action)
+        if array.shape != self.action_space.shape:
+            raise InvalidActionError(f"Action has shape {array.shape}; expected {self.action_space.shape}.")
+        array = array.reshape(self.chunk_size, COMMAND_DIM)
+        if self.action_type == "tokens":
+            return self.action_tokenizer.decode(array)
+        if array.dtype.kind not in "fiu" or not np.isfinite(array).all():
+            raise InvalidActionError(f"Commands must be finite numbers, got {array}.")
+        return np.clip(array.astype(np.float64), -1.0, 1.0)
+
+    def get_state(self) -> Float64Array:
+        """Simulation state: time (s), qpos, qvel, (1 + nq + nv,) float64, as in LIBERO's initial-state files."""
+        return self.core.get_state()
+
+    def set_state(self, state: Float64Array) -> None:
+        """
+        Go to a state of the current task's scene; the episode's clock goes on.
+
+        :param state: as returned by ``get_state``
+        :raises ValueError: if it has the wrong shape or is not finite; the simulation is untouched
+        """
+        array = np.asarray(state, dtype=np.float64)
+        if array.shape != (self.core.state_size,) or not np.isfinite(array).all():
+            raise ValueError(
+                f"State of shape {array.shape}; expected ({self.core.state_size},) finite numbers: time, qpos, qvel."
+            )
+        self.core.set_state(array)
+        self._observe()
+
+    def is_success(self) -> bool:
+        """Whether the goal holds in the current state."""
+        return self.core.is_success()
+
+    def goal_predicates(self) -> dict[str, bool]:
+        """Each atom of the goal, as the BDDL file writes it, and its current value."""
+        return self.core.goal.evaluate(self.core.data)
+
+    def render(self) -> UInt8Array | None:  # type: ignore[override]
+        """The agentview image, (image_size, image_size, 3) uint8, or ``None`` without a render mode."""
+        if self.render_mode is None:
+            return None
+        if self._renderer is None:
+            raise gym.error.ResetNeeded("Call reset() before render().")
+        return self._renderer.render(CAMERAS["agentview"])
+
+    def close(self) -> None:
+        """Free the renderer."""
+        self._close_renderer()
+        self._core = None
+
+    def _close_renderer(self) -> None:
+        if self._renderer is not None:
+            self._renderer.close()
+            self._renderer = None
+
+    def _observe(self) -> None:
+        """Note what the next observation shows; images are drawn only when it is asked for."""
+        self._proprio = np.clip(self.core.proprio(), -PROPRIO_LIMIT, PROPRIO_LIMIT)
+        if self._renderer is not None:
+            self._renderer.observe(self.core.data)
+
+    def _observation(self) -> Observation:
+        observation: Observation = {
+            "proprio": self._proprio,
+            "instruction": encode_instruction(self.bundle.task.instruction),
+        }
+        if self._renderer is not None:
+            observation |= {name: self._renderer.render(CAMERAS[name]) for name in self.cameras}
+        return observation
+
+    def _info(self) -> dict[str, Any]:
+        return {
+            "is_success": False,
+            "task_id": self._task_id,
+            "init_state_id": self._init_state_id,
+            "instruction": self.bundle.task.instruction,
+            "assets": self.bundle.pack,
+            "executed_steps": 0,
+            "unstable": False,
+        }
+
+
+def _checked_ids(kind: str, ids: Sequence[int] | None, count: int) -> tuple[int, ...]:
+    if ids is None:
+        return tuple(range(count))
+    if len(ids) == 0:
+        raise ValueError(f"{kind}s is empty; name at least one, or leave it out for all {count}.")
+    return tuple(_checked_id(kind, i, range(count)) for i in ids)
+
+
+def _checked_id(kind: str, value: Any, valid: Sequence[int] | None) -> int:
+    valid = range(N_INIT_STATES) if valid is None else valid
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)) or value not in valid:
+        raise UnknownNameError(kind, value, valid)
+    return int(value)
