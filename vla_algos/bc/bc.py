@@ -192,7 +192,10 @@ class BC(BaseAlgorithm):
                 self.num_timesteps += 1
                 is_last = step + 1 == total_timesteps
                 if len(validation_set) and (is_last or (step + 1) % self.validation_interval == 0):
-                    bar.set_postfix(self._validate(validation_set))
+                    figures = self.validate(validation_set)
+                    for name, figure in figures.items():
+                        self.logger.record(f"validation/{name}", figure)
+                    bar.set_postfix(figures)
                 if is_last or (step + 1) % log_interval == 0:
                     self.dump_logs()
                 bar.update()
@@ -234,10 +237,13 @@ class BC(BaseAlgorithm):
         return inputs if self.policy.vla.config.proprio_dim else {**inputs, "proprio": None}
 
     @th.no_grad()
-    def _validate(self, validation_set: DemonstrationSet) -> dict[str, float]:
+    def validate(self, validation_set: DemonstrationSet) -> dict[str, float]:
         """
-        Figures on held-out decisions: ``token_accuracy``, teacher-forced share of exact bins, and ``bin_error``, mean
-        distance of free-running greedy bins.
+        Figures on at most ``validation_samples`` decisions, evenly spaced.
+
+        :param validation_set: decisions that were not trained on
+        :return: ``token_accuracy``, teacher-forced share of exact bins in [0, 1], and ``bin_error``, mean distance of
+            free-running greedy bins, bins
         """
         self.policy.set_training_mode(False)
         indices = np.linspace(0, len(validation_set) - 1, min(self.validation_samples, len(validation_set))).astype(int)
@@ -248,10 +254,7 @@ class BC(BaseAlgorithm):
             n_exact += (self.policy.vla.action_logits(**inputs, bins=bins).argmax(dim=-1) == bins).sum().item()
             distance += (self.policy.vla.decode_actions(**inputs, deterministic=True).bins - bins).abs().sum().item()
         n_tokens = len(indices) * validation_set.n_tokens
-        figures = {"token_accuracy": n_exact / n_tokens, "bin_error": distance / n_tokens}
-        for name, figure in figures.items():
-            self.logger.record(f"validation/{name}", figure)
-        return figures
+        return {"token_accuracy": n_exact / n_tokens, "bin_error": distance / n_tokens}
 
     def dump_logs(self) -> None:
         """Write the log."""

@@ -134,8 +134,7 @@ class DemonstrationSet:
 
         :param indices: (K,) int64
         :param device: of the tensors
-        :return: ``images`` (K, 3, H, W) uint8, ``instructions`` K texts, ``proprio`` (K, 8) float32; and bins (K, A)
-            int64
+        :return: ``images`` (K, 3, H, W) uint8, ``instructions`` K texts, ``proprio`` (K, 8) float32; bins (K, A) int64
         """
         inputs = {
             "images": th.from_numpy(self.images[indices]).to(device).permute(0, 3, 1, 2),

@@ -1,0 +1,153 @@
+import numpy as np
+import pytest
+import torch as th
+from gymnasium import spaces
+from stable_baselines3 import A2C, PPO
+from stable_baselines3.common.utils import obs_as_tensor
+
+from vla_algos.errors import SpaceError
+from vla_algos.models import load_vla, save_vla
+from vla_algos.policies import VLAPolicy
+from vla_gym.envs.toy_env import ToyLiberoEnv
+
+
+def make_policy(env=None, **kwargs):
+    env = env or ToyLiberoEnv()
+    return VLAPolicy(env.observation_space, env.action_space, lambda _: 1e-3, **{"vla": "nano", "seed": 0, **kwargs})
+
+
+def observations(n=6, **kwargs):
+    env = ToyLiberoEnv(**kwargs)
+    rows = [env.reset(seed=3)[0], *(env.reset()[0] for _ in range(n - 1))]
+    return {key: np.stack([row[key] for row in rows]) for key in rows[0]}
+
+
+@pytest.mark.parametrize("algorithm", [PPO, A2C])
+def test_stock_algorithms_learn_with_the_vla(algorithm, toy_vec_env):
+    steps = {"n_steps": 8, "batch_size": 8, "n_epochs": 2} if algorithm is PPO else {"n_steps": 4}
+    model = algorithm(VLAPolicy, toy_vec_env(2), policy_kwargs={"vla": "nano"}, seed=0, device="cpu", **steps)
+    before = {name: p.clone() for name, p in model.policy.named_parameters()}
+    model.learn(32)
+    changed = {name for name, p in model.policy.named_parameters() if not th.equal(p, before[name])}
+    assert "vla.language_model.lm_head.weight" in changed and "vla.value_head.fc1.weight" in changed
+    if algorithm is PPO:
+        assert abs(model.logger.name_to_value["train/approx_kl"]) < 1.0
+
+
+def test_stock_policy_learns_on_the_same_env(toy_vec_env):
+    PPO("MultiInputPolicy", toy_vec_env(2), n_steps=8, batch_size=8, n_epochs=1, device="cpu").learn(16)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 1.5])
+def test_scores_equal_the_log_probs_of_sampling(temperature):
+    policy = make_policy(temperature=temperature)
+    obs = obs_as_tensor(observations(), "cpu")
+    with th.no_grad():
+        actions, values, log_prob = policy(obs)
+    values_again, log_prob_again, entropy = policy.evaluate_actions(obs, actions.float())
+    assert actions.shape == (6, 7) and actions.dtype == th.int64
+    assert values.shape == (6, 1) and log_prob.shape == entropy.shape == (6,)
+    assert th.allclose(log_prob, log_prob_again, atol=1e-4) and th.allclose(values, values_again, atol=1e-5)
+    assert th.allclose(policy.predict_values(obs), values, atol=1e-5)
+    policy.token_level = True
+    _, per_token, entropy_per_token = policy.evaluate_actions(obs, actions)
+    assert per_token.shape == entropy_per_token.shape == (6, 7)
+    assert th.allclose(per_token.sum(1), log_prob, atol=1e-4) and th.allclose(entropy_per_token.sum(1), entropy)
+
+
+def test_temperature_flattens_samples_but_not_greedy_actions():
+    obs = observations()
+    sharp, flat = make_policy(temperature=0.5), make_policy(temperature=2.0)
+    assert np.array_equal(sharp.predict(obs, deterministic=True)[0], flat.predict(obs, deterministic=True)[0])
+    tensors = obs_as_tensor(obs, "cpu")
+    actions = th.zeros(6, 7)
+    assert (sharp.evaluate_actions(tensors, actions)[2] < flat.evaluate_actions(tensors, actions)[2]).all()
+
+
+def test_predict_takes_single_and_batched_images_of_either_layout():
+    env = ToyLiberoEnv()
+    channels_first = dict(env.observation_space.spaces)
+    channels_first["agentview"] = spaces.Box(0, 255, (3, 64, 64), np.uint8)
+    transposed = VLAPolicy(spaces.Dict(channels_first), env.action_space, lambda _: 1e-3, vla="nano", seed=0)
+    obs = observations()
+    expected, _ = make_policy().predict(obs, deterministic=True)
+    assert expected.shape == (6, 7)
+    assert np.array_equal(transposed.predict(obs, deterministic=True)[0], expected)
+    first = {**obs, "agentview": obs["agentview"].transpose(0, 3, 1, 2)}
+    assert np.array_equal(transposed.predict(first, deterministic=True)[0], expected)
+    for i in range(6):
+        single = {key: value[i] for key, value in obs.items()}
+        assert np.array_equal(transposed.predict(single, deterministic=True)[0], expected[i])
+
+
+def test_image_and_instruction_reach_the_model():
+    policy = make_policy()
+    obs = observations(2)
+    base = policy.predict_values(obs_as_tensor(obs, "cpu"))
+    for key in ("agentview", "instruction", "proprio"):
+        # both rows get the other row's entry
+        swapped = {**obs, key: obs[key][::-1].copy()}
+        if key == "proprio":
+            swapped["proprio"] = obs["proprio"] + 0.5
+        elif np.array_equal(obs[key][0], obs[key][1]):
+            pytest.fail(f"rows agree in {key}, choose another seed")
+        assert not th.allclose(policy.predict_values(obs_as_tensor(swapped, "cpu")), base)
+
+
+def test_saved_policy_predicts_the_same(tmp_path):
+    policy = make_policy(temperature=1.3, seed=None)
+    policy.save(tmp_path / "policy.pt")
+    loaded = VLAPolicy.load(tmp_path / "policy.pt", device="cpu")
+    obs = observations()
+    assert loaded.temperature == 1.3
+    assert np.array_equal(loaded.predict(obs, deterministic=True)[0], policy.predict(obs, deterministic=True)[0])
+
+
+def test_optimizer_groups_share_out_all_parameters():
+    policy = make_policy()
+    groups = {group["name"]: group for group in policy.optimizer.param_groups}
+    assert isinstance(policy.optimizer, th.optim.AdamW) and groups["actor"]["eps"] == 1e-5
+    assert {id(p) for p in groups["value"]["params"]} == {id(p) for p in policy.vla.value_head.parameters()}
+    n_parameters = len(groups["value"]["params"]) + len(groups["actor"]["params"])
+    assert n_parameters == len(list(policy.parameters()))
+
+
+def test_seed_makes_fresh_weights_reproducible():
+    first, again, other = make_policy(seed=4), make_policy(seed=4), make_policy(seed=5)
+    assert np.array_equal(first.parameters_to_vector(), again.parameters_to_vector())
+    assert not np.array_equal(first.parameters_to_vector(), other.parameters_to_vector())
+
+
+def test_chunks_follow_the_action_space_or_the_checkpoint(tmp_path):
+    policy = make_policy(ToyLiberoEnv(chunk_size=3))
+    assert policy.predict(observations(2), deterministic=True)[0].shape == (2, 21)
+    save_vla(policy.vla, tmp_path / "vla")
+    env = ToyLiberoEnv(chunk_size=2)
+    with pytest.raises(SpaceError, match=r"chooses 3 commands per action, the action space holds 2.*chunk_size=3"):
+        make_policy(env, vla=tmp_path / "vla")
+
+
+def test_a_checkpoint_without_value_head_gets_one(tmp_path):
+    vla = load_vla("nano", seed=0)
+    vla.config.value_head_width = 0
+    del vla.value_head
+    save_vla(vla, tmp_path / "actor")
+    policy = make_policy(vla=str(tmp_path / "actor"))
+    values = policy.predict_values(obs_as_tensor(observations(), "cpu"))
+    assert values.shape == (6, 1) and values.isfinite().all()
+    assert [group["name"] for group in policy.optimizer.param_groups if group["params"]] == ["actor", "value"]
+
+
+def test_unsuitable_spaces_are_named():
+    env = ToyLiberoEnv()
+    for action_space in (spaces.Box(-1, 1, (7,)), spaces.MultiDiscrete([256] * 6), spaces.MultiDiscrete([255] * 7)):
+        with pytest.raises(SpaceError, match='action_type="tokens"'):
+            VLAPolicy(env.observation_space, action_space, lambda _: 0.0, vla="nano")
+    for key in ("agentview", "instruction", "proprio"):
+        rest = spaces.Dict({k: s for k, s in env.observation_space.spaces.items() if k != key})
+        with pytest.raises(SpaceError, match=f"lacks {key}; it has"):
+            VLAPolicy(rest, env.action_space, lambda _: 0.0, vla="nano")
+    with pytest.raises(SpaceError, match="expected a Dict"):
+        VLAPolicy(env.observation_space["agentview"], env.action_space, lambda _: 0.0, vla="nano")
+    with pytest.raises(SpaceError, match="use_sde=True"):
+        VLAPolicy(env.observation_space, env.action_space, lambda _: 0.0, use_sde=True, vla="nano")
