@@ -1,0 +1,33 @@
+"""Every example runs."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+ARGUMENTS = {
+    "01_random_rollout.py": ["--steps", "3"],
+    "02_token_ppo.py": ["--timesteps", "8", "--n-steps", "8"],
+    "03_stock_sb3.py": ["--timesteps", "16"],
+}
+
+
+def test_every_example_is_listed() -> None:
+    assert {path.name for path in (ROOT / "examples").glob("*.py")} == set(ARGUMENTS)
+
+
+@pytest.mark.parametrize("name", ARGUMENTS)
+def test_example_runs(name: str) -> None:
+    result = subprocess.run(
+        [sys.executable, str(ROOT / "examples" / name), *ARGUMENTS[name]],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""},
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip()
