@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch as th
 
-from vla_gym.actions.tokenizer import N_BINS
+from vla_gym.actions.tokenizer import N_BINS, ActionTokenizer
+from vla_gym.datasets.collect import Episode
 from vla_gym.tasks.registry import COMMAND_DIM
 
 
@@ -52,6 +54,41 @@ class DemonstrationSet:
             raise ValueError(f"bins range over {self.bins.min()}..{self.bins.max()}; expected 0..{N_BINS - 1}.")
         if m and not (0 <= self.instruction_ids.min() and self.instruction_ids.max() < len(self.instructions)):
             raise ValueError(f"instruction_ids go beyond the {len(self.instructions)} instructions.")
+
+    @classmethod
+    def from_episodes(
+        cls, episodes: Sequence[Episode], tokenizer: ActionTokenizer, chunk_size: int = 1
+    ) -> DemonstrationSet:
+        """
+        One decision per control step: what was seen, and the commands from there on.
+
+        A chunk that reaches beyond the end of its episode is filled up with standing still.
+
+        :param episodes: demonstrations
+        :param tokenizer: commands -> bins
+        :param chunk_size: commands per decision
+        :return: the set
+        :raises ValueError: without any episode
+        """
+        if len(episodes) == 0:
+            raise ValueError("There are no episodes; collect at least one.")
+        instructions = tuple(dict.fromkeys(episode.instruction for episode in episodes))
+        bins = []
+        for episode in episodes:
+            rest = np.zeros((chunk_size - 1, COMMAND_DIM))
+            rest[:, -1] = episode.commands[-1, -1]
+            encoded = tokenizer.encode(np.concatenate([episode.commands, rest]))
+            windows = np.lib.stride_tricks.sliding_window_view(encoded, chunk_size, axis=0)  # (T, 7, chunk_size)
+            bins.append(windows.transpose(0, 2, 1).reshape(len(episode), chunk_size * COMMAND_DIM))
+        lengths = [len(episode) for episode in episodes]
+        return cls(
+            images=np.concatenate([episode.images for episode in episodes]),
+            instructions=instructions,
+            instruction_ids=np.repeat([instructions.index(episode.instruction) for episode in episodes], lengths),
+            proprio=np.concatenate([episode.proprio for episode in episodes]),
+            bins=np.concatenate(bins),
+            episode_ids=np.repeat(np.arange(len(episodes)), lengths),
+        )
 
     def __len__(self) -> int:
         return len(self.images)

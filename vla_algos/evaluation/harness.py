@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 import vla_gym
 from vla_algos.common.save_util import write_then_rename
+from vla_algos.common.vec_env import make_workers
 from vla_algos.evaluation.statistics import wilson_interval
 from vla_gym.wrappers import EpisodeSequence
 
@@ -199,9 +200,8 @@ def evaluate_policy_on_suite(
     n_envs = min(n_envs, len(episodes))
     if n_envs < 1:
         raise ValueError(f"n_envs={n_envs} for {len(episodes)} episodes; expected at least one of both.")
-    if vec_env_cls is None:
-        vec_env_cls = DummyVecEnv if n_envs == 1 else SubprocVecEnv
-    venv = vec_env_cls([_MakeSequence(make_env, episodes[i::n_envs], seed) for i in range(n_envs)])
+    env_fns = [_MakeSequence(make_env, episodes[i::n_envs], seed) for i in range(n_envs)]
+    venv = make_workers(env_fns) if vec_env_cls is None else vec_env_cls(env_fns)
     try:
         records, instructions, assets = _run(model, venv, len(episodes), deterministic, progress_bar)
     finally:

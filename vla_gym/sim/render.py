@@ -52,7 +52,11 @@ class CameraRenderer:
         model.vis.global_.offwidth = max(model.vis.global_.offwidth, image_size)
         model.vis.global_.offheight = max(model.vis.global_.offheight, image_size)
         if quality == "fast":
+            # coarser tessellation of boxes, cylinders and spheres; no multisampling
             model.vis.quality.offsamples = 0
+            model.vis.quality.numquads = 1
+            model.vis.quality.numslices = 14
+            model.vis.quality.numstacks = 8
         self._context: Any = _gl_context_class()(image_size, image_size)
         if not _open_renderers:
             # registered after mujoco's own exit handler, so that it runs before that one ends EGL

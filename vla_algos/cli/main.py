@@ -1,0 +1,28 @@
+"""Entry point of ``vla-rl``."""
+
+from __future__ import annotations
+
+import logging
+
+import typer
+
+from vla_algos.cli.quickstart import quickstart
+
+app = typer.Typer(
+    help="Reinforcement learning for vision-language-action models on LIBERO.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_show_locals=False,
+)
+app.command()(quickstart)
+
+
+@app.callback()
+def _configure(verbose: bool = typer.Option(False, "--verbose", "-v", help="Say more.")) -> None:
+    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="%(message)s")
+    logging.getLogger("vla_gym").setLevel(logging.INFO)
+
+
+def main() -> None:
+    """Run the command line."""
+    app()

@@ -1,0 +1,1 @@
+"""Whole experiments as functions: what the command line runs."""
