@@ -188,7 +188,8 @@ def evaluate_policy_on_suite(
     :param progress_bar: show progress with tqdm
     :param seed: seed of every reset
     :param env_fn: makes the environment instead of ``gymnasium.make(env_id, **env_kwargs)``
-    :param vec_env_cls: SB3 vector environment; None: subprocesses if ``n_envs`` > 1
+    :param vec_env_cls: SB3 vector environment; None: subprocesses if ``n_envs`` > 1, which a script may start only
+        under ``if __name__ == "__main__"``
     :return: episodes and figures
     """
     make_env = env_fn if env_fn is not None else _MakeEnv(env_id, env_kwargs or {})

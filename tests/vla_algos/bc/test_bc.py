@@ -41,6 +41,19 @@ def test_only_translation_targets_are_smoothed(demonstrations):
     assert all(th.equal(tables[d], th.eye(256)) == (d >= 3) for d in range(7))
 
 
+def test_smoothing_changes_the_loss_of_its_dimensions_only(demonstrations):
+    data = demonstrations(8)
+    bc = make_bc(data, label_smoothing=0.2, smoothed_dims=(1,), full_dropout=0.0, token_dropout=0.0)
+    inputs, bins = data.batch(np.arange(8), "cpu")
+    with th.no_grad():
+        log_probs = bc.policy.vla.action_logits(**inputs, bins=bins).log_softmax(-1)
+    exact = log_probs.gather(-1, bins.unsqueeze(-1)).squeeze(-1)
+    spread = th.exp(-0.5 * ((th.arange(256) - bins[:, 1:2]) / 2.0) ** 2)
+    neighbours = (spread / spread.sum(1, keepdim=True) * log_probs[:, 1]).sum(1)
+    exact[:, 1] = 0.8 * exact[:, 1] + 0.2 * neighbours
+    assert bc._train_step(inputs, bins) == pytest.approx(-exact.mean().item(), rel=1e-6)
+
+
 def test_starting_loss_and_its_targets(demonstrations):
     """A fresh model is close to uniform, and the loss is that of the right tokens at the right places."""
     data = demonstrations(32)

@@ -10,6 +10,7 @@ from stable_baselines3.common.utils import obs_as_tensor
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from vla_algos import BC, TokenPPO, evaluate_policy_on_suite
+from vla_algos.errors import UnknownNameError
 from vla_algos.models import save_vla
 from vla_gym.envs.toy_env import ToyLiberoEnv
 
@@ -317,3 +318,15 @@ def test_values_have_no_gradient_into_the_image_when_detached(toy_vec_env):
     model.policy.predict_values(obs).sum().backward()
     with_gradient = {name for name, p in model.policy.named_parameters() if p.grad is not None}
     assert with_gradient == set(parameters(model, "vla.value_head"))
+
+
+def test_a_moved_checkpoint_can_be_named_at_load(tmp_path, toy_vec_env):
+    save_vla(make_model(toy_vec_env(1)).policy.vla, tmp_path / "vla")
+    model = TokenPPO("VLAPolicy", toy_vec_env(1), policy_kwargs={"vla": str(tmp_path / "vla")}, device="cpu")
+    model.save(tmp_path / "model")
+    (tmp_path / "vla").rename(tmp_path / "moved")
+    with pytest.raises(UnknownNameError, match="existing checkpoint folder"):
+        TokenPPO.load(tmp_path / "model", device="cpu")
+    replaced = {"policy_kwargs": {"vla": str(tmp_path / "moved")}}
+    loaded = TokenPPO.load(tmp_path / "model", device="cpu", custom_objects=replaced)
+    assert equal(parameters(model), parameters(loaded))
