@@ -23,6 +23,7 @@ LAYERS = {
         {"policies"},
         {"token_ppo", "bc"},
         {"evaluation"},
+        {"recipes"},
         {"cli"},
     ],
 }

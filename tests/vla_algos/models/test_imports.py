@@ -10,7 +10,7 @@ import sys
 sys.path.insert(0, sys.argv[1])
 import vla_algos.models
 assert sys.modules["torchvision"] is None
-names = ("gymnasium", "mujoco", "stable_baselines3", "libero", "robosuite", "ray", "timm")
+names = ("mujoco", "stable_baselines3", "libero", "robosuite", "ray", "timm")
 assert not [name for name in names if name in sys.modules]
 """
 
