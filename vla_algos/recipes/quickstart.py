@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from stable_baselines3.common.logger import configure
 from stable_baselines3.common.monitor import Monitor
 from tqdm import tqdm
 
@@ -170,7 +171,7 @@ def run_quickstart(
     Demonstrate, clone, evaluate, train by PPO, evaluate again, and write model, curve, film and figures.
 
     :param settings: sizes of the run
-    :param folder: where to write ``model.zip``, ``curve.png``, ``episode.mp4`` and ``results.json``
+    :param folder: where to write ``model.zip``, ``curve.png``, ``episode.mp4``, ``results.json`` and ``logs/``
     :param announce: told what begins
     :return: what was measured
     """
@@ -185,7 +186,7 @@ def run_quickstart(
     with _stage("evaluation before", seconds, announce, "evaluation before PPO, greedy and sampled"):
         before = _evaluate(settings, clone)
     with _stage("ppo", seconds, announce, f"TokenPPO, {settings.ppo_iterations} iterations"):
-        model, history = _train(settings, clone)
+        model, history = _train(settings, clone, folder)
         model.save(folder / "model.zip")
     with _stage("evaluation after", seconds, announce, "evaluation after PPO, greedy and sampled"):
         after = _evaluate(settings, model)
@@ -262,7 +263,7 @@ def _make_training_env(settings: QuickstartSettings) -> Monitor[Any, Any]:
     return Monitor(LiberoEnv(ENV_ID, init_state_ids=range(N_TRAIN_STATES), **settings.env_kwargs))
 
 
-def _train(settings: QuickstartSettings, clone: BC) -> tuple[TokenPPO, list[RolloutRecord]]:
+def _train(settings: QuickstartSettings, clone: BC, folder: Path) -> tuple[TokenPPO, list[RolloutRecord]]:
     env = make_workers([partial(_make_training_env, settings)] * settings.n_envs)
     env.seed(settings.seed)
     try:
@@ -275,6 +276,7 @@ def _train(settings: QuickstartSettings, clone: BC) -> tuple[TokenPPO, list[Roll
             **settings.ppo_kwargs,
         )
         model.policy.load_state_dict(clone.policy.state_dict())
+        model.set_logger(configure(str(folder / "logs"), ["csv", "tensorboard"]))
         recorder = RolloutHistoryCallback()
         n_decisions = settings.ppo_iterations * settings.n_steps * settings.n_envs
         model.learn(n_decisions, callback=recorder, progress_bar=True)
