@@ -39,7 +39,7 @@ np.savez(out, states=np.stack(states), done=np.array(done))
 """
 
 
-@pytest.mark.parametrize("task_id", [1, 5])
+@pytest.mark.parametrize("task_id", [1, 3, 5, 7, 9])
 def test_same_commands_same_states(task_id: int, libero_assets: Path, tmp_path: Path) -> None:
     rng = np.random.default_rng(task_id)
     waves = np.sin(np.linspace(0, 6, 40)[:, None] * rng.uniform(0.5, 2, 6) + rng.uniform(0, 6, 6)) * 0.7

@@ -185,7 +185,7 @@ class BC(BaseAlgorithm):
             self._logger = configure_logger(self.verbose, self.tensorboard_log, tb_log_name, reset_num_timesteps)
         callback = self._init_callback(callback)
         callback.on_training_start(locals(), globals())
-        with tqdm(total=total_timesteps, disable=not progress_bar, unit="step") as bar:
+        with tqdm(total=total_timesteps, disable=not progress_bar, unit="step", mininterval=1.0) as bar:
             for step, indices in enumerate(_batches(len(train_set), self.batch_size, total_timesteps, generator)):
                 self._set_learning_rate(warmup_cosine(step, total_timesteps, self.warmup_fraction))
                 self.logger.record_mean("train/loss", self._train_step(*train_set.batch(indices, self.device)))

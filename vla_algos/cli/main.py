@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
+import sys
 
 import typer
 
 from vla_algos.cli.quickstart import quickstart
+from vla_algos.errors import VLAAlgosError
+from vla_gym.errors import VLAGymError
 
 app = typer.Typer(
     help="Reinforcement learning for vision-language-action models on LIBERO.",
@@ -24,5 +27,9 @@ def _configure(verbose: bool = typer.Option(False, "--verbose", "-v", help="Say 
 
 
 def main() -> None:
-    """Run the command line."""
-    app()
+    """Run the command line; the library's own errors are messages, not tracebacks."""
+    try:
+        app()
+    except (VLAGymError, VLAAlgosError) as error:
+        typer.secho(f"Error: {error}", fg="red", err=True)
+        sys.exit(1)

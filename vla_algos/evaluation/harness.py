@@ -250,7 +250,7 @@ def _run(
     assets = "unknown"
     lengths = np.zeros(venv.num_envs, dtype=int)
     observations = venv.reset()
-    with tqdm(total=n_episodes, disable=not progress_bar, unit="episode") as bar:
+    with tqdm(total=n_episodes, disable=not progress_bar, unit="episode", mininterval=1.0) as bar:
         while len(records) < n_episodes:
             actions, _ = model.predict(observations, deterministic=deterministic)
             observations, _, dones, infos = venv.step(actions)

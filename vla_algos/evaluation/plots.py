@@ -33,7 +33,7 @@ def plot_learning_curve(
     axes.plot(steps, rates, marker="o", markersize=3, label="training roll-outs (sampled)")
     for result, x, label in (
         (before, 0, "evaluation before"),
-        (after, history[-1].timesteps if history else 1, "after"),
+        (after, history[-1].timesteps if history else 1, "evaluation after"),
     ):
         low, high = result.interval
         mode = "greedy" if result.deterministic else "sampled"

@@ -30,6 +30,7 @@ from vla_algos.common.vec_env import make_workers
 from vla_algos.evaluation.harness import EvaluationResult, evaluate_policy_on_suite
 from vla_algos.evaluation.plots import plot_learning_curve
 from vla_algos.evaluation.videos import record_episode
+from vla_algos.models import save_vla
 from vla_algos.token_ppo import TokenPPO
 from vla_gym.actions.tokenizer import ActionTokenizer
 from vla_gym.datasets.collect import Episode, collect_episode
@@ -171,7 +172,8 @@ def run_quickstart(
     Demonstrate, clone, evaluate, train by PPO, evaluate again, and write model, curve, film and figures.
 
     :param settings: sizes of the run
-    :param folder: where to write ``model.zip``, ``curve.png``, ``episode.mp4``, ``results.json`` and ``logs/``
+    :param folder: where to write ``sft/`` (the clone), ``model.zip``, ``curve.png``, ``episode.mp4``, ``results.json``
+        and ``logs/``; an interrupted training leaves ``interrupted.zip``
     :param announce: told what begins
     :return: what was measured
     """
@@ -183,6 +185,7 @@ def run_quickstart(
         episodes, attempts = _demonstrate(settings)
     with _stage("cloning", seconds, announce, f"behaviour cloning, {settings.bc_steps} gradient steps"):
         clone = _clone(settings, episodes)
+        save_vla(clone.policy.vla, folder / "sft")
     with _stage("evaluation before", seconds, announce, "evaluation before PPO, greedy and sampled"):
         before = _evaluate(settings, clone)
     with _stage("ppo", seconds, announce, f"TokenPPO, {settings.ppo_iterations} iterations"):
@@ -280,6 +283,9 @@ def _train(settings: QuickstartSettings, clone: BC, folder: Path) -> tuple[Token
         recorder = RolloutHistoryCallback()
         n_decisions = settings.ppo_iterations * settings.n_steps * settings.n_envs
         model.learn(n_decisions, callback=recorder, progress_bar=True)
+    except KeyboardInterrupt:
+        model.save(folder / "interrupted.zip")
+        raise
     finally:
         env.close()
     return model, recorder.history
