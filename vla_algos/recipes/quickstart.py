@@ -68,18 +68,18 @@ class QuickstartSettings:
     assets: str = "auto"
     chunk_size: int = 8
     image_size: int = 128
-    n_demonstrations: int = 20
-    bc_steps: int = 800
+    n_demonstrations: int = 10
+    bc_steps: int = 500
     n_envs: int = 8
-    ppo_iterations: int = 12
-    n_steps: int = 40
+    ppo_iterations: int = 10
+    n_steps: int = 80
     n_eval_states: int = 50
     bc_kwargs: dict[str, Any] = field(default_factory=lambda: {"batch_size": 32, "learning_rate": 5e-4})
     ppo_kwargs: dict[str, Any] = field(
         default_factory=lambda: {
-            "learning_rate": 1e-4,
+            "learning_rate": 5e-5,
             "value_learning_rate": 1e-3,
-            "batch_size": 64,
+            "batch_size": 128,
             "n_epochs": 2,
             "ratio_level": "token",
             "temperature": 1.0,
@@ -243,7 +243,8 @@ def _clone(settings: QuickstartSettings, episodes: list[Episode]) -> BC:
 
 
 def _policy_kwargs() -> dict[str, Any]:
-    return {"vla": "compact"}
+    # the gradient of a value head that is still wrong undoes what the clone has learnt
+    return {"vla": "compact", "detach_value": True}
 
 
 def _evaluate(settings: QuickstartSettings, model: Any) -> dict[str, EvaluationResult]:
