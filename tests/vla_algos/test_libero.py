@@ -40,7 +40,13 @@ def test_stock_algorithms_learn_unmodified(algorithm: Any, policy: Any, kwargs: 
     env.close()
 
 
-def test_token_ppo_from_an_id_learns_saves_and_acts_the_same(tmp_path: Path) -> None:
+def test_token_ppo_takes_an_id() -> None:
+    model = TokenPPO("VLAPolicy", "LIBERO-Goal-v0", n_steps=2, batch_size=2, policy_kwargs=NANO)
+    assert model.learn(2).num_timesteps == 2
+    model.get_env().close()
+
+
+def test_token_ppo_learns_saves_and_acts_the_same(tmp_path: Path) -> None:
     env = make(chunk_size=2)
     model = TokenPPO("VLAPolicy", env, n_steps=8, batch_size=4, critic_warmup_iterations=1, policy_kwargs=NANO, seed=0)
     model.learn(16)

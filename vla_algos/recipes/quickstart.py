@@ -198,7 +198,7 @@ def run_quickstart(
         options = {"task_id": settings.task_id, "init_state_id": state}
         filmed = record_episode(model, folder / "episode.mp4", ENV_ID, settings.env_kwargs, options)
     instruction = after["greedy"].instructions[settings.task_id]
-    plot_learning_curve(folder / "curve.png", history, before["greedy"], after["greedy"], instruction)
+    plot_learning_curve(folder / "curve.png", history, list(before.values()), list(after.values()), instruction)
     result = QuickstartResult(
         settings, folder, before, after, history, (len(episodes), attempts), seconds, video_success=filmed
     )
