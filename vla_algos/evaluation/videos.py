@@ -39,10 +39,12 @@ def record_episode(
     :param options: ``task_id`` and ``init_state_id``
     :param deterministic: greedy actions, else sampled ones
     :return: whether the episode ended in success
+    :raises TypeError: if the environment is not a ``LiberoEnv``
     """
     env: gym.Env[Any, Any] = gym.make(env_id, **{**env_kwargs, "chunk_size": 1})
     base = env.unwrapped
-    assert isinstance(base, LiberoEnv)
+    if not isinstance(base, LiberoEnv):
+        raise TypeError(f"{env_id} is a {type(base).__name__}; filming needs a LiberoEnv.")
     observation, info = env.reset(seed=0, options=options)
     renderer = CameraRenderer(base.core.model, VIDEO_SIZE, [CAMERAS["agentview"]])
     done = False

@@ -3,6 +3,8 @@ import pytest
 import torch as th
 
 from vla_algos.bc.dataset import DemonstrationSet
+from vla_gym.actions.tokenizer import ActionTokenizer
+from vla_gym.datasets.collect import Episode
 
 
 def make(m=10, **changes):
@@ -50,3 +52,41 @@ def test_split_that_leaves_nothing_is_refused():
 def test_arrays_that_do_not_fit_are_named(changes, message):
     with pytest.raises(ValueError, match=message):
         make(**changes)
+
+
+def test_from_episodes_pairs_each_observation_with_the_commands_from_there_on() -> None:
+    tokenizer = ActionTokenizer()
+    rng = np.random.default_rng(0)
+
+    def episode(length: int, instruction: str) -> Episode:
+        commands = rng.uniform(-1, 1, (length, 7))
+        commands[:, 6] = np.where(commands[:, 6] < 0, -1.0, 1.0)
+        return Episode(
+            images=rng.integers(0, 256, (length, 4, 4, 3), dtype=np.uint8),
+            proprio=rng.normal(size=(length, 8)).astype(np.float32),
+            commands=commands,
+            instruction=instruction,
+            task_id=0,
+            init_state_id=0,
+            success=True,
+        )
+
+    episodes = [episode(5, "a"), episode(3, "b"), episode(2, "a")]
+    data = DemonstrationSet.from_episodes(episodes, tokenizer, chunk_size=3)
+    assert len(data) == 10 and data.n_tokens == 21
+    assert data.instructions == ("a", "b")
+    np.testing.assert_array_equal(data.instruction_ids, [0] * 5 + [1] * 3 + [0] * 2)
+    np.testing.assert_array_equal(data.episode_ids, [0] * 5 + [1] * 3 + [2] * 2)
+    row = 0
+    for one in episodes:
+        for t in range(len(one)):
+            np.testing.assert_array_equal(data.images[row], one.images[t])
+            np.testing.assert_array_equal(data.proprio[row], one.proprio[t])
+            chunk = data.bins[row].reshape(3, 7)
+            for ahead in range(3):
+                standing = np.array([0.0] * 6 + [one.commands[-1, 6]])
+                command = one.commands[t + ahead] if t + ahead < len(one) else standing
+                np.testing.assert_array_equal(chunk[ahead], tokenizer.encode(command))
+            row += 1
+    with pytest.raises(ValueError, match="no episodes"):
+        DemonstrationSet.from_episodes([], tokenizer)

@@ -1,0 +1,26 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import imageio.v2 as imageio
+import pytest
+
+from vla_algos.common.callbacks import RolloutRecord
+from vla_algos.evaluation.harness import EpisodeRecord, EvaluationResult
+from vla_algos.evaluation.plots import plot_learning_curve
+
+
+def result(successes: int, deterministic: bool = True) -> EvaluationResult:
+    episodes = tuple(EpisodeRecord(8, k, k < successes, 10) for k in range(10))
+    return EvaluationResult("LIBERO-Goal-v0", "primitive", deterministic, 0, {8: "text"}, episodes, {}, None)
+
+
+@pytest.mark.parametrize(
+    "history", [[], [RolloutRecord(10, 0, None, None), RolloutRecord(20, 2, 0.5, 9.0), RolloutRecord(30, 1, 1.0, 8.0)]]
+)
+def test_a_curve_is_written_whatever_the_roll_outs_showed(history: list[RolloutRecord], tmp_path: Path) -> None:
+    before, after = [result(0), result(3, False)], [result(10), result(5, False)]
+    plot_learning_curve(tmp_path / "curve.png", history, before, after, "a task")
+    assert [path.name for path in tmp_path.iterdir()] == ["curve.png"]
+    image = imageio.imread(tmp_path / "curve.png")
+    assert image.shape[:2] == (600, 1050) and image.std() > 10
