@@ -66,7 +66,7 @@ class SceneBundle:
     :param fixture_regions: fixture -> where LIBERO's sampler may put it
     :param object_bodies: movable object -> root body
     :param heat_sites: sites shown while an appliance is on
-    :param robot: joint, actuator, site and body names of the arm and gripper, and their initial positions (rad, m)
+    :param robot: joint, actuator, site and body names of the arm and gripper, and the rest positions of the arm (rad)
     """
 
     task: TaskSpec

@@ -118,7 +118,6 @@ def _write_task(control_env: Any, task: TaskSpec, init_states: np.ndarray, out: 
             "eef_site": robot.gripper.important_sites["grip_site"],
             "eef_body": robot.robot_model.eef_name,
             "init_qpos": [float(q) for q in robot.init_qpos],
-            "gripper_init_qpos": [float(q) for q in robot.gripper.init_qpos],
         },
     }
     np.savez(out / f"{task.name}.npz", init_states=init_states, fixture_pos=fixture_pos, fixture_quat=fixture_quat)
