@@ -128,16 +128,24 @@ def _draw_fixture_poses(control_env: Any) -> tuple[np.ndarray, np.ndarray]:
     """
     Poses of the fixtures after each of the first 50 resets of OpenVLA's evaluation (seed 0).
 
-    The scene is not rebuilt between resets: that consumes no random numbers, so the draws are those of hard resets.
+    The scene is not rebuilt between resets, which consumes no random numbers; two traces that rebuilding leaves are
+    imitated. Each rebuilding registers the samplers of doors, drawers and knobs once more, without dropping the older
+    ones, so that every reset draws more numbers than the one before; and it puts the fixtures back to where the scene
+    has them.
     """
+    env = control_env.env
+    samplers = env.object_property_initializers
+    samplers_of_one_build = list(samplers)
+    env.hard_reset = False
+    model = control_env.sim.model
+    ids = [model.body_name2id(fixture.root_body) for fixture in env.fixtures_dict.values()]
+    built_pos, built_quat = model.body_pos[ids].copy(), model.body_quat[ids].copy()
     control_env.seed(EVALUATION_SEED)
-    control_env.env.hard_reset = False
-    bodies = [fixture.root_body for fixture in control_env.env.fixtures_dict.values()]
     positions, quaternions = [], []
     for _ in range(N_INIT_STATES):
+        samplers.extend(samplers_of_one_build)
+        model.body_pos[ids], model.body_quat[ids] = built_pos, built_quat
         control_env.reset()
-        model = control_env.sim.model
-        ids = [model.body_name2id(body) for body in bodies]
         positions.append(model.body_pos[ids].copy())
         quaternions.append(model.body_quat[ids].copy())
     return np.stack(positions), np.stack(quaternions)

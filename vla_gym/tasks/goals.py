@@ -52,6 +52,8 @@ class JointRule:
 
 JOINT_RULES: Mapping[str, Mapping[str, JointRule]] = MappingProxyType(
     {
+        "microwave": {"open": JointRule(False, -1.3), "close": JointRule(True, -0.005)},
+        "white_cabinet": {"open": JointRule(False, -0.14), "close": JointRule(True, 0.0)},
         "wooden_cabinet": {"open": JointRule(False, -0.14), "close": JointRule(True, 0.0)},
         "flat_stove": {"turnon": JointRule(True, 0.5, inclusive=True), "turnoff": JointRule(False, 0.0)},
     }

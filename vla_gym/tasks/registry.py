@@ -7,11 +7,13 @@ evaluation (horizons, settle steps, image rotation, gripper convention).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
 from vla_gym.errors import UnknownNameError
+from vla_gym.tasks.task_names import TASK_NAMES
 
 CONTROL_HZ = 20
 """Commands per second."""
@@ -36,6 +38,8 @@ EVALUATION_SEED = 0
 CAMERAS: Mapping[str, str] = MappingProxyType({"agentview": "agentview", "wrist": "robot0_eye_in_hand"})
 """Observation key -> camera name in the scene."""
 
+_SCENE_PREFIX = re.compile(r"^[A-Z_]+SCENE\d+_")
+
 
 @dataclass(frozen=True)
 class TaskSpec:
@@ -53,8 +57,8 @@ class TaskSpec:
 
     @property
     def instruction(self) -> str:
-        """Instruction as OpenVLA's evaluation gives it: the file name in words."""
-        return self.name.replace("_", " ")
+        """Instruction as OpenVLA's evaluation gives it: the file name in words, without the name of the scene."""
+        return _SCENE_PREFIX.sub("", self.name).replace("_", " ")
 
 
 @dataclass(frozen=True)
@@ -84,35 +88,23 @@ class SuiteSpec:
         return self.tasks[int(task_id)]
 
 
-def _suite(env_id: str, name: str, horizon: int, task_names: tuple[str, ...]) -> SuiteSpec:
-    tasks = tuple(TaskSpec(name, i, task_name) for i, task_name in enumerate(task_names))
-    return SuiteSpec(env_id, name, horizon, tasks)
+def _suite(env_id: str, name: str, horizon: int) -> SuiteSpec:
+    return SuiteSpec(env_id, name, horizon, tuple(TaskSpec(name, i, task) for i, task in enumerate(TASK_NAMES[name])))
 
 
 SUITES: Mapping[str, SuiteSpec] = MappingProxyType(
     {
         suite.env_id: suite
         for suite in (
-            _suite(
-                "LIBERO-Goal-v0",
-                "libero_goal",
-                300,
-                (
-                    "open_the_middle_drawer_of_the_cabinet",
-                    "put_the_bowl_on_the_stove",
-                    "put_the_wine_bottle_on_top_of_the_cabinet",
-                    "open_the_top_drawer_and_put_the_bowl_inside",
-                    "put_the_bowl_on_top_of_the_cabinet",
-                    "push_the_plate_to_the_front_of_the_stove",
-                    "put_the_cream_cheese_in_the_bowl",
-                    "turn_on_the_stove",
-                    "put_the_bowl_on_the_plate",
-                    "put_the_wine_bottle_on_the_rack",
-                ),
-            ),
+            _suite("LIBERO-Spatial-v0", "libero_spatial", 220),
+            _suite("LIBERO-Object-v0", "libero_object", 280),
+            _suite("LIBERO-Goal-v0", "libero_goal", 300),
+            _suite("LIBERO-10-v0", "libero_10", 520),
+            _suite("LIBERO-90-v0", "libero_90", 400),
         )
     }
 )
+"""Gymnasium id -> suite; horizons are those of OpenVLA's LIBERO evaluation."""
 
 
 def get_suite(suite: str) -> SuiteSpec:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import runpy
+
 import pytest
 
 from vla_gym.errors import UnknownNameError
@@ -28,3 +30,15 @@ def test_unknown_names_list_the_valid_ones() -> None:
 
 def test_control_step_is_25_physics_steps() -> None:
     assert registry.SUBSTEPS == 25
+
+
+def test_order_and_instructions_are_those_of_liberos_benchmark() -> None:
+    upstream = runpy.run_path(str(libero_root() / "benchmark" / "libero_suite_task_map.py"))["libero_task_map"]
+    assert sum(len(suite.tasks) for suite in registry.SUITES.values()) == 130
+    for suite in registry.SUITES.values():
+        assert [task.name for task in suite.tasks] == upstream[suite.name]
+    assert registry.get_suite("10").task(4).instruction == (
+        "put the white mug on the left plate and put the yellow and white mug on the right plate"
+    )
+    assert registry.get_suite("90").task(0).instruction == "close the top drawer of the cabinet"
+    assert all(task.instruction.islower() for suite in registry.SUITES.values() for task in suite.tasks)

@@ -1,0 +1,16 @@
+"""
+Tables of the objects and fixtures of the primitive pack: relative file name -> shapes.
+
+Names, sites, joints, masses and outer dimensions are LIBERO's (https://github.com/Lifelong-Robot-Learning/LIBERO), so
+that its scene builder, initial states and goal predicates apply; the shapes are our own.
+"""
+
+from __future__ import annotations
+
+from vla_gym.assets.objects.appliances import APPLIANCES
+from vla_gym.assets.objects.furniture import FURNITURE
+from vla_gym.assets.objects.groceries import GROCERIES
+from vla_gym.assets.objects.tableware import TABLEWARE
+from vla_gym.assets.shapes import Asset
+
+OBJECTS: dict[str, Asset] = {**APPLIANCES, **FURNITURE, **GROCERIES, **TABLEWARE}

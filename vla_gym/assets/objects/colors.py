@@ -1,0 +1,18 @@
+"""Colours of the primitive pack's objects."""
+
+from __future__ import annotations
+
+from vla_gym.assets.shapes import Rgba
+
+BLACK: Rgba = (0.05, 0.05, 0.06, 1)
+CHARCOAL: Rgba = (0.16, 0.16, 0.17, 1)
+STEEL: Rgba = (0.62, 0.63, 0.65, 1)
+SILVER: Rgba = (0.9, 0.9, 0.92, 1)
+WHITE: Rgba = (0.95, 0.95, 0.93, 1)
+RED: Rgba = (0.75, 0.12, 0.1, 1)
+BLUE: Rgba = (0.12, 0.22, 0.62, 1)
+BOTTLE_GREEN: Rgba = (0.03, 0.2, 0.07, 1)
+LIGHT_WOOD: Rgba = (0.72, 0.53, 0.33, 1)
+MAHOGANY: Rgba = (0.4, 0.12, 0.07, 1)
+BROWN: Rgba = (0.27, 0.16, 0.09, 1)
+LIGHT_BROWN: Rgba = (0.42, 0.27, 0.15, 1)

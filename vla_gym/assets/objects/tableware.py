@@ -1,0 +1,33 @@
+"""Bowls, plates, mugs and pots of the primitive pack."""
+
+from __future__ import annotations
+
+from vla_gym.assets.objects.colors import BLACK, CHARCOAL, RED, WHITE
+from vla_gym.assets.shapes import Asset, Body, box, cylinder, paint, ring, weigh
+
+
+def _akita_black_bowl() -> Asset:
+    foot = box((0.0205, 0.0205, 0.0026), (0, 0, 0.0042))
+    belly = ring((0.0245, 0.004), (0.0437, 0.0155), 0.0016, 8)
+    wall = ring((0.0425, 0.0152), (0.0515, 0.0517), 0.0026, 12)
+    collision = weigh(foot, 0.0012) + weigh(belly, 0.0011) + weigh(wall, 0.0033)
+    visual = paint(cylinder(0.026, 0.0016, 0.0068), CHARCOAL) + paint(belly + wall, BLACK)
+    return Asset(Body("object", pos=(0, -0.1, 0), collision=collision, visual=visual), -0.06, 0.04, 0.025)
+
+
+def _plate() -> Asset:
+    well = box((0.0295, 0.0295, 0.0039), (0, 0, 0.0014))
+    slope = ring((0.031, 0.001), (0.0668, 0.0135), 0.005, 8)
+    rim = ring((0.0575, 0.0113), (0.0685, 0.0152), 0.005, 10)
+    visual = (
+        paint(cylinder(0.034, -0.0025, 0.0053), WHITE)
+        + paint(ring((0.031, 0.001), (0.06, 0.0115), 0.005, 10), WHITE)
+        + paint(rim, RED)
+    )
+    return Asset(Body("object", collision=weigh(well, 0.002) + weigh(slope, 0.0095), visual=visual), -0.06, 0.04, 0.025)
+
+
+TABLEWARE: dict[str, Asset] = {
+    "stable_scanned_objects/akita_black_bowl/akita_black_bowl.xml": _akita_black_bowl(),
+    "stable_scanned_objects/plate/plate.xml": _plate(),
+}
