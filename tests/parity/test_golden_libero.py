@@ -10,7 +10,7 @@ import pytest
 
 from vla_gym.assets.resolve import resolve_assets
 from vla_gym.sim.bundle import SceneBundle, load_bundles
-from vla_gym.sim.core import SimCore
+from vla_gym.sim.core import PHYSICS, SimCore
 from vla_gym.sim.render import CameraRenderer
 from vla_gym.tasks.registry import CAMERAS, SETTLE_COMMAND, SETTLE_STEPS, SUITES
 
@@ -35,8 +35,8 @@ def bundle(recording: dict[str, np.ndarray], libero_assets: Path) -> SceneBundle
     return bundle
 
 
-def start(bundle: SceneBundle, episode: int) -> SimCore:
-    core = SimCore(bundle)
+def start(bundle: SceneBundle, episode: int, physics: str = "fast") -> SimCore:
+    core = SimCore(bundle, physics)
     core.reset(bundle.init_states[episode], bundle.fixture_pos[episode], bundle.fixture_quat[episode])
     return core
 
@@ -57,20 +57,21 @@ def test_compiled_model_is_upstreams(recording: dict[str, np.ndarray], bundle: S
         np.testing.assert_array_equal(getattr(model, field), recording[f"model_{field}"], err_msg=field)
 
 
+@pytest.mark.parametrize("physics", PHYSICS)
 @pytest.mark.parametrize("episode", [0, 7])
-def test_trajectories_agree(recording: dict[str, np.ndarray], bundle: SceneBundle, episode: int) -> None:
-    core = start(bundle, episode)
+def test_trajectories_agree(recording: dict[str, np.ndarray], bundle: SceneBundle, episode: int, physics: str) -> None:
+    core = start(bundle, episode, physics)
     nq = core.model.nq
     states = recording[f"states_k{episode}"]
     np.testing.assert_array_equal(core.get_state(), states[0])
     errors = []
     for step, command in enumerate(commands(recording, episode), start=1):
-        proprio = []
-        core.step(command, lambda: proprio.append(core.proprio()))  # noqa: B023
+        core.step(command)
+        proprio = core.proprio()
         errors.append(np.abs(core.get_state()[1 : 1 + nq] - states[step][1 : 1 + nq]).max())
         assert core.is_success() == bool(recording[f"done_k{episode}"][step])
-        np.testing.assert_allclose(proprio[0][:3], recording[f"eef_pos_k{episode}"][step], atol=1e-5)
-        np.testing.assert_allclose(proprio[0][6:], recording[f"gripper_qpos_k{episode}"][step], atol=1e-5)
+        np.testing.assert_allclose(proprio[:3], recording[f"eef_pos_k{episode}"][step], atol=1e-5)
+        np.testing.assert_allclose(proprio[6:], recording[f"gripper_qpos_k{episode}"][step], atol=1e-5)
     assert max(errors[:10]) < 1e-6
     assert max(errors) < 1e-3
 
@@ -93,17 +94,20 @@ def test_success_persists_through_the_recorded_rollout(recording: dict[str, np.n
         assert core.is_success() == bool(done)
 
 
-def test_full_quality_images_are_upstreams_pixels(recording: dict[str, np.ndarray], bundle: SceneBundle) -> None:
+def test_full_quality_images_are_upstreams_pixels(
+    recording: dict[str, np.ndarray], bundle: SceneBundle, libero_assets: Path
+) -> None:
     if "image_steps" not in recording:
         pytest.skip("this recording has no images")
     core = start(bundle, 0)
-    renderer = CameraRenderer(core.model, 256, list(CAMERAS.values()))
+    (bundle,) = load_bundles([bundle.task], resolve_assets(libero_assets), "full")
+    renderer = CameraRenderer(bundle.model_file("full"), 256, list(CAMERAS.values()))
     images = {}
     sequence = commands(recording, 0)
     for step, command in enumerate(sequence, start=1):
-        core.step(command, lambda: renderer.observe(core.data))
+        core.step(command)
         if step - SETTLE_STEPS in recording["image_steps"]:
-            images[step - SETTLE_STEPS] = {name: renderer.render(CAMERAS[name]) for name in CAMERAS}
+            images[step - SETTLE_STEPS] = {name: renderer.render(CAMERAS[name], core.view()) for name in CAMERAS}
     renderer.close()
     for i, step in enumerate(recording["image_steps"]):
         for name in CAMERAS:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import vla_gym  # noqa: F401  (registers the environments)
-from vla_gym.sim.scene_builder import task_files, write_libero_config
+from vla_gym.sim.libero_files import task_files, write_libero_config
 from vla_gym.tasks.registry import SETTLE_COMMAND, get_suite
 
 pytestmark = [pytest.mark.assets, pytest.mark.slow]

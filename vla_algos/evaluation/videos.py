@@ -12,7 +12,6 @@ import numpy as np
 from vla_algos.common.save_util import write_then_rename
 from vla_algos.evaluation.harness import Predictor
 from vla_gym.envs.libero_env import LiberoEnv
-from vla_gym.sim.render import CameraRenderer
 from vla_gym.tasks.registry import CAMERAS, COMMAND_DIM, CONTROL_HZ
 
 VIDEO_SIZE = 384
@@ -46,7 +45,7 @@ def record_episode(
     if not isinstance(base, LiberoEnv):
         raise TypeError(f"{env_id} is a {type(base).__name__}; filming needs a LiberoEnv.")
     observation, info = env.reset(seed=0, options=options)
-    renderer = CameraRenderer(base.core.model, VIDEO_SIZE, [CAMERAS["agentview"]])
+    renderer = base.make_renderer(VIDEO_SIZE, ["agentview"])
     done = False
     try:
         with write_then_rename(path) as temporary, imageio.get_writer(temporary, format="mp4", fps=CONTROL_HZ) as film:
@@ -54,9 +53,8 @@ def record_episode(
                 actions, _ = model.predict(observation, deterministic=deterministic)
                 for action in np.asarray(actions).reshape(-1, COMMAND_DIM):
                     observation, _, terminated, truncated, info = env.step(action)
-                    renderer.observe(base.core.data)
                     # the policy's view is mirrored; people expect to read labels
-                    film.append_data(renderer.render(CAMERAS["agentview"])[:, ::-1])
+                    film.append_data(renderer.render(CAMERAS["agentview"], base.core.view())[:, ::-1])
                     done = terminated or truncated
                     if done:
                         break

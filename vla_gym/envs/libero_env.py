@@ -15,7 +15,7 @@ from vla_gym.assets.resolve import resolve_assets
 from vla_gym.errors import InvalidActionError, UnknownNameError
 from vla_gym.instructions import INSTRUCTION_BYTES, encode_instruction
 from vla_gym.sim.bundle import SceneBundle, load_bundles
-from vla_gym.sim.core import SimCore
+from vla_gym.sim.core import PHYSICS, SimCore
 from vla_gym.sim.fixtures import sample_fixture_poses
 from vla_gym.sim.render import CameraRenderer
 from vla_gym.tasks.registry import (
@@ -23,6 +23,7 @@ from vla_gym.tasks.registry import (
     COMMAND_DIM,
     CONTROL_HZ,
     N_INIT_STATES,
+    RENDER_QUALITIES,
     SETTLE_COMMAND,
     SETTLE_STEPS,
     get_suite,
@@ -80,10 +81,12 @@ class LiberoEnv(gym.Env[Observation, Any]):
     :param image_size: height and width of the images (px)
     :param assets: ``auto``, ``primitive`` or a folder in LIBERO's layout
     :param render_mode: ``rgb_array`` or ``None``
-    :param render_quality: ``full`` (upstream's pixels) or ``fast`` (no shadows, reflections, multisampling)
+    :param render_quality: ``full`` (upstream's pixels) or ``fast`` (simpler meshes; no shadows or multisampling)
     :param randomize_fixtures: draw fixture poses anew in every episode instead
     :param settle_steps: control steps with open gripper before the first observation
-    :raises UnknownNameError: for a suite, task, initial state, camera, action type or quality that does not exist
+    :param physics: ``fast``, or ``exact`` for upstream's own sequence of calls, which gives the same trajectories up to
+        rounding at twice the cost
+    :raises UnknownNameError: for a suite, task, initial state, camera, action type, quality or physics not offered
     :raises AssetsError: for an asset folder that is missing or incomplete
     """
 
@@ -104,6 +107,7 @@ class LiberoEnv(gym.Env[Observation, Any]):
         render_quality: str = "full",
         randomize_fixtures: bool = False,
         settle_steps: int = SETTLE_STEPS,
+        physics: str = "fast",
     ) -> None:
         self.suite = get_suite(suite)
         self.task_ids = _checked_ids("task_id", task_ids, len(self.suite.tasks))
@@ -132,13 +136,20 @@ class LiberoEnv(gym.Env[Observation, Any]):
         self.randomize_fixtures = randomize_fixtures
         self.settle_steps = settle_steps
 
-        pack = resolve_assets(assets)
-        bundles = load_bundles([self.suite.task(task_id) for task_id in self.task_ids], pack)
+        if render_quality not in RENDER_QUALITIES:
+            raise UnknownNameError("render_quality", render_quality, RENDER_QUALITIES)
+        if physics not in PHYSICS:
+            raise UnknownNameError("physics", physics, PHYSICS)
+        self.physics = physics
+        self._pack = resolve_assets(assets)
+        needs_images = bool(self.cameras) or render_mode is not None
+        tasks = [self.suite.task(task_id) for task_id in self.task_ids]
+        bundles = load_bundles(tasks, self._pack, render_quality if needs_images else None)
         self._bundles = dict(zip(self.task_ids, bundles, strict=True))
+        self._cores: dict[str, SimCore] = {}
         self._core: SimCore | None = None
         self._renderer: CameraRenderer | None = None
         self._rendered_cameras = self.cameras if render_mode is None else tuple({*self.cameras, "agentview"})
-        self._proprio = np.zeros(8, dtype=np.float32)
         self._task_id = self.task_ids[0]
         self._init_state_id = self.init_state_ids[0]
         self._elapsed_steps = 0
@@ -194,22 +205,41 @@ class LiberoEnv(gym.Env[Observation, Any]):
     def _start(self, task_id: int, init_state_id: int) -> None:
         self._task_id, self._init_state_id, self._elapsed_steps = task_id, init_state_id, 0
         bundle = self.bundle
-        if self._core is None or self._core.bundle.scene != bundle.scene:
-            self._close_renderer()
-            self._core = SimCore(bundle)
-        else:
-            self._core.set_task(bundle)
+        core = self._cores.get(bundle.scene)
+        if core is None:
+            core = self._cores[bundle.scene] = SimCore(bundle, self.physics)
+        is_new_scene = core is not self._core
+        self._core = core
+        core.set_task(bundle)
         if self.randomize_fixtures:
             pos, quat = sample_fixture_poses(bundle, self.np_random)
         else:
             pos, quat = bundle.fixture_pos[init_state_id], bundle.fixture_quat[init_state_id]
-        self._core.reset(bundle.init_states[init_state_id], pos, quat)
-        if self._renderer is None and self._rendered_cameras:
-            names = [CAMERAS[name] for name in self._rendered_cameras]
-            self._renderer = CameraRenderer(self._core.model, self.image_size, names, self.render_quality)
-        self._observe()
+        core.reset(bundle.init_states[init_state_id], pos, quat)
+        if is_new_scene and self._rendered_cameras:
+            # made before the old one is closed, so that what both share stays in memory
+            renderer = self.make_renderer(self.image_size, self._rendered_cameras, self.render_quality)
+            self._close_renderer()
+            self._renderer = renderer
         for _ in range(self.settle_steps):
-            self._core.step(np.array(SETTLE_COMMAND), self._observe)
+            core.step(np.array(SETTLE_COMMAND))
+
+    def make_renderer(self, image_size: int, cameras: Sequence[str], quality: str = "full") -> CameraRenderer:
+        """
+        A renderer of the current scene, for the calling thread; ``core.view()`` is what it can show.
+
+        :param image_size: height and width (px)
+        :param cameras: keys of ``CAMERAS``
+        :param quality: ``full`` or ``fast``
+        :raises UnknownNameError: for an unknown quality
+        :raises RenderingError: if OpenGL cannot be started
+        """
+        if quality not in RENDER_QUALITIES:
+            raise UnknownNameError("render_quality", quality, RENDER_QUALITIES)
+        bundle = self.bundle
+        if not bundle.model_file(quality).exists():
+            (bundle,) = load_bundles([bundle.task], self._pack, quality)
+        return CameraRenderer(bundle.model_file(quality), image_size, [CAMERAS[name] for name in cameras], quality)
 
     def step(self, action: Any) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """
@@ -223,7 +253,7 @@ class LiberoEnv(gym.Env[Observation, Any]):
         success = truncated = unstable = False
         executed_steps = 0
         for command in commands:
-            core.step(command, self._observe)
+            core.step(command)
             executed_steps += 1
             self._elapsed_steps += 1
             unstable = not core.is_stable()
@@ -262,7 +292,6 @@ class LiberoEnv(gym.Env[Observation, Any]):
                 f"State of shape {array.shape}; expected ({self.core.state_size},) finite numbers: time, qpos, qvel."
             )
         self.core.set_state(array)
-        self._observe()
 
     def is_success(self) -> bool:
         """Whether the goal holds in the current state."""
@@ -278,31 +307,27 @@ class LiberoEnv(gym.Env[Observation, Any]):
             return None
         if self._renderer is None:
             raise gym.error.ResetNeeded("Call reset() before render().")
-        return self._renderer.render(CAMERAS["agentview"])
+        return self._renderer.render(CAMERAS["agentview"], self.core.view())
 
     def close(self) -> None:
         """Free the renderer."""
         self._close_renderer()
         self._core = None
+        self._cores.clear()
 
     def _close_renderer(self) -> None:
         if self._renderer is not None:
             self._renderer.close()
             self._renderer = None
 
-    def _observe(self) -> None:
-        """Note what the next observation shows; images are drawn only when it is asked for."""
-        self._proprio = np.clip(self.core.proprio(), -PROPRIO_LIMIT, PROPRIO_LIMIT)
-        if self._renderer is not None:
-            self._renderer.observe(self.core.data)
-
     def _observation(self) -> Observation:
         observation: Observation = {
-            "proprio": self._proprio,
+            "proprio": np.clip(self.core.proprio(), -PROPRIO_LIMIT, PROPRIO_LIMIT),
             "instruction": encode_instruction(self.bundle.task.instruction),
         }
         if self._renderer is not None:
-            observation |= {name: self._renderer.render(CAMERAS[name]) for name in self.cameras}
+            view = self.core.view()
+            observation |= {name: self._renderer.render(CAMERAS[name], view) for name in self.cameras}
         return observation
 
     def _info(self) -> dict[str, Any]:

@@ -5,7 +5,9 @@ Layout of the cache, all files written under another name and then renamed::
 
     <cache>/scenes/<key of the task>/meta.json   names, goal, checksums
                                      arrays.npz  init_states (50, 1+nq+nv), fixture_pos (50, F, 3), fixture_quat
-    <cache>/scenes/models/<scene>.mjb            compiled model, shared by the tasks that compile to it
+    <cache>/scenes/models/<scene>.physics.mjb    model to simulate, shared by the tasks that compile to it
+    <cache>/scenes/models/<scene>.full.mjb       models to render, each written when it is first asked for
+    <cache>/scenes/models/<scene>.fast.mjb
 
 The key is a hash of the versions of everything that shapes the result, of the task's files and of the asset pack. The
 binary model is stored rather than an XML saved from it, because a re-saved XML loses ``inertiagrouprange`` and would
@@ -14,19 +16,20 @@ compile to other masses.
 
 from __future__ import annotations
 
+import atexit
+import copy
 import hashlib
 import importlib.metadata
 import json
 import logging
 import os
 import shutil
-import subprocess
-import sys
 import tempfile
+import zipfile
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -36,16 +39,16 @@ from filelock import FileLock
 
 from vla_gym.assets.resolve import AssetPack, cache_dir
 from vla_gym.errors import SceneBuildError
-from vla_gym.sim.scene_builder import task_files, write_libero_config
+from vla_gym.sim.bundle_build import build_bundles, crc32
+from vla_gym.sim.libero_files import task_files
 from vla_gym.tasks.goals import Atom
 from vla_gym.tasks.registry import TaskSpec
 from vla_gym.type_aliases import Float64Array
 
 logger = logging.getLogger(__name__)
 
-BUNDLE_VERSION = 1
+BUNDLE_VERSION = 2
 """Raised whenever the content of a bundle changes."""
-BUILD_TIMEOUT_S = 900
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,7 @@ class SceneBundle:
     :param task: the task
     :param pack: name of the asset pack it was built with
     :param scene: hash of the scene's source; equal for tasks that share a model
-    :param model_path: compiled model
+    :param models: folder of the compiled models
     :param goal: atoms of the goal
     :param init_states: (50, 1 + nq + nv) float64: time (s), qpos, qvel
     :param fixture_names: instance names of the fixtures
@@ -72,7 +75,7 @@ class SceneBundle:
     task: TaskSpec
     pack: str
     scene: str
-    model_path: Path
+    models: Path
     goal: tuple[Atom, ...]
     init_states: Float64Array
     fixture_names: tuple[str, ...]
@@ -85,38 +88,76 @@ class SceneBundle:
     robot: Mapping[str, Any]
 
     def load_model(self) -> mujoco.MjModel:
-        """A fresh copy of the compiled model; environments change fixture poses in theirs."""
-        return mujoco.MjModel.from_binary_path(str(self.model_path))
+        """A copy of the model to simulate; the environment changes fixture poses in its own."""
+        return copy.copy(_physics_model(self.model_file("physics")))
+
+    def model_file(self, kind: str) -> Path:
+        """
+        File of a compiled model.
+
+        :param kind: ``physics``, ``full`` or ``fast``
+        """
+        return self.models / f"{self.scene}.{kind}.mjb"
 
 
-def load_bundles(tasks: Sequence[TaskSpec], pack: AssetPack) -> list[SceneBundle]:
+def load_bundles(tasks: Sequence[TaskSpec], pack: AssetPack, quality: str | None = None) -> list[SceneBundle]:
     """
     Bundles of some tasks of one suite, from the cache or newly built.
 
+    Any number of processes may ask at once: one builds, the others wait for it. Where the cache cannot be written (full
+    disk, read-only folder), scenes are built into a temporary folder, which is lost when the process ends.
+
     :param tasks: tasks of one suite
     :param pack: the assets to build with
+    :param quality: render model that is needed too: ``full`` or ``fast``
     :return: one bundle per task, in order
     :raises SceneBuildError: if LIBERO cannot build a scene
     """
     root = cache_dir() / "scenes"
     keys = _bundle_keys(tasks, pack)
-    bundles = _load_all(root, tasks, keys, pack)
+    bundles = _load_all(root, tasks, keys, pack, quality)
     if len(bundles) < len(tasks):
-        root.mkdir(parents=True, exist_ok=True)
-        with FileLock(str(root / "build.lock")):
-            # another process may have built some while this one waited
-            bundles = _load_all(root, tasks, keys, pack)
-            missing = [task for task in tasks if task not in bundles]
-            if missing:
-                _build(root, missing, keys, pack)
-                bundles = _load_all(root, tasks, keys, pack)
+        try:
+            bundles = _build_missing(root, tasks, keys, pack, quality)
+        except OSError as error:
+            memory = _temporary_root()
+            logger.warning("Cannot write to the cache %s (%s); keeping scenes in %s instead.", root, error, memory)
+            bundles = _build_missing(memory, tasks, keys, pack, quality)
     unbuilt = [task.name for task in tasks if task not in bundles]
     if unbuilt:
         raise SceneBuildError(
-            f"The scenes of {unbuilt} were built but cannot be read back from {root}; "
-            "check that the disk is not full, or name another cache folder in VLA_GYM_CACHE."
+            f"The scenes of {unbuilt} were built but cannot be read back from {root}; name another cache folder in "
+            "VLA_GYM_CACHE."
         )
     return [bundles[task] for task in tasks]
+
+
+def _build_missing(
+    root: Path, tasks: Sequence[TaskSpec], keys: Mapping[TaskSpec, str], pack: AssetPack, quality: str | None
+) -> dict[TaskSpec, SceneBundle]:
+    root.mkdir(parents=True, exist_ok=True)
+    with FileLock(str(root / "build.lock")):
+        # another process may have built some while this one waited
+        bundles = _load_all(root, tasks, keys, pack, quality)
+        missing = [task for task in tasks if task not in bundles]
+        if missing:
+            build_bundles(root, missing, keys, pack, quality)
+            bundles = _load_all(root, tasks, keys, pack, quality)
+    return bundles
+
+
+@lru_cache(maxsize=1)
+def _temporary_root() -> Path:
+    """Folder of this process for scenes that the cache cannot take; in memory where the system has such a folder."""
+    memory = Path("/dev/shm")
+    folder = tempfile.mkdtemp(prefix="vla_gym-", dir=memory if os.access(memory, os.W_OK) else None)
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)
+
+
+@cache
+def _physics_model(path: Path) -> mujoco.MjModel:
+    return mujoco.MjModel.from_binary_path(str(path))
 
 
 def _bundle_keys(tasks: Sequence[TaskSpec], pack: AssetPack) -> dict[TaskSpec, str]:
@@ -143,12 +184,16 @@ def _versions() -> tuple[str, ...]:
 
 
 def _load_all(
-    root: Path, tasks: Sequence[TaskSpec], keys: Mapping[TaskSpec, str], pack: AssetPack
+    root: Path, tasks: Sequence[TaskSpec], keys: Mapping[TaskSpec, str], pack: AssetPack, quality: str | None
 ) -> dict[TaskSpec, SceneBundle]:
-    """The cached bundles; those that are missing or damaged (which is logged) are left out."""
-    checksum = lru_cache(maxsize=None)(_crc32)  # the tasks of a suite share models
+    """The cached bundles, but those that are missing, damaged (which is logged) or lack the render model."""
+    checksum = lru_cache(maxsize=None)(crc32)  # the tasks of a suite share models
     bundles = ((task, _load(root / keys[task], root / "models", task, pack, checksum)) for task in tasks)
-    return {task: bundle for task, bundle in bundles if bundle is not None}
+    return {
+        task: bundle
+        for task, bundle in bundles
+        if bundle is not None and (quality is None or bundle.model_file(quality).exists())
+    }
 
 
 def _load(
@@ -158,17 +203,13 @@ def _load(
         return None
     try:
         meta = json.loads((folder / "meta.json").read_text())
-        model_path = models / meta["model_file"]
-        for path, expected in ((folder / "arrays.npz", meta["arrays_crc32"]), (model_path, meta["model_crc32"])):
-            if checksum(path) != expected:
-                raise ValueError(f"checksum of {path.name} differs")
         with np.load(folder / "arrays.npz", allow_pickle=False) as file:
             arrays = {name: file[name] for name in ("init_states", "fixture_pos", "fixture_quat")}
-        return SceneBundle(
+        bundle = SceneBundle(
             task=task,
             pack=pack.name,
             scene=meta["scene"],
-            model_path=model_path,
+            models=models,
             goal=tuple(Atom.from_dict(atom) for atom in meta["goal"]),
             fixture_names=tuple(meta["fixtures"]),
             fixture_bodies=tuple(meta["fixtures"].values()),
@@ -178,81 +219,13 @@ def _load(
             robot=meta["robot"],
             **arrays,
         )
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zlib.error) as error:
+        for path, expected in (
+            (folder / "arrays.npz", meta["arrays_crc32"]),
+            (bundle.model_file("physics"), meta["model_crc32"]),
+        ):
+            if checksum(path) != expected:
+                raise ValueError(f"checksum of {path.name} differs")
+        return bundle
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zlib.error, zipfile.BadZipFile) as error:
         logger.warning("Cached scene of %s is damaged (%s); rebuilding it.", task.name, error)
         return None
-
-
-def _build(root: Path, tasks: Sequence[TaskSpec], keys: Mapping[TaskSpec, str], pack: AssetPack) -> None:
-    logger.info("Building %d scene(s) of %s with the %s assets (once).", len(tasks), tasks[0].suite, pack.name)
-    with tempfile.TemporaryDirectory(dir=root, prefix="building-") as temporary:
-        out = Path(temporary)
-        _run_builder(tasks, pack, out)
-        for task in tasks:
-            _install(root, root / keys[task], task, pack, out)
-
-
-def _run_builder(tasks: Sequence[TaskSpec], pack: AssetPack, out: Path) -> None:
-    config = cache_dir() / "libero_config"
-    write_libero_config(config)
-    package_parent = str(Path(__file__).resolve().parents[2])
-    environment = {
-        **os.environ,
-        "LIBERO_CONFIG_PATH": str(config),
-        # robosuite imports a GL back end although nothing is rendered; this one needs no GPU, display or EGL library
-        "MUJOCO_GL": "glx",
-        "PYTHONPATH": os.pathsep.join(filter(None, [package_parent, os.environ.get("PYTHONPATH")])),
-    }
-    command = [sys.executable, "-m", "vla_gym.sim.scene_builder", "--suite", tasks[0].suite]
-    command += ["--task-ids", *(str(task.task_id) for task in tasks)]
-    command += ["--assets", str(pack.path), "--out", str(out)]
-    try:
-        result = subprocess.run(
-            command,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=BUILD_TIMEOUT_S,
-            check=False,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise SceneBuildError(f"Building the scenes took more than {BUILD_TIMEOUT_S} s; command: {command}") from error
-    if result.returncode != 0:
-        tail = "\n".join(result.stderr.strip().splitlines()[-15:])
-        missing_library = "libGL" in result.stderr or "libgthread" in result.stderr
-        remedy = "apt-get install libgl1 libglib2.0-0 (OpenCV, which robosuite imports, needs them).\n"
-        raise SceneBuildError(
-            f"LIBERO could not build {[task.name for task in tasks]} from the assets in {pack.path}. "
-            f"{remedy if missing_library else ''}Last lines of its output:\n{tail}"
-        )
-
-
-def _install(root: Path, target: Path, task: TaskSpec, pack: AssetPack, out: Path) -> None:
-    """Move one built task into the cache: the model first, the folder that refers to it last and at once."""
-    meta = json.loads((out / f"{task.name}.json").read_text())
-    model_file = f"{meta['scene']}-{hashlib.sha256(pack.fingerprint().encode()).hexdigest()[:8]}.mjb"
-    built, installed = out / f"{meta['scene']}.mjb", root / "models" / model_file
-    installed.parent.mkdir(exist_ok=True)
-    if built.exists():
-        os.replace(built, installed)
-    folder = out / "bundle"
-    folder.mkdir()
-    os.replace(out / f"{task.name}.npz", folder / "arrays.npz")
-    meta |= {
-        "model_file": model_file,
-        "model_crc32": _crc32(installed),
-        "arrays_crc32": _crc32(folder / "arrays.npz"),
-    }
-    (folder / "meta.json").write_text(json.dumps(meta, indent=1))
-    if target.exists():
-        shutil.rmtree(target)
-    os.replace(folder, target)
-
-
-def _crc32(path: Path) -> int:
-    checksum = 0
-    with open(path, "rb") as file:
-        while chunk := file.read(1 << 22):
-            checksum = zlib.crc32(chunk, checksum)
-    return checksum

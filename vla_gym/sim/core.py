@@ -1,29 +1,50 @@
 """
 ``SimCore``: one MuJoCo simulation of one scene, stepped command by command as LIBERO steps it.
 
-Upstream calls ``mj_forward``, the controller and ``mj_step`` in each of the 25 sub-steps. ``mj_step1``, controller,
-``mj_step2`` give the same bits at half the cost, because the forward pass leaves no trace in the state. Positions in
-``data`` lag the joint state by one sub-step after a control step; goals are evaluated in that state, as upstream does.
-
-Upstream samples observations after the 24th sub-step (its timer counts the two forced samples at reset); whoever wants
-them hands ``step`` a function that is called at that moment.
+Positions in ``data`` lag the joint state by one sub-step after a control step, because MuJoCo computes them before it
+integrates; goals are evaluated in that state, as upstream does. Upstream samples observations after the 24th sub-step
+(its timer counts the two forced samples at reset); what they show is kept in ``observed``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import dataclass
 
 import mujoco
 import numpy as np
 
+from vla_gym.errors import UnknownNameError
 from vla_gym.sim.bundle import SceneBundle
-from vla_gym.sim.controller import ArmState, GripperIntegrator, OSCPoseController, RobotIds, read_arm_state
+from vla_gym.sim.control_step import Observed, control_step, make_arm_memory, make_views, read_arm, sense
+from vla_gym.sim.controller import RobotIds
+from vla_gym.sim.mujoco_calls import mujoco_calls
 from vla_gym.tasks.goals import JOINT_RULES, Goal
-from vla_gym.tasks.registry import COMMAND_DIM, OBSERVED_SUBSTEP, SUBSTEPS
 from vla_gym.type_aliases import Float32Array, Float64Array
 
-_DIVERGENCE = (mujoco.mjtWarning.mjWARN_BADQPOS, mujoco.mjtWarning.mjWARN_BADQVEL, mujoco.mjtWarning.mjWARN_BADQACC)
+PHYSICS = ("exact", "fast")
+"""``exact`` makes upstream's calls in upstream's order, ``fast`` the fewest that give the same trajectory."""
+_DIVERGENCE = [
+    int(kind)
+    for kind in (mujoco.mjtWarning.mjWARN_BADQPOS, mujoco.mjtWarning.mjWARN_BADQVEL, mujoco.mjtWarning.mjWARN_BADQACC)
+]
 _HIDDEN_ALPHA, _SHOWN_ALPHA = -1.0, 2.0  # the two values between which LIBERO toggles a burner's site
+
+
+@dataclass(frozen=True)
+class View:
+    """
+    What a camera would see of a simulation.
+
+    :param qpos: joint positions, (nq,)
+    :param body_pos: positions of all bodies in their parents (m), (nbody, 3); fixtures are moved by these
+    :param body_quat: orientations (wxyz), (nbody, 4)
+    :param site_rgba: colours of all sites, (nsite, 4)
+    """
+
+    qpos: Float64Array
+    body_pos: Float64Array
+    body_quat: Float64Array
+    site_rgba: Float64Array
 
 
 class SimCore:
@@ -31,18 +52,22 @@ class SimCore:
     The simulation of one scene; the task on it can be changed without reloading the model.
 
     :param bundle: the first task
+    :param physics: ``exact`` or ``fast``
+    :raises UnknownNameError: if there is no such physics
     """
 
-    def __init__(self, bundle: SceneBundle) -> None:
+    def __init__(self, bundle: SceneBundle, physics: str = "fast") -> None:
+        if physics not in PHYSICS:
+            raise UnknownNameError("physics", physics, PHYSICS)
+        self._exact = physics == "exact"
         self.model = bundle.load_model()
         self.data = mujoco.MjData(self.model)
         self.robot = RobotIds.from_names(self.model, bundle.robot)
-        self.controller = OSCPoseController(np.array(bundle.robot["init_qpos"]))
-        self.gripper = GripperIntegrator()
-        self._torque_range = self.model.actuator_ctrlrange[self.robot.ctrl].T.copy()
-        finger_range = self.model.actuator_ctrlrange[self.robot.gripper_ctrl]
-        self._finger_mid, self._finger_half = finger_range.mean(axis=1), 0.5 * (finger_range[:, 1] - finger_range[:, 0])
-        self._stale_arm: ArmState | None = None
+        self._calls = mujoco_calls()
+        self.views = make_views(self.model, self.data, self.robot)
+        self.arm = make_arm_memory(np.array(bundle.robot["init_qpos"]), self.model.nv)
+        self._observed = Observed(np.zeros(self.model.nq), np.zeros(self.model.nq), np.zeros(3), np.zeros(4))
+        self._warnings = self.data.warning
         self.bundle = bundle
         self.set_task(bundle)
 
@@ -66,6 +91,8 @@ class SimCore:
             )
             for entry in bundle.heat_sites
         ]
+        self._heat_sites = [site for site, _, _ in self._heat]
+        self._observed_alpha = self._heat_alpha()
 
     @property
     def state_size(self) -> int:
@@ -86,13 +113,13 @@ class SimCore:
         mujoco.mj_resetData(self.model, self.data)
         self.model.body_pos[self._fixtures] = fixture_pos
         self.model.body_quat[self._fixtures] = fixture_quat
-        self.data.qpos[self.robot.qpos] = self.controller.rest_joint_pos
+        self.data.qpos[self.robot.qpos] = self.arm.rest
         mujoco.mj_forward(self.model, self.data)
-        self._stale_arm = read_arm_state(self.model, self.data, self.robot)
-        self.controller.reset(self._stale_arm)
-        self.gripper.reset()
+        self._hold_pose()
+        self.arm.fingers[:] = 0.0
         mujoco.mj_resetData(self.model, self.data)
         self._write_state(state)
+        self.arm.is_stale[0] = 1
 
     def get_state(self) -> Float64Array:
         """Time (s), qpos, qvel, (1 + nq + nv,) float64."""
@@ -105,8 +132,14 @@ class SimCore:
         :param state: as returned by ``get_state``
         """
         self._write_state(state)
-        self._stale_arm = None
-        self.controller.reset(read_arm_state(self.model, self.data, self.robot))
+        self._hold_pose()
+
+    def _hold_pose(self) -> None:
+        """Make the current pose the controller's goal."""
+        read_arm(self._calls, self.views, self.arm)
+        self.arm.goal_pos[:] = self.arm.eef_pos
+        self.arm.goal_mat[:] = self.arm.eef_mat
+        self.arm.is_stale[0] = 0
 
     def _write_state(self, state: Float64Array) -> None:
         nq = self.model.nq
@@ -115,28 +148,18 @@ class SimCore:
         self.data.qvel[:] = state[1 + nq :]
         mujoco.mj_forward(self.model, self.data)
         self._update_heat_sites()
+        self._observed.qpos[:] = self.data.qpos
+        sense(self.views, self._observed)
+        self._observed_alpha = self._heat_alpha()
 
-    def step(self, command: Float64Array, observe: Callable[[], None] | None = None) -> None:
+    def step(self, command: Float64Array) -> None:
         """
         Execute one command for 1/20 s.
 
-        :param command: in [-1, 1]: translation (3), axis-angle rotation (3), gripper (-1 open, +1 close), (7,)
-        :param observe: called when upstream samples its observations; must not change the simulation
+        :param command: in [-1, 1]: translation (3), axis-angle rotation (3), gripper (-1 open, +1 close), (7,) float64
         """
-        model, data, ids = self.model, self.data, self.robot
-        for substep in range(SUBSTEPS):
-            mujoco.mj_step1(model, data)
-            arm = self._stale_arm or read_arm_state(model, data, ids)
-            self._stale_arm = None
-            if substep == 0:
-                self.controller.set_goal(command[: COMMAND_DIM - 1], arm)
-            torques = self.controller.torques(arm, data.qfrc_bias[ids.qvel])
-            data.ctrl[ids.ctrl] = np.clip(torques, self._torque_range[0], self._torque_range[1])
-            fingers = self.gripper.substep(float(command[COMMAND_DIM - 1]))
-            data.ctrl[ids.gripper_ctrl] = self._finger_mid + self._finger_half * fingers
-            mujoco.mj_step2(model, data)
-            if observe is not None and substep == OBSERVED_SUBSTEP:
-                observe()
+        self._observed_alpha = self._heat_alpha()
+        control_step(self._calls, self.views, self.arm, self._observed, command, self._exact)
         self._update_heat_sites()
 
     def is_success(self) -> bool:
@@ -145,15 +168,24 @@ class SimCore:
 
     def is_stable(self) -> bool:
         """Whether the state is finite and MuJoCo has not warned of divergence since the last reset."""
-        warned = any(self.data.warning[int(kind)].number for kind in _DIVERGENCE)
-        return not warned and bool(np.isfinite(self.data.qpos).all() and np.isfinite(self.data.qvel).all())
+        if not (np.isfinite(self.data.qpos).all() and np.isfinite(self.data.qvel).all()):
+            return False
+        return not self._warnings.number[_DIVERGENCE].any()
 
     def proprio(self) -> Float32Array:
         """End-effector position (m), axis-angle orientation (rad), two finger positions (m), (8,) float32."""
-        position = self.data.site_xpos[self.robot.eef_site]
-        rotation = axis_angle(self.data.xquat[self.robot.eef_body])
-        fingers = self.data.qpos[self.robot.gripper_qpos]
-        return np.concatenate((position, rotation, fingers)).astype(np.float32)
+        observed = self._observed
+        fingers = observed.sensed_qpos[self.robot.gripper_qpos]
+        return np.concatenate((observed.eef_pos, axis_angle(observed.eef_quat), fingers)).astype(np.float32)
+
+    def view(self) -> View:
+        """What a camera shows in the current observation."""
+        rgba = self.model.site_rgba.copy()
+        rgba[self._heat_sites, 3] = self._observed_alpha
+        return View(self._observed.qpos, self.model.body_pos, self.model.body_quat, rgba)
+
+    def _heat_alpha(self) -> Float64Array:
+        return np.asarray(self.model.site_rgba[self._heat_sites, 3], dtype=np.float64)
 
     def _update_heat_sites(self) -> None:
         for site, addresses, rule in self._heat:

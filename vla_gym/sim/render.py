@@ -4,6 +4,10 @@ Camera images of a simulation.
 ``mujoco.Renderer`` takes its OpenGL back end from ``MUJOCO_GL`` at the first import of mujoco, whoever that was, and
 falls back on a window system. This renderer makes the same calls, but chooses an off-screen back end when it is needed:
 EGL, or OSMesa where there is no EGL; ``MUJOCO_GL=egl|osmesa`` overrides the choice.
+
+Compiled render models are large. A process loads each once, and each thread sends it to OpenGL once per image size,
+however many environments show it. The model has cameras, joints and bodies like the simulated one, and is posed anew
+for each image.
 """
 
 from __future__ import annotations
@@ -11,19 +15,22 @@ from __future__ import annotations
 import atexit
 import ctypes.util
 import os
-import weakref
+import threading
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import mujoco
 import numpy as np
 
 from vla_gym.errors import RenderingError, UnknownNameError
+from vla_gym.sim.core import View
+from vla_gym.tasks.registry import COLLISION_GROUP, RENDER_QUALITIES, VISUAL_GROUP
 from vla_gym.type_aliases import UInt8Array
 
-RENDER_QUALITIES = ("full", "fast")
 _MAX_GEOMS = 10_000
-_open_renderers: weakref.WeakSet[CameraRenderer] = weakref.WeakSet()
+_MAX_SPARES = 2
+"""Scenes that a thread with open renderers keeps ready although none shows them; environments come back to scenes."""
 _REMEDY = (
     "Install one: 'apt-get install libegl1 libgl1-mesa-dri' (EGL, software or GPU) or 'apt-get install libosmesa6' "
     "(OSMesa, CPU only); MUJOCO_GL=egl or MUJOCO_GL=osmesa selects it."
@@ -32,86 +39,164 @@ _REMEDY = (
 
 class CameraRenderer:
     """
-    Renders square images from the cameras of a scene.
+    Renders square images from the cameras of a scene; belongs to the thread that makes it.
 
-    ``observe`` notes where everything is, ``render`` draws it; the simulation may have moved on in between.
-
-    :param model: compiled scene
+    :param model_file: compiled render model
     :param image_size: height and width (px)
     :param cameras: names of cameras in the scene
-    :param quality: ``full`` as upstream renders, or ``fast`` without shadows, reflections and multisampling
+    :param quality: ``full`` as upstream renders, or ``fast`` without shadows and reflections
     :raises UnknownNameError: if the quality is unknown
-    :raises RenderingError: if no OpenGL back end can be started
+    :raises RenderingError: if the model cannot be read or no OpenGL back end can be started
     """
 
-    def __init__(self, model: mujoco.MjModel, image_size: int, cameras: Sequence[str], quality: str = "full") -> None:
+    def __init__(self, model_file: Path, image_size: int, cameras: Sequence[str], quality: str = "full") -> None:
         if quality not in RENDER_QUALITIES:
             raise UnknownNameError("render_quality", quality, RENDER_QUALITIES)
-        self._model = model
         self._size = image_size
-        model.vis.global_.offwidth = max(model.vis.global_.offwidth, image_size)
-        model.vis.global_.offheight = max(model.vis.global_.offheight, image_size)
-        if quality == "fast":
-            # coarser tessellation of boxes, cylinders and spheres; no multisampling
-            model.vis.quality.offsamples = 0
-            model.vis.quality.numquads = 1
-            model.vis.quality.numslices = 14
-            model.vis.quality.numstacks = 8
-        self._context: Any = _gl_context_class()(image_size, image_size)
-        if not _open_renderers:
-            # registered after mujoco's own exit handler, so that it runs before that one ends EGL
-            atexit.unregister(_close_all)
-            atexit.register(_close_all)
-        _open_renderers.add(self)
-        self._context.make_current()
-        self._buffers: Any = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_150)
-        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._buffers)
-        self._options = mujoco.MjvOption()
-        # group 0 holds collision geoms, group 1 what is meant to be seen
-        self._options.geomgroup[0] = 0
-        self._options.geomgroup[1] = 1
+        self._has_effects = quality == "full"
         self._viewport = mujoco.MjrRect(0, 0, image_size, image_size)
-        self._views = {name: _fixed_camera(model, name) for name in cameras}
-        self._scenes = {name: _scene(model, quality) for name in cameras}
+        self._scene: _GLScene | None = _pool.acquire(model_file, image_size)
+        self._cameras = {name: _fixed_camera(self._scene.stage.model, name) for name in cameras}
 
-    def observe(self, data: mujoco.MjData) -> None:
+    def render(self, camera: str, view: View) -> UInt8Array:
         """
-        Note the poses of everything in view.
-
-        :param data: simulation state with poses computed
-        """
-        for name, scene in self._scenes.items():
-            everything = mujoco.mjtCatBit.mjCAT_ALL.value
-            mujoco.mjv_updateScene(self._model, data, self._options, None, self._views[name], everything, scene)
-
-    def render(self, camera: str) -> UInt8Array:
-        """
-        Image of what was last observed, as the policy sees it: the raw OpenGL image rotated by 180 degrees.
+        Image as the policy sees it: the raw OpenGL image rotated by 180 degrees.
 
         :param camera: one of the cameras
+        :param view: what to show
         :return: (size, size, 3) uint8
+        :raises RenderingError: if the renderer is closed
         """
-        if self._buffers is None:
+        if self._scene is None:
             raise RenderingError("The renderer is closed; make the environment anew.")
-        self._context.make_current()
+        scene = self._scene
+        scene.stage.show(view, self._cameras[camera], scene.visible)
+        for effect in (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION):
+            scene.visible.flags[effect] = self._has_effects
         raw = np.empty((self._size, self._size, 3), dtype=np.uint8)
-        mujoco.mjr_render(self._viewport, self._scenes[camera], self._buffers)
-        mujoco.mjr_readPixels(raw, None, self._viewport, self._buffers)
+        scene.make_current()
+        mujoco.mjr_render(self._viewport, scene.visible, scene.buffers)
+        mujoco.mjr_readPixels(raw, None, self._viewport, scene.buffers)
         return np.ascontiguousarray(raw[::-1, ::-1])
 
     def close(self) -> None:
-        """Free the OpenGL resources; a second call does nothing."""
-        if self._buffers is not None:
-            self._context.make_current()
-            self._buffers.free()
-            self._buffers = None
-            self._context.free()
-            _open_renderers.discard(self)
+        """Give the scene back; a second call does nothing."""
+        if self._scene is not None:
+            _pool.release(self._scene)
+            self._scene = None
 
 
-def _close_all() -> None:
-    for renderer in list(_open_renderers):
-        renderer.close()
+class _Stage:
+    """A render model of this process and the state it is posed in; threads take turns."""
+
+    def __init__(self, model_file: Path) -> None:
+        try:
+            self.model = mujoco.MjModel.from_binary_path(str(model_file))
+        except ValueError as error:
+            model_file.unlink(missing_ok=True)
+            raise RenderingError(
+                f"The render model {model_file} was damaged ({error}) and has been removed; make the environment again "
+                "to rebuild it."
+            ) from error
+        self.data = mujoco.MjData(self.model)
+        self.lock = threading.Lock()
+        self._options = mujoco.MjvOption()
+        self._options.geomgroup[COLLISION_GROUP] = 0
+        self._options.geomgroup[VISUAL_GROUP] = 1
+
+    def show(self, view: View, camera: mujoco.MjvCamera, visible: mujoco.MjvScene) -> None:
+        """Pose the model and list what the camera sees in ``visible``."""
+        with self.lock:
+            self.model.body_pos[:], self.model.body_quat[:] = view.body_pos, view.body_quat
+            self.model.site_rgba[:] = view.site_rgba
+            self.data.qpos[:] = view.qpos
+            mujoco.mj_kinematics(self.model, self.data)
+            mujoco.mj_camlight(self.model, self.data)
+            everything = mujoco.mjtCatBit.mjCAT_ALL.value
+            mujoco.mjv_updateScene(self.model, self.data, self._options, None, camera, everything, visible)
+
+
+class _GLScene:
+    """A stage in the OpenGL memory of one thread, for one image size."""
+
+    def __init__(self, stage: _Stage, context: Any, image_size: int) -> None:
+        self.stage = stage
+        self.thread = threading.get_ident()
+        self.users = 0
+        self._context = context
+        context.make_current()
+        with stage.lock:
+            for name in ("offwidth", "offheight"):
+                setattr(stage.model.vis.global_, name, max(getattr(stage.model.vis.global_, name), image_size))
+            self.buffers = mujoco.MjrContext(stage.model, mujoco.mjtFontScale.mjFONTSCALE_150)
+            self.visible = mujoco.MjvScene(stage.model, maxgeom=_MAX_GEOMS)
+
+    def make_current(self) -> None:
+        self._context.make_current()
+        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self.buffers)
+
+    def free(self) -> None:
+        self._context.make_current()
+        self.buffers.free()
+
+
+class _Pool:
+    """Stages of this process and OpenGL scenes of its threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._contexts: dict[int, Any] = {}
+        self._scenes: dict[tuple[int, Path, int], _GLScene] = {}  # least recently released first
+
+    def acquire(self, model_file: Path, image_size: int) -> _GLScene:
+        thread = threading.get_ident()
+        key = (thread, model_file, image_size)
+        with self._lock:
+            if key not in self._scenes:
+                context = self._contexts.get(thread) or _gl_context_class()(image_size, image_size)
+                if not self._contexts:
+                    # registered after mujoco's own exit handler, so that it runs before that one ends EGL
+                    atexit.unregister(self.free_all)
+                    atexit.register(self.free_all)
+                self._contexts[thread] = context
+                self._scenes[key] = _GLScene(self._stage(model_file), context, image_size)
+            scene = self._scenes[key]
+            scene.users += 1
+            return scene
+
+    def release(self, scene: _GLScene) -> None:
+        with self._lock:
+            scene.users -= 1
+            key = next(key for key, value in self._scenes.items() if value is scene)
+            self._scenes[key] = self._scenes.pop(key)
+            if threading.get_ident() != scene.thread:
+                return  # its memory can only be freed by its own thread
+            own = {key: value for key, value in self._scenes.items() if key[0] == scene.thread}
+            spares = [key for key, value in own.items() if not value.users]
+            is_done = len(spares) == len(own)
+            for key in spares if is_done else spares[:-_MAX_SPARES]:
+                self._scenes.pop(key).free()
+            if is_done:
+                self._contexts.pop(scene.thread).free()
+
+    def free_all(self) -> None:
+        with self._lock:
+            thread = threading.get_ident()
+            for scene in self._scenes.values():
+                if scene.thread == thread:
+                    scene.free()
+            for context in self._contexts.values():
+                context.free()
+            self._contexts.clear()
+
+    def _stage(self, model_file: Path) -> _Stage:
+        for (_, file, _), scene in self._scenes.items():
+            if file == model_file:
+                return scene.stage
+        return _Stage(model_file)
+
+
+_pool = _Pool()
 
 
 def _fixed_camera(model: mujoco.MjModel, name: str) -> mujoco.MjvCamera:
@@ -121,15 +206,12 @@ def _fixed_camera(model: mujoco.MjModel, name: str) -> mujoco.MjvCamera:
     return camera
 
 
-def _scene(model: mujoco.MjModel, quality: str) -> mujoco.MjvScene:
-    scene = mujoco.MjvScene(model, maxgeom=_MAX_GEOMS)
-    if quality == "fast":
-        scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = 0
-        scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = 0
-    return scene
+def gl_backend() -> str:
+    """
+    Name of the OpenGL back end that images are rendered with: ``egl`` or ``osmesa``.
 
-
-def _gl_context_class() -> Any:
+    :raises RenderingError: if neither is installed
+    """
     choice = os.environ.get("MUJOCO_GL", "").strip().lower()
     if choice not in ("egl", "osmesa"):
         # PyOpenGL commits to a platform at its first import, so the choice is made before
@@ -138,6 +220,11 @@ def _gl_context_class() -> Any:
         raise RenderingError(
             f"Rendering needs an off-screen OpenGL library; neither EGL nor OSMesa was found. {_REMEDY}"
         )
+    return choice
+
+
+def _gl_context_class() -> Any:
+    choice = gl_backend()
     try:
         if choice == "egl":
             from mujoco.egl import GLContext

@@ -5,101 +5,111 @@ Nothing of LIBERO or robosuite is imported by the process that steps the simulat
 the user here: it asks a question on standard input when its configuration folder is missing (a folder of our own is
 named in ``LIBERO_CONFIG_PATH``), and it downloads its assets (the path it caches after a download is set beforehand).
 
-For each task this writes ``<name>.json`` and ``<name>.npz``; tasks that compile to the same scene share one
-``<hash>.mjb``. See ``bundle.py`` for their content.
+For each task this writes ``<name>.json`` and ``<name>.npz``; tasks that compile to the same scene share the models
+``<hash>.physics.mjb`` and ``<hash>.<render quality>.mjb``. See ``bundle.py`` for their content.
 """
 
 from __future__ import annotations
 
 import argparse
+import errno
 import hashlib
-import importlib.util
 import json
+import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import mujoco
 import numpy as np
 
+from vla_gym.sim.bundle_build import BUILT
+from vla_gym.sim.decimation import TriangleMesh
 from vla_gym.sim.init_states import read_init_states
+from vla_gym.sim.libero_files import task_files
+from vla_gym.sim.scene_models import fast_model, full_model, physics_model
 from vla_gym.tasks.goals import Atom
-from vla_gym.tasks.registry import EVALUATION_SEED, N_INIT_STATES, TaskSpec, get_suite
+from vla_gym.tasks.registry import EVALUATION_SEED, N_INIT_STATES, RENDER_QUALITIES, TaskSpec, get_suite
 
 
-def libero_root() -> Path:
-    """
-    Folder of the installed ``libero.libero`` package, found without importing it.
-
-    :raises ModuleNotFoundError: if hf-libero is not installed
-    """
-    spec = importlib.util.find_spec("libero")
-    if spec is None or not spec.submodule_search_locations:
-        raise ModuleNotFoundError("Building scenes needs LIBERO: pip install 'hf-libero>=0.1.4,<0.2'")
-    return Path(next(iter(spec.submodule_search_locations))) / "libero"
-
-
-def task_files(task: TaskSpec) -> tuple[Path, Path]:
-    """BDDL file and initial-state file of a task in the installed LIBERO."""
-    root = libero_root()
-    return (
-        root / "bddl_files" / task.suite / f"{task.name}.bddl",
-        root / "init_files" / task.suite / f"{task.name}.pruned_init",
-    )
-
-
-def write_libero_config(folder: Path) -> None:
-    """Write the ``config.yaml`` whose absence would make LIBERO ask on standard input."""
-    root = libero_root()
-    entries = {
-        "benchmark_root": root,
-        "bddl_files": root / "bddl_files",
-        "init_states": root / "init_files",
-        "datasets": folder / "datasets",
-        "assets": root / "assets",
-    }
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.yaml").write_text("".join(f"{key}: {json.dumps(str(value))}\n" for key, value in entries.items()))
-
-
-def build_tasks(tasks: list[TaskSpec], assets: Path, out: Path) -> None:
+def build_tasks(tasks: list[TaskSpec], assets: Path, out: Path, quality: str | None = None) -> None:
     """
     Build and write the bundles of some tasks.
 
     :param tasks: the tasks
     :param assets: folder in LIBERO's asset layout
     :param out: existing folder to write to
+    :param quality: of the render model, ``full`` or ``fast``; ``None`` writes no render model
+    :raises OSError: if the folder cannot take the files
     """
     import libero.libero as libero_package
 
     libero_package._assets_path_cache = str(assets)
     from libero.libero.envs.env_wrapper import ControlEnv
 
+    write_models = ModelWriter(out, quality)
     for task in tasks:
         bddl_file, init_file = task_files(task)
         init_states = read_init_states(init_file)
         control_env = ControlEnv(bddl_file_name=str(bddl_file), has_offscreen_renderer=False, use_camera_obs=False)
         try:
-            _write_task(control_env, task, init_states, out)
+            _write_task(control_env, task, init_states, out, write_models)
         finally:
             control_env.close()
-        print(f"built {task.name}", flush=True)
+        print(f"{BUILT}{task.name}", flush=True)
 
 
-def _write_task(control_env: Any, task: TaskSpec, init_states: np.ndarray, out: Path) -> None:
+class ModelWriter:
+    """
+    Compiles and writes the models of scenes, each once.
+
+    :param out: folder to write to
+    :param quality: of the render model, or ``None`` for none
+    """
+
+    def __init__(self, out: Path, quality: str | None) -> None:
+        self._out = out
+        self._quality = quality
+        self._decimated: dict[str, TriangleMesh] = {}
+
+    def __call__(self, xml: str) -> str:
+        """
+        Write the models of a scene unless they are there.
+
+        :param xml: LIBERO's scene
+        :return: hash of the scene
+        :raises OSError: if the disk is full
+        """
+        scene = hashlib.sha256(xml.encode()).hexdigest()[:16]
+        if (self._out / f"{scene}.physics.mjb").exists():
+            return scene
+        self._save(physics_model(xml), f"{scene}.physics.mjb")
+        if self._quality == "full":
+            self._save(full_model(xml), f"{scene}.full.mjb")
+        elif self._quality == "fast":
+            self._save(fast_model(xml, self._decimated), f"{scene}.fast.mjb")
+        return scene
+
+    def _save(self, model: mujoco.MjModel, name: str) -> None:
+        path = self._out / name
+        mujoco.mj_saveModel(model, str(path), None)
+        if path.stat().st_size != mujoco.mj_sizeModel(model):  # MuJoCo does not report failed writes
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+
+def _write_task(
+    control_env: Any, task: TaskSpec, init_states: np.ndarray, out: Path, write_models: Callable[[str], str]
+) -> None:
     env = control_env.env
+    scene = write_models(env.model.get_xml())
     fixture_pos, fixture_quat = _draw_fixture_poses(control_env)
     model = control_env.sim.model
-    scene = hashlib.sha256(env.model.get_xml().encode()).hexdigest()[:16]
     if init_states.shape != (N_INIT_STATES, 1 + model.nq + model.nv):
         raise ValueError(
             f"{task.name}: initial states of shape {init_states.shape} do not fit a scene with nq={model.nq}, "
             f"nv={model.nv}; expected {(N_INIT_STATES, 1 + model.nq + model.nv)}."
         )
-    model_file = out / f"{scene}.mjb"
-    if not model_file.exists():
-        import mujoco
-
-        mujoco.mj_saveModel(model._model, str(model_file), None)
     robot = env.robots[0]
     meta = {
         "task": task.name,
@@ -216,9 +226,15 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--task-ids", type=int, nargs="+", required=True)
     parser.add_argument("--assets", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--quality", choices=RENDER_QUALITIES)
     args = parser.parse_args(argv)
     suite = get_suite(args.suite)
-    build_tasks([suite.task(task_id) for task_id in args.task_ids], args.assets, args.out)
+    try:
+        build_tasks([suite.task(task_id) for task_id in args.task_ids], args.assets, args.out, args.quality)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        return errno.ENOSPC
     return 0
 
 

@@ -38,6 +38,11 @@ EVALUATION_SEED = 0
 CAMERAS: Mapping[str, str] = MappingProxyType({"agentview": "agentview", "wrist": "robot0_eye_in_hand"})
 """Observation key -> camera name in the scene."""
 
+RENDER_QUALITIES = ("full", "fast")
+"""``full``: upstream's pixels; ``fast``: simpler meshes, smaller pictures, no shadows, reflections or multisampling."""
+COLLISION_GROUP, VISUAL_GROUP = 0, 1
+"""robosuite's groups of geoms."""
+
 _SCENE_PREFIX = re.compile(r"^[A-Z_]+SCENE\d+_")
 
 

@@ -26,7 +26,7 @@ def pack() -> AssetPack:
 
 def test_all_tasks_of_the_suite_share_one_model(pack: AssetPack) -> None:
     bundles = load_bundles(SUITE.tasks, pack)
-    assert len({bundle.scene for bundle in bundles}) == len({bundle.model_path for bundle in bundles}) == 1
+    assert len({bundle.scene for bundle in bundles}) == len({bundle.model_file("physics") for bundle in bundles}) == 1
     model = bundles[0].load_model()
     for bundle in bundles:
         assert bundle.init_states.shape == (50, 1 + model.nq + model.nv)
@@ -63,7 +63,7 @@ def test_a_damaged_entry_is_rebuilt_with_a_log_line(
     monkeypatch.setenv("VLA_GYM_CACHE", str(tmp_path))
     (before,) = load_bundles([SUITE.task(0)], pack)
     folder = next(p.parent for p in tmp_path.rglob("meta.json") if SUITE.task(0).name in p.read_text())
-    file = before.model_path if victim == "model" else folder / victim
+    file = before.model_file("physics") if victim == "model" else folder / victim
     file.write_bytes(file.read_bytes()[:-100])
     with caplog.at_level(logging.WARNING):
         (after,) = load_bundles([SUITE.task(0)], pack)

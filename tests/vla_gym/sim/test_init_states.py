@@ -10,7 +10,7 @@ import pytest
 
 from vla_gym.errors import InitStatesError
 from vla_gym.sim.init_states import read_init_states
-from vla_gym.sim.scene_builder import task_files
+from vla_gym.sim.libero_files import task_files
 from vla_gym.tasks.registry import get_suite
 
 

@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
 import mujoco
 import numpy as np
 import pytest
 
 from vla_gym.errors import RenderingError, UnknownNameError
 from vla_gym.sim import render
+from vla_gym.sim.core import View
 from vla_gym.sim.render import CameraRenderer
 
 SCENE = """
@@ -21,21 +25,24 @@ SCENE = """
 
 
 @pytest.fixture
-def scene() -> tuple[mujoco.MjModel, mujoco.MjData]:
+def model_file(tmp_path: Path) -> Path:
+    file = tmp_path / "scene.mjb"
+    mujoco.mj_saveModel(mujoco.MjModel.from_xml_string(SCENE), str(file), None)
+    return file
+
+
+@pytest.fixture
+def view() -> View:
     model = mujoco.MjModel.from_xml_string(SCENE)
-    data = mujoco.MjData(model)
-    mujoco.mj_forward(model, data)
-    return model, data
+    return View(np.zeros(model.nq), model.body_pos, model.body_quat, model.site_rgba)
 
 
 @pytest.mark.parametrize("quality", ["full", "fast"])
 def test_image_is_the_raw_one_turned_by_180_degrees_without_collision_geoms(
-    quality: str, scene: tuple[mujoco.MjModel, mujoco.MjData]
+    quality: str, model_file: Path, view: View
 ) -> None:
-    model, data = scene
-    renderer = CameraRenderer(model, 64, ["above"], quality)
-    renderer.observe(data)
-    image = renderer.render("above")
+    renderer = CameraRenderer(model_file, 64, ["above"], quality)
+    image = renderer.render("above", view)
     renderer.close()
     assert image.shape == (64, 64, 3) and image.dtype == np.uint8
     # the camera's +x is right and +y is up; turning the bottom-up OpenGL image by 180 degrees mirrors left and right
@@ -45,30 +52,63 @@ def test_image_is_the_raw_one_turned_by_180_degrees_without_collision_geoms(
     assert not ((image[..., 1] > 60) & (image[..., 0] < 40)).any()
 
 
-def test_images_larger_than_the_default_buffer(scene: tuple[mujoco.MjModel, mujoco.MjData]) -> None:
-    renderer = CameraRenderer(scene[0], 700, ["above"])
-    renderer.observe(scene[1])
-    assert renderer.render("above").shape == (700, 700, 3)
+def test_images_larger_than_the_default_buffer(model_file: Path, view: View) -> None:
+    renderer = CameraRenderer(model_file, 700, ["above"])
+    assert renderer.render("above", view).shape == (700, 700, 3)
     renderer.close()
 
 
-def test_a_closed_renderer_says_so(scene: tuple[mujoco.MjModel, mujoco.MjData]) -> None:
-    renderer = CameraRenderer(scene[0], 32, ["above"])
+def test_a_closed_renderer_says_so(model_file: Path, view: View) -> None:
+    renderer = CameraRenderer(model_file, 32, ["above"])
     renderer.close()
     renderer.close()
     with pytest.raises(RenderingError, match="closed"):
-        renderer.render("above")
+        renderer.render("above", view)
 
 
-def test_unknown_quality(scene: tuple[mujoco.MjModel, mujoco.MjData]) -> None:
+def test_unknown_quality(model_file: Path) -> None:
     with pytest.raises(UnknownNameError, match="full, fast"):
-        CameraRenderer(scene[0], 32, ["above"], "best")
+        CameraRenderer(model_file, 32, ["above"], "best")
 
 
 def test_without_any_off_screen_library_the_debian_packages_are_named(
-    scene: tuple[mujoco.MjModel, mujoco.MjData], monkeypatch: pytest.MonkeyPatch
+    model_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("MUJOCO_GL", raising=False)
+    monkeypatch.setattr(render, "_pool", render._Pool())
     monkeypatch.setattr(render.ctypes.util, "find_library", lambda name: None)
     with pytest.raises(RenderingError, match=r"libegl1 libgl1-mesa-dri.*libosmesa6"):
-        CameraRenderer(scene[0], 32, ["above"])
+        CameraRenderer(model_file, 32, ["above"])
+
+
+def test_renderers_of_one_scene_share_its_memory_and_do_not_mix_their_views(model_file: Path, view: View) -> None:
+    first, second = (CameraRenderer(model_file, 32, ["above"]) for _ in range(2))
+    assert first._scene is second._scene
+    moved = View(view.qpos, view.body_pos + 0.1, view.body_quat, view.site_rgba)
+    before = first.render("above", view)
+    second.render("above", moved)
+    np.testing.assert_array_equal(first.render("above", view), before)
+    first.close()
+    np.testing.assert_array_equal(second.render("above", view), before)
+    second.close()
+
+
+def test_threads_render_the_same_pixels(model_file: Path, view: View) -> None:
+    def draw(_: int) -> np.ndarray:
+        renderer = CameraRenderer(model_file, 32, ["above"])
+        images = [renderer.render("above", view) for _ in range(5)]
+        renderer.close()
+        return np.stack(images)
+
+    expected = draw(0)
+    with ThreadPoolExecutor(2) as executor:
+        for images in executor.map(draw, range(4)):
+            np.testing.assert_array_equal(images, expected)
+
+
+def test_a_damaged_model_is_removed(tmp_path: Path) -> None:
+    file = tmp_path / "scene.mjb"
+    file.write_bytes(b"not a model")
+    with pytest.raises(RenderingError, match="damaged"):
+        CameraRenderer(file, 32, ["above"])
+    assert not file.exists()

@@ -1,0 +1,417 @@
+"""
+The control step, fused: controller, gripper and 25 sub-steps of MuJoCo in one call that needs no interpreter.
+
+``reference.ReferenceStepper`` is the readable twin. Two sequences are offered:
+
+- ``exact``: upstream's own, ``mj_forward``, controller with pseudo-inverses, ``mj_step``.
+- ``fast``: ``mj_step1``, controller with Cholesky factors, ``mj_step2``. The forward pass leaves no trace in the state,
+  so this computes the same trajectory up to rounding in the controller, at half the cost.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import mujoco
+import numpy as np
+from numba import njit
+
+from vla_gym.sim.controller import (
+    GRIPPER_SPEED,
+    KD,
+    KP,
+    MAX_ROTATION,
+    MAX_TRANSLATION,
+    NULLSPACE_KD,
+    NULLSPACE_KP,
+    RobotIds,
+    osc_torques,
+)
+from vla_gym.sim.mujoco_calls import MujocoCalls, call_jac_site, call_model_data
+from vla_gym.tasks.registry import OBSERVED_SUBSTEP, SUBSTEPS
+from vla_gym.type_aliases import Float64Array, Int64Array
+
+MIN_PIVOT_RATIO = 1e-10
+"""Smallest ratio of Cholesky pivots; below it the arm is singular, and upstream's pseudo-inverse decides."""
+
+
+class Views(NamedTuple):
+    """Arrays of a running simulation, which MuJoCo writes to, and where the robot is in them."""
+
+    model: int
+    data: int
+    qpos: Float64Array
+    qvel: Float64Array
+    ctrl: Float64Array
+    bias: Float64Array
+    inertia: Float64Array
+    site_pos: Float64Array
+    site_mat: Float64Array
+    body_quat: Float64Array
+    dof_parent: Int64Array
+    dof_inertia_address: Int64Array
+    arm_of_dof: Int64Array
+    arm_qpos: Int64Array
+    arm_qvel: Int64Array
+    arm_ctrl: Int64Array
+    arm_ctrl_range: Float64Array
+    finger_ctrl: Int64Array
+    finger_range: Float64Array
+    eef_site: int
+    eef_body: int
+
+
+class ArmMemory(NamedTuple):
+    """
+    What controller and gripper remember, and the arm as last read.
+
+    ``is_stale`` (1,) is 1 when the next sub-step shall work with the arm as it was read before.
+    """
+
+    goal_pos: Float64Array
+    goal_mat: Float64Array
+    rest: Float64Array
+    fingers: Float64Array
+    is_stale: Int64Array
+    eef_pos: Float64Array
+    eef_mat: Float64Array
+    joint_pos: Float64Array
+    joint_vel: Float64Array
+    eef_vel: Float64Array
+    jacobian: Float64Array
+    mass: Float64Array
+    full_jacobian: Float64Array
+
+
+class Observed(NamedTuple):
+    """What the observation shows: positions of all joints as rendered, and pose and fingers as sensed."""
+
+    qpos: Float64Array
+    sensed_qpos: Float64Array
+    eef_pos: Float64Array
+    eef_quat: Float64Array
+
+
+def make_views(model: mujoco.MjModel, data: mujoco.MjData, ids: RobotIds) -> Views:
+    """
+    Views into a simulation; they stay valid as long as it lives.
+
+    :param model: compiled scene
+    :param data: its state
+    :param ids: where the robot is
+    """
+    arm_of_dof = np.full(model.nv, -1, dtype=np.int64)
+    arm_of_dof[ids.qvel] = np.arange(len(ids.qvel))
+    return Views(
+        model=model._address,
+        data=data._address,
+        qpos=data.qpos,
+        qvel=data.qvel,
+        ctrl=data.ctrl,
+        bias=data.qfrc_bias,
+        inertia=data.qM,
+        site_pos=data.site_xpos,
+        site_mat=data.site_xmat,
+        body_quat=data.xquat,
+        dof_parent=model.dof_parentid.astype(np.int64),
+        dof_inertia_address=model.dof_Madr.astype(np.int64),
+        arm_of_dof=arm_of_dof,
+        arm_qpos=np.asarray(ids.qpos, dtype=np.int64),
+        arm_qvel=np.asarray(ids.qvel, dtype=np.int64),
+        arm_ctrl=np.asarray(ids.ctrl, dtype=np.int64),
+        arm_ctrl_range=model.actuator_ctrlrange[ids.ctrl].copy(),
+        finger_ctrl=np.asarray(ids.gripper_ctrl, dtype=np.int64),
+        finger_range=model.actuator_ctrlrange[ids.gripper_ctrl].copy(),
+        eef_site=ids.eef_site,
+        eef_body=ids.eef_body,
+    )
+
+
+def make_arm_memory(rest_joint_pos: Float64Array, nv: int) -> ArmMemory:
+    """
+    Memory at the start.
+
+    :param rest_joint_pos: joint positions the null-space torques pull to (rad), (7,)
+    :param nv: degrees of freedom of the scene
+    """
+    return ArmMemory(
+        goal_pos=np.zeros(3),
+        goal_mat=np.eye(3),
+        rest=np.array(rest_joint_pos, dtype=np.float64),
+        fingers=np.zeros(2),
+        is_stale=np.zeros(1, dtype=np.int64),
+        eef_pos=np.zeros(3),
+        eef_mat=np.eye(3),
+        joint_pos=np.zeros(7),
+        joint_vel=np.zeros(7),
+        eef_vel=np.zeros(6),
+        jacobian=np.zeros((6, 7)),
+        mass=np.eye(7),
+        full_jacobian=np.zeros((6, nv)),
+    )
+
+
+@njit(cache=True, nogil=True)
+def read_arm(calls: MujocoCalls, views: Views, arm: ArmMemory) -> None:
+    """
+    Read the arm from a simulation whose derived quantities are up to date.
+
+    :param calls: MuJoCo's functions
+    :param views: the simulation
+    :param arm: written to
+    """
+    rows = arm.full_jacobian
+    start = rows.ctypes.data
+    half = 3 * rows.shape[1] * 8
+    call_jac_site(calls.jac_site, views.model, views.data, start, start + half, views.eef_site)
+    arm.eef_pos[:] = views.site_pos[views.eef_site]
+    arm.eef_mat[:] = views.site_mat[views.eef_site].reshape(3, 3)
+    for i in range(7):
+        dof = views.arm_qvel[i]
+        arm.joint_pos[i] = views.qpos[views.arm_qpos[i]]
+        arm.joint_vel[i] = views.qvel[dof]
+        arm.jacobian[:, i] = rows[:, dof]
+        # inertia is stored along the chain of parents of each degree of freedom
+        address = views.dof_inertia_address[dof]
+        other = dof
+        while other >= 0:
+            j = views.arm_of_dof[other]
+            if j >= 0:
+                arm.mass[i, j] = arm.mass[j, i] = views.inertia[address]
+            address += 1
+            other = views.dof_parent[other]
+    for k in range(6):
+        # no other joint moves the end effector
+        total = 0.0
+        for i in range(7):
+            total += arm.jacobian[k, i] * arm.joint_vel[i]
+        arm.eef_vel[k] = total
+
+
+@njit(cache=True, nogil=True)
+def control_step(
+    calls: MujocoCalls, views: Views, arm: ArmMemory, observed: Observed, command: Float64Array, exact: bool
+) -> None:
+    """
+    Execute one command for 1/20 s.
+
+    :param calls: MuJoCo's functions
+    :param views: the simulation
+    :param arm: memory of controller and gripper, updated
+    :param observed: written at the sub-step at which upstream samples its observations
+    :param command: in [-1, 1], (7,)
+    :param exact: upstream's sequence of calls instead of the fast one
+    """
+    torques = np.empty(7)
+    bias = np.empty(7)
+    for substep in range(SUBSTEPS):
+        call_model_data(calls.forward if exact else calls.step1, views.model, views.data)
+        if arm.is_stale[0]:
+            arm.is_stale[0] = 0
+        else:
+            read_arm(calls, views, arm)
+        if substep == 0:
+            set_goal(arm, command)
+        for i in range(7):
+            bias[i] = views.bias[views.arm_qvel[i]]
+        if exact or not _fast_torques(arm, bias, torques):
+            torques[:] = osc_torques(
+                arm.goal_pos,
+                arm.goal_mat,
+                arm.eef_pos,
+                arm.eef_mat,
+                arm.eef_vel,
+                arm.jacobian,
+                arm.mass,
+                arm.rest - arm.joint_pos,
+                arm.joint_vel,
+                bias,
+            )
+        for i in range(7):
+            low, high = views.arm_ctrl_range[i, 0], views.arm_ctrl_range[i, 1]
+            views.ctrl[views.arm_ctrl[i]] = min(max(torques[i], low), high)
+        _move_fingers(views, arm, command[6])
+        if substep == OBSERVED_SUBSTEP:
+            observed.qpos[:] = views.qpos
+        call_model_data(calls.step if exact else calls.step2, views.model, views.data)
+        if substep == OBSERVED_SUBSTEP:
+            sense(views, observed)
+
+
+@njit(cache=True, nogil=True)
+def sense(views: Views, observed: Observed) -> None:
+    """
+    Note what the sensors say now.
+
+    :param views: the simulation
+    :param observed: written to
+    """
+    observed.sensed_qpos[:] = views.qpos
+    observed.eef_pos[:] = views.site_pos[views.eef_site]
+    observed.eef_quat[:] = views.body_quat[views.eef_body]
+
+
+@njit(cache=True, nogil=True)
+def set_goal(arm: ArmMemory, command: Float64Array) -> None:
+    """
+    Set the goal relative to the pose as last read.
+
+    :param arm: memory of the controller, updated
+    :param command: in [-1, 1] (clipped), (7,)
+    """
+    rotation = np.empty(3)
+    for k in range(3):
+        arm.goal_pos[k] = arm.eef_pos[k] + min(max(command[k], -1.0), 1.0) * MAX_TRANSLATION
+        rotation[k] = min(max(command[3 + k], -1.0), 1.0) * MAX_ROTATION
+    if rotation[0] != 0.0 or rotation[1] != 0.0 or rotation[2] != 0.0:
+        turn = _rotation_matrix(rotation)
+        for i in range(3):
+            for j in range(3):
+                arm.goal_mat[i, j] = (
+                    turn[i, 0] * arm.eef_mat[0, j] + turn[i, 1] * arm.eef_mat[1, j] + turn[i, 2] * arm.eef_mat[2, j]
+                )
+
+
+@njit(cache=True, nogil=True)
+def _rotation_matrix(axis_angle: Float64Array) -> Float64Array:
+    """As ``controller.rotation_matrix``, with its roundings to single precision."""
+    angle = math.sqrt(axis_angle[0] ** 2 + axis_angle[1] ** 2 + axis_angle[2] ** 2)
+    q = np.empty(4, dtype=np.float32)
+    q[0] = np.float32(math.cos(angle / 2.0))
+    for k in range(3):
+        q[1 + k] = np.float32(axis_angle[k] / angle * math.sin(angle / 2.0))
+    # single precision products, summed in double precision: what the original's call of BLAS does
+    norm = 0.0
+    for k in range(4):
+        norm += float(q[k] * q[k])
+    scale = math.sqrt(2.0 / float(np.float32(norm)))
+    for k in range(4):
+        q[k] = np.float32(float(q[k]) * scale)
+    w, x, y, z = q[0], q[1], q[2], q[3]
+    turn = np.empty((3, 3))
+    turn[0, 0] = 1.0 - float(y * y) - float(z * z)
+    turn[1, 1] = 1.0 - float(x * x) - float(z * z)
+    turn[2, 2] = 1.0 - float(x * x) - float(y * y)
+    turn[0, 1] = np.float32(x * y - z * w)
+    turn[0, 2] = np.float32(x * z + y * w)
+    turn[1, 0] = np.float32(x * y + z * w)
+    turn[1, 2] = np.float32(y * z - x * w)
+    turn[2, 0] = np.float32(x * z - y * w)
+    turn[2, 1] = np.float32(y * z + x * w)
+    return turn
+
+
+@njit(cache=True, nogil=True)
+def _move_fingers(views: Views, arm: ArmMemory, command: float) -> None:
+    direction = np.sign(command) * GRIPPER_SPEED
+    for i in range(2):
+        moved = arm.fingers[i] - direction if i == 0 else arm.fingers[i] + direction
+        arm.fingers[i] = min(max(moved, -1.0), 1.0)
+        low, high = views.finger_range[i, 0], views.finger_range[i, 1]
+        views.ctrl[views.finger_ctrl[i]] = 0.5 * (low + high) + 0.5 * (high - low) * arm.fingers[i]
+
+
+@njit(cache=True, nogil=True)
+def _fast_torques(arm: ArmMemory, bias: Float64Array, torques: Float64Array) -> bool:
+    """
+    The torques of ``controller.osc_torques`` from Cholesky factors, or ``False`` near a singularity.
+
+    With M the inertia, J the Jacobian, A = J M^-1 J' and u the posture acceleration, they are
+    J' [A_pos^-1 f; A_ori^-1 t] - J' A^-1 J u + M u + bias.
+    """
+    a = np.empty((6, 6))
+    if not _inverse_task_inertia(arm, a):
+        return False
+    a_pos, a_ori = a[:3, :3].copy(), a[3:, 3:].copy()
+    if not (_cholesky(a) and _cholesky(a_pos) and _cholesky(a_ori)):
+        return False
+    force, torque = np.empty(3), np.empty(3)
+    _pose_errors(arm, force, torque)
+    posture = NULLSPACE_KP * (arm.rest - arm.joint_pos) - NULLSPACE_KD * arm.joint_vel
+    wrench = np.zeros(6)
+    for k in range(6):
+        for i in range(7):
+            wrench[k] -= arm.jacobian[k, i] * posture[i]
+    _solve(a, wrench)
+    _solve(a_pos, force)
+    _solve(a_ori, torque)
+    wrench[:3] += force
+    wrench[3:] += torque
+    for i in range(7):
+        total = bias[i]
+        for k in range(6):
+            total += arm.jacobian[k, i] * wrench[k]
+        for j in range(7):
+            total += arm.mass[i, j] * posture[j]
+        torques[i] = total
+    return True
+
+
+@njit(cache=True, nogil=True)
+def _inverse_task_inertia(arm: ArmMemory, a: Float64Array) -> bool:
+    """Write J M^-1 J' to ``a``, (6, 6); ``False`` if M is near singular."""
+    factor = arm.mass.copy()
+    if not _cholesky(factor):
+        return False
+    # Y = L^-1 J', where M = L L': A = Y' Y
+    y = np.empty((7, 6))
+    for k in range(6):
+        for i in range(7):
+            total = arm.jacobian[k, i]
+            for j in range(i):
+                total -= factor[i, j] * y[j, k]
+            y[i, k] = total / factor[i, i]
+    for i in range(6):
+        for j in range(i + 1):
+            total = 0.0
+            for k in range(7):
+                total += y[k, i] * y[k, j]
+            a[i, j] = a[j, i] = total
+    return True
+
+
+@njit(cache=True, nogil=True)
+def _pose_errors(arm: ArmMemory, force: Float64Array, torque: Float64Array) -> None:
+    """Write the accelerations (m/s^2, rad/s^2) that pull the end effector to its goal."""
+    for i in range(3):
+        force[i] = KP * (arm.goal_pos[i] - arm.eef_pos[i]) - KD * arm.eef_vel[i]
+        p, q = (i + 1) % 3, (i + 2) % 3
+        error = 0.0
+        for k in range(3):
+            error += 0.5 * (arm.eef_mat[p, k] * arm.goal_mat[q, k] - arm.eef_mat[q, k] * arm.goal_mat[p, k])
+        torque[i] = KP * error - KD * arm.eef_vel[3 + i]
+
+
+@njit(cache=True, nogil=True)
+def _cholesky(a: Float64Array) -> bool:
+    """Overwrite the lower triangle of a symmetric matrix with its Cholesky factor; ``False`` if it is near singular."""
+    largest = 0.0
+    for i in range(a.shape[0]):
+        for j in range(i + 1):
+            total = a[i, j]
+            for k in range(j):
+                total -= a[i, k] * a[j, k]
+            if i == j:
+                largest = max(largest, total)
+                # written so that NaN fails too
+                if not total > MIN_PIVOT_RATIO * largest:
+                    return False
+                a[i, i] = math.sqrt(total)
+            else:
+                a[i, j] = total / a[j, j]
+    return True
+
+
+@njit(cache=True, nogil=True)
+def _solve(factor: Float64Array, b: Float64Array) -> None:
+    """Overwrite ``b`` with the solution of ``factor factor' x = b``."""
+    n = b.shape[0]
+    for i in range(n):
+        for j in range(i):
+            b[i] -= factor[i, j] * b[j]
+        b[i] /= factor[i, i]
+    for i in range(n - 1, -1, -1):
+        for j in range(i + 1, n):
+            b[i] -= factor[j, i] * b[j]
+        b[i] /= factor[i, i]

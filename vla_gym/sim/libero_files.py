@@ -1,0 +1,44 @@
+"""Files of the installed LIBERO, found without importing it."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+
+from vla_gym.tasks.registry import TaskSpec
+
+
+def libero_root() -> Path:
+    """
+    Folder of the installed ``libero.libero`` package, found without importing it.
+
+    :raises ModuleNotFoundError: if hf-libero is not installed
+    """
+    spec = importlib.util.find_spec("libero")
+    if spec is None or not spec.submodule_search_locations:
+        raise ModuleNotFoundError("Building scenes needs LIBERO: pip install 'hf-libero>=0.1.4,<0.2'")
+    return Path(next(iter(spec.submodule_search_locations))) / "libero"
+
+
+def task_files(task: TaskSpec) -> tuple[Path, Path]:
+    """BDDL file and initial-state file of a task in the installed LIBERO."""
+    root = libero_root()
+    return (
+        root / "bddl_files" / task.suite / f"{task.name}.bddl",
+        root / "init_files" / task.suite / f"{task.name}.pruned_init",
+    )
+
+
+def write_libero_config(folder: Path) -> None:
+    """Write the ``config.yaml`` whose absence would make LIBERO ask on standard input."""
+    root = libero_root()
+    entries = {
+        "benchmark_root": root,
+        "bddl_files": root / "bddl_files",
+        "init_states": root / "init_files",
+        "datasets": folder / "datasets",
+        "assets": root / "assets",
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.yaml").write_text("".join(f"{key}: {json.dumps(str(value))}\n" for key, value in entries.items()))
