@@ -1,5 +1,6 @@
 """Shape vocabulary of the primitive pack, against MuJoCo's own geometry."""
 
+import itertools
 import math
 
 import mujoco
@@ -84,10 +85,10 @@ def test_bars_run_along_their_points():
     geoms = bars([tuple(point) for point in points], 0.006, 0.02)
     assert len(geoms) == 3
     parts = np.linspace(0, 1, 20)[:, None]
-    middle = np.concatenate([a + parts * (b - a) for a, b in zip(points, points[1:], strict=False)])
+    middle = np.concatenate([a + parts * (b - a) for a, b in itertools.pairwise(points)])
     line = np.insert(middle, 1, 0, axis=1)
     for offset, inside in ((0, True), (0.0099, True), (0.0101, False)):
-        assert (covers(geoms, line + (0, offset, 0)) == inside).all()
+        assert (covers(geoms, line + np.array([0, offset, 0])) == inside).all()
     across = np.array([(0.0699 + 0.003, 0, 0.05), (0.0701 + 0.003, 0, 0.05), (0.05, 0, 0.055)])
     np.testing.assert_array_equal(covers(geoms, across), [True, False, False])
 
