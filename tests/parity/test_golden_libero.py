@@ -12,7 +12,7 @@ from vla_gym.assets.resolve import resolve_assets
 from vla_gym.sim.bundle import SceneBundle, load_bundles
 from vla_gym.sim.core import PHYSICS, SimCore
 from vla_gym.sim.render import CameraRenderer
-from vla_gym.tasks.registry import CAMERAS, SETTLE_COMMAND, SETTLE_STEPS, SUITES
+from vla_gym.tasks.registry import CAMERAS, COLLISION_GROUP, SETTLE_COMMAND, SETTLE_STEPS, SUITES
 
 pytestmark = pytest.mark.assets
 RECORDED = {"spatial": range(0, 10, 2), "object": range(0, 10, 2), "goal": range(0, 10, 2), "10": range(0, 10, 2)}
@@ -53,8 +53,14 @@ def test_fixture_poses_are_those_of_upstreams_resets(recording: dict[str, np.nda
 
 def test_compiled_model_is_upstreams(recording: dict[str, np.ndarray], bundle: SceneBundle) -> None:
     model = bundle.load_model()
-    for field in ("body_mass", "body_inertia", "jnt_range", "dof_damping", "geom_friction", "site_pos"):
+    for field in ("body_mass", "body_inertia", "body_ipos", "jnt_range", "dof_damping", "dof_armature", "site_pos"):
         np.testing.assert_array_equal(getattr(model, field), recording[f"model_{field}"], err_msg=field)
+    # the model to simulate lacks what is only seen
+    collides = (recording["model_geom_contype"] | recording["model_geom_conaffinity"]) != 0
+    kept = collides | (recording["model_geom_group"] == COLLISION_GROUP)
+    for field in ("type", "size", "pos", "quat", "contype", "condim", "friction", "solref", "solimp", "bodyid"):
+        ours, upstream = getattr(model, f"geom_{field}"), recording[f"model_geom_{field}"][kept]
+        np.testing.assert_array_equal(ours, upstream, err_msg=field)
 
 
 @pytest.mark.parametrize("physics", PHYSICS)

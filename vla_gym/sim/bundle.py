@@ -47,7 +47,7 @@ from vla_gym.type_aliases import Float64Array
 
 logger = logging.getLogger(__name__)
 
-BUNDLE_VERSION = 2
+BUNDLE_VERSION = 3
 """Raised whenever the content of a bundle changes."""
 
 

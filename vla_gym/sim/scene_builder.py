@@ -17,7 +17,6 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -73,38 +72,41 @@ class ModelWriter:
         self._quality = quality
         self._decimated: dict[str, TriangleMesh] = {}
 
-    def __call__(self, xml: str) -> str:
+    def __call__(self, xml: str, site_rgba: np.ndarray) -> str:
         """
         Write the models of a scene unless they are there.
 
         :param xml: LIBERO's scene
+        :param site_rgba: colours of the sites, most of which robosuite hides at run time, (nsite, 4)
         :return: hash of the scene
         :raises OSError: if the disk is full
         """
         scene = hashlib.sha256(xml.encode()).hexdigest()[:16]
         if (self._out / f"{scene}.physics.mjb").exists():
             return scene
-        self._save(physics_model(xml), f"{scene}.physics.mjb")
+        models = {"physics": physics_model(xml)}
         if self._quality == "full":
-            self._save(full_model(xml), f"{scene}.full.mjb")
+            models["full"] = full_model(xml)
         elif self._quality == "fast":
-            self._save(fast_model(xml, self._decimated), f"{scene}.fast.mjb")
+            models["fast"] = fast_model(xml, self._decimated)
+        for kind, model in models.items():
+            model.site_rgba[:] = site_rgba
+            self._save(model, self._out / f"{scene}.{kind}.mjb")
         return scene
 
-    def _save(self, model: mujoco.MjModel, name: str) -> None:
-        path = self._out / name
+    def _save(self, model: mujoco.MjModel, path: Path) -> None:
         mujoco.mj_saveModel(model, str(path), None)
         if path.stat().st_size != mujoco.mj_sizeModel(model):  # MuJoCo does not report failed writes
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
 
 def _write_task(
-    control_env: Any, task: TaskSpec, init_states: np.ndarray, out: Path, write_models: Callable[[str], str]
+    control_env: Any, task: TaskSpec, init_states: np.ndarray, out: Path, write_models: ModelWriter
 ) -> None:
     env = control_env.env
-    scene = write_models(env.model.get_xml())
     fixture_pos, fixture_quat = _draw_fixture_poses(control_env)
     model = control_env.sim.model
+    scene = write_models(env.model.get_xml(), model.site_rgba)
     if init_states.shape != (N_INIT_STATES, 1 + model.nq + model.nv):
         raise ValueError(
             f"{task.name}: initial states of shape {init_states.shape} do not fit a scene with nq={model.nq}, "

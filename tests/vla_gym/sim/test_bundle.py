@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import shutil
@@ -13,6 +14,8 @@ import pytest
 
 from vla_gym.assets.resolve import AssetPack, cache_dir, resolve_assets
 from vla_gym.errors import SceneBuildError
+from vla_gym.sim import bundle as bundle_module
+from vla_gym.sim import scene_builder
 from vla_gym.sim.bundle import load_bundles
 from vla_gym.tasks.registry import get_suite
 
@@ -104,3 +107,105 @@ def test_a_scene_that_cannot_be_built_says_why(tmp_path: Path, monkeypatch: pyte
     with pytest.raises(SceneBuildError, match=r"could not build \['open_the_middle_drawer_of_the_cabinet'\]"):
         load_bundles([SUITE.task(0)], AssetPack("custom:pack", tmp_path / "pack"))
     assert not list((tmp_path / "cache").rglob("meta.json"))
+
+
+def test_processes_that_build_one_scene_at_once_all_succeed(tmp_path: Path) -> None:
+    program = (
+        "from vla_gym.assets.resolve import resolve_assets\n"
+        "from vla_gym.sim.bundle import load_bundles\n"
+        "from vla_gym.tasks.registry import get_suite\n"
+        "bundles = load_bundles(get_suite('goal').tasks[:2], resolve_assets('primitive'), 'fast')\n"
+        "print(bundles[1].load_model().nq, bundles[1].model_file('fast').stat().st_size)\n"
+    )
+    environment = {**os.environ, "VLA_GYM_CACHE": str(tmp_path)}
+    processes = [
+        subprocess.Popen([sys.executable, "-c", program], env=environment, stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    outputs = [process.communicate(timeout=240)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0]
+    assert outputs[0] == outputs[1] != ""
+    assert not list(tmp_path.rglob("building-*"))
+
+
+@pytest.fixture
+def temporary_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "memory"
+    folder.mkdir()
+    monkeypatch.setattr(bundle_module, "_temporary_root", lambda: folder)
+    return folder
+
+
+def test_a_cache_that_cannot_be_written_is_replaced_by_memory(
+    pack: AssetPack,
+    tmp_path: Path,
+    temporary_root: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    (tmp_path / "cache").write_text("a file where the folder should be: nobody can write below it")
+    monkeypatch.setenv("VLA_GYM_CACHE", str(tmp_path / "cache"))
+    with caplog.at_level(logging.WARNING):
+        (bundle,) = load_bundles([SUITE.task(0)], pack)
+    assert "Cannot write to the cache" in caplog.text and "cache" in caplog.text
+    assert bundle.load_model().nq == 41
+    assert bundle.models.is_relative_to(temporary_root)
+
+
+def test_a_disk_that_fills_up_while_building_is_replaced_by_memory(
+    pack: AssetPack,
+    tmp_path: Path,
+    temporary_root: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setenv("VLA_GYM_CACHE", str(tmp_path / "cache"))
+    build = bundle_module.build_bundles
+
+    def build_on_a_small_disk(root: Path, *args: object) -> None:
+        if not root.is_relative_to(temporary_root):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(root))
+        build(root, *args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(bundle_module, "build_bundles", build_on_a_small_disk)
+    with caplog.at_level(logging.WARNING):
+        (bundle,) = load_bundles([SUITE.task(0)], pack)
+    assert "No space left on device" in caplog.text
+    assert bundle.init_states.shape[0] == 50
+
+
+def test_the_builder_reports_a_full_disk_as_such(pack: AssetPack, tmp_path: Path) -> None:
+    # /dev/full takes nothing; MuJoCo itself would not complain
+    writer = scene_builder.ModelWriter(tmp_path, None)
+    model = load_bundles([SUITE.task(0)], pack)[0].load_model()
+    with pytest.raises(OSError, match="No space left"):
+        writer._save(model, Path("/dev/full"))
+
+
+def test_a_render_model_is_added_when_it_is_first_asked_for(pack: AssetPack, tmp_path: Path) -> None:
+    (bundle,) = load_bundles([SUITE.task(0)], pack, "fast")
+    assert bundle.model_file("fast").is_file()
+    fast = mujoco.MjModel.from_binary_path(str(bundle.model_file("fast")))
+    (bundle,) = load_bundles([SUITE.task(0)], pack, "full")
+    full = mujoco.MjModel.from_binary_path(str(bundle.model_file("full")))
+    assert bundle.model_file("fast").is_file()
+    assert fast.nmeshface < 0.4 * full.nmeshface
+    for field in ("body_pos", "jnt_qposadr", "cam_pos", "site_rgba", "cam_fovy"):
+        np.testing.assert_array_equal(getattr(fast, field), getattr(full, field), err_msg=field)
+    assert fast.stat.extent == full.stat.extent and fast.vis.quality.offsamples == 0
+
+
+def test_what_is_only_seen_is_not_simulated(pack: AssetPack) -> None:
+    (bundle,) = load_bundles([SUITE.task(0)], pack, "full")
+    full = mujoco.MjModel.from_binary_path(str(bundle.model_file("full")))
+    model = bundle.load_model()
+    assert model.ngeom < full.ngeom and model.ntex == 0
+    for field in ("body_mass", "body_inertia", "dof_armature", "body_ipos", "jnt_range", "actuator_ctrlrange"):
+        np.testing.assert_array_equal(getattr(model, field), getattr(full, field), err_msg=field)
+    states = []
+    for each in (model, full):
+        data = mujoco.MjData(each)
+        data.qpos[:] = bundle.init_states[0][1 : 1 + each.nq]
+        mujoco.mj_step(each, data, 200)
+        states.append(data.qpos.copy())
+    np.testing.assert_array_equal(*states)
