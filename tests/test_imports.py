@@ -86,3 +86,18 @@ def test_the_environment_needs_no_learning_library(statement: str) -> None:
     program = f"{statement}\nimport sys\nprint([m for m in {heavy} if m in sys.modules])"
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
     assert result.stdout.strip() == "[]"
+
+
+def test_importing_the_environments_costs_little_more_than_importing_gymnasium() -> None:
+    program = (
+        "import sys, gymnasium; before = set(sys.modules); import vla_gym; added = set(sys.modules) - before;"
+        "print(*sorted(m for m in added if not m.startswith('vla_gym')))"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert result.stdout.split() == [], "only the library's own modules, no simulator and no compiler"
+
+
+def test_the_installed_package_is_small() -> None:
+    files = [path for path in (ROOT / "vla_gym").rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+    assert sum(path.stat().st_size for path in files) < 4_000_000
+    assert any(path.suffix == ".png" for path in files) and any(path.suffix == ".xml" for path in files)
