@@ -68,6 +68,37 @@ def test_same_seed_same_trajectory() -> None:
         np.testing.assert_array_equal(first, second)
 
 
+@pytest.mark.parametrize("quality", ["full", "fast"])
+def test_rendering_changes_nothing(quality: str) -> None:
+    def rollout(**kwargs: Any) -> list[np.ndarray]:
+        env = make(chunk_size=2, **kwargs)
+        env.action_space.seed(1)
+        observation, _ = env.reset(seed=2)
+        trace = [observation["proprio"]]
+        for _ in range(4):
+            observation, *_ = env.step(env.action_space.sample())
+            trace += [observation["proprio"], env.unwrapped.get_state()]
+            env.render()
+        env.close()
+        return trace
+
+    seen = rollout(cameras=("agentview", "wrist"), render_quality=quality, render_mode="rgb_array")
+    for with_images, without in zip(seen, rollout(), strict=True):
+        np.testing.assert_array_equal(with_images, without)
+
+
+def test_both_kinds_of_physics_agree() -> None:
+    states = []
+    for physics in ("exact", "fast"):
+        env = make(physics=physics)
+        env.reset(options={"task_id": 8, "init_state_id": 0})
+        for _ in range(5):
+            env.step(np.array([150, 100, 60, 127, 130, 127, 255]))
+        states.append(env.unwrapped.get_state())
+        env.close()
+    np.testing.assert_allclose(*states, atol=1e-9)
+
+
 def test_an_episode_does_not_depend_on_the_one_before(env: LiberoEnv) -> None:
     def rollout() -> np.ndarray:
         env.reset(options={"task_id": 0, "init_state_id": 4})
@@ -187,6 +218,23 @@ def test_continuous_commands_equal_their_bins(env: LiberoEnv) -> None:
     env.step(bins)
     continuous.step(ActionTokenizer().decode(bins))
     np.testing.assert_array_equal(continuous.get_state(), env.get_state())
+
+
+def test_tasks_with_different_scenes_take_turns() -> None:
+    env = gym.make(
+        "LIBERO-Object-v0", task_ids=[0, 1], assets="primitive", image_size=64, render_quality="fast", settle_steps=1
+    )
+    images, states = [], []
+    for task_id in (0, 1, 0):
+        observation, info = env.reset(options={"task_id": task_id, "init_state_id": 0})
+        assert info["task_id"] == task_id and info["instruction"] == get_suite("object").task(task_id).instruction
+        env.step(NO_MOTION)
+        images.append(observation["agentview"])
+        states.append(env.unwrapped.get_state())
+    env.close()
+    np.testing.assert_array_equal(images[0], images[2])
+    np.testing.assert_array_equal(states[0], states[2])
+    assert (images[0] != images[1]).any()
 
 
 def test_sampling_covers_the_given_tasks_and_states_only() -> None:
