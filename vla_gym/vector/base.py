@@ -241,8 +241,8 @@ class VLAVectorEnv(VectorEnv[Any, Any, Any]):
             raise gym.error.ClosedEnvironmentError("The vector environment is closed; make it anew.")
         return self._slots
 
-    @property
-    def np_random(self) -> tuple[np.random.Generator, ...]:  # type: ignore[override, misc]
+    @property  # type: ignore[misc]
+    def np_random(self) -> tuple[np.random.Generator, ...]:  # type: ignore[override]
         """Random generator of each environment; with processes, copies."""
         return self.get_attr("np_random")
 
