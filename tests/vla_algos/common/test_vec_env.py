@@ -75,7 +75,7 @@ def test_methods_and_attributes_by_index(backend: str) -> None:
 
 
 def test_images_come_from_the_simulator() -> None:
-    keywords = {"assets": "primitive", "cameras": (), "image_size": 32, "settle_steps": 0, "render_quality": "fast"}
+    keywords = {"assets": "primitive", "image_size": 32, "settle_steps": 0, "render_quality": "fast", "task_ids": [8]}
     env = SB3VecEnv(vla_gym.make_vec("LIBERO-Goal-v0", 2, render_mode="rgb_array", **keywords))
     env.reset()
     assert [image.shape for image in env.get_images()] == [(32, 32, 3)] * 2

@@ -86,7 +86,7 @@ def spoken_close(self):
     close(self)
     print("closed in", threading.current_thread().name, flush=True)
 LiberoEnv.close = spoken_close
-keywords = dict(assets="primitive", image_size=32, settle_steps=0, render_quality="fast")
+keywords = dict(assets="primitive", image_size=32, settle_steps=0, render_quality="fast", task_ids=[8])
 env = vla_gym.make_vec("LIBERO-Goal-v0", 2, "thread", **keywords)
 env.reset(seed=0)
 """
