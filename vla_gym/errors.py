@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 class VLAGymError(Exception):
@@ -19,6 +20,14 @@ class UnknownNameError(VLAGymError, ValueError):
         close = difflib.get_close_matches(value, names, n=1) if isinstance(value, str) else []
         hint = f" Did you mean {close[0]!r}?" if close else ""
         super().__init__(f"Unknown {kind} {value!r}.{hint} Valid: {listing}.{' ' + remedy if remedy else ''}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # rebuilt from its message, so that it can come from another process
+        return _with_message, (type(self), str(self))
+
+
+def _with_message(cls: type[UnknownNameError], message: str) -> UnknownNameError:
+    return cls.__new__(cls, message)
 
 
 class AssetsError(VLAGymError, FileNotFoundError):
@@ -39,3 +48,7 @@ class InvalidActionError(VLAGymError, ValueError):
 
 class RenderingError(VLAGymError, RuntimeError):
     """No OpenGL back end could be started."""
+
+
+class WorkerError(VLAGymError, RuntimeError):
+    """A worker process that cannot be kept alive, or an exception in it that cannot be sent as it is."""

@@ -1,25 +1,146 @@
-"""SB3 vector environments whose workers start fast."""
+"""Vector environments of ``vla_gym`` as Stable-Baselines3 wants them."""
 
 from __future__ import annotations
 
-import multiprocessing
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Sequence
+from typing import Any
 
 import gymnasium as gym
-from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
+import numpy as np
+from gymnasium.vector import AutoresetMode, VectorEnv
+from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 
-# imported once by the process that all workers are forked from, instead of once per worker
-_PRELOADED = ["stable_baselines3.common.vec_env.subproc_vec_env", "vla_gym.envs.libero_env"]
 
-
-def make_workers(env_fns: Sequence[Callable[[], gym.Env]]) -> VecEnv:
+class SB3VecEnv(VecEnv):
     """
-    One process per environment, or none for a single one.
+    A vector environment of ``vla_gym.make_vec`` behind SB3's interface.
 
-    :param env_fns: makers of the environments
-    :return: SB3 vector environment
+    Observations are handed on without a copy: a batch holds until the next but one step. That is what SB3's algorithms
+    need, which store a batch right after the step that followed it, and copy it then. Code that keeps batches longer
+    makes its vector environment with ``copy=True``.
+
+    :param venv: vector environment that resets in the step that ends an episode, wrappers around it included
+    :raises ValueError: if it resets otherwise
     """
-    if len(env_fns) == 1:
-        return DummyVecEnv(list(env_fns))
-    multiprocessing.get_context("forkserver").set_forkserver_preload(_PRELOADED)
-    return SubprocVecEnv(list(env_fns), start_method="forkserver")
+
+    def __init__(self, venv: VectorEnv) -> None:
+        mode = venv.metadata.get("autoreset_mode")
+        if mode is not AutoresetMode.SAME_STEP:
+            raise ValueError(f"The vector environment has autoreset_mode={mode}; SB3 needs {AutoresetMode.SAME_STEP}.")
+        self.venv = venv
+        self._actions: Any = None
+        super().__init__(venv.num_envs, venv.single_observation_space, venv.single_action_space)
+
+    def reset(self) -> VecEnvObs:
+        """
+        Start an episode everywhere, with what ``seed`` and ``set_options`` left for it.
+
+        :return: observations, (N, ...)
+        """
+        names = {name for options in self._options for name in options}
+        options = {name: [each.get(name) for each in self._options] for name in names}
+        observations, infos = self.venv.reset(seed=self._seeds, options=options or None)  # type: ignore[arg-type]
+        self.reset_infos = [info_of(infos, i) for i in range(self.num_envs)]
+        self._reset_seeds()
+        self._reset_options()
+        return observations
+
+    def step_async(self, actions: np.ndarray) -> None:
+        """
+        Note the actions of the step.
+
+        :param actions: (N, ...)
+        """
+        self._actions = actions
+
+    def step_wait(self) -> VecEnvStepReturn:
+        """Observations (N, ...), rewards (N,) float32, dones (N,) and the info of each environment."""
+        observations, rewards, terminations, truncations, batched = self.venv.step(self._actions)
+        dones = np.logical_or(terminations, truncations)
+        infos = []
+        for i in range(self.num_envs):
+            info = info_of(batched, i)
+            if dones[i]:
+                final_observation, final_info = info.pop("final_obs"), info.pop("final_info")
+                self.reset_infos[i] = info
+                info = {**final_info, "terminal_observation": final_observation}
+            info["TimeLimit.truncated"] = bool(truncations[i] and not terminations[i])
+            infos.append(info)
+        return observations, rewards.astype(np.float32), dones, infos
+
+    def close(self) -> None:
+        """Close the environments."""
+        self.venv.close()
+
+    def get_images(self) -> Sequence[np.ndarray | None]:
+        """The image of each environment, (H, W, 3) uint8."""
+        if self.render_mode != "rgb_array":
+            warnings.warn(f"render_mode is {self.render_mode!r}; images need 'rgb_array'.", stacklevel=2)
+            return [None] * self.num_envs
+        return [np.asarray(image) for image in self.venv.render() or ()]
+
+    def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
+        """
+        Read an attribute.
+
+        :param attr_name: its name
+        :param indices: environments; None: all
+        :return: one value each
+        """
+        return self.env_method("get_wrapper_attr", attr_name, indices=indices)
+
+    def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
+        """
+        Set an attribute to the same value everywhere.
+
+        :param attr_name: its name
+        :param value: its value
+        :param indices: environments; None: all
+        """
+        self.env_method("set_wrapper_attr", attr_name, value, indices=indices)
+
+    def env_method(
+        self, method_name: str, *method_args: Any, indices: VecEnvIndices = None, **method_kwargs: Any
+    ) -> list:
+        """
+        Call a method.
+
+        :param method_name: its name
+        :param method_args: arguments
+        :param indices: environments; None: all
+        :param method_kwargs: keyword arguments
+        :return: one result each
+        """
+        call = self.venv.unwrapped.call_some  # type: ignore[attr-defined]
+        return list(call(self._get_indices(indices), method_name, *method_args, **method_kwargs))
+
+    def env_is_wrapped(self, wrapper_class: type[gym.Wrapper], indices: VecEnvIndices = None) -> list[bool]:
+        """
+        Whether environments are wrapped.
+
+        :param wrapper_class: class of the wrapper
+        :param indices: environments; None: all
+        :return: one answer each
+        """
+        # compared by name: workers need not import what the class is made of
+        wanted = f"{wrapper_class.__module__}.{wrapper_class.__qualname__}"
+        names = self.venv.unwrapped.class_names()  # type: ignore[attr-defined]
+        return [wanted in names[i] for i in self._get_indices(indices)]
+
+
+def info_of(infos: dict[str, Any], index: int) -> dict[str, Any]:
+    """
+    One environment's part of Gymnasium's batched infos.
+
+    :param infos: arrays (N, ...) or dictionaries of them, each with a mask (N,) under its name with ``_`` in front
+    :param index: the environment
+    :return: its info
+    """
+    info = {}
+    for name, values in infos.items():
+        mask = infos.get(f"_{name}")
+        if mask is not None and mask[index]:
+            info[name] = info_of(values, index) if isinstance(values, dict) else values[index]
+    return info

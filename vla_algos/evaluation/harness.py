@@ -7,6 +7,7 @@ import json
 import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,9 +19,10 @@ from tqdm import tqdm
 
 import vla_gym
 from vla_algos.common.save_util import write_then_rename
-from vla_algos.common.vec_env import make_workers
+from vla_algos.common.vec_env import SB3VecEnv
 from vla_algos.evaluation.statistics import wilson_interval
-from vla_gym.wrappers import EpisodeSequence
+from vla_gym.vector import vector_env_class
+from vla_gym.wrappers import make_sequence
 
 _PACKAGES = ("vla-gym", "mujoco", "gymnasium", "numpy", "torch", "transformers", "stable-baselines3")
 
@@ -188,11 +190,10 @@ def evaluate_policy_on_suite(
     :param progress_bar: show progress with tqdm
     :param seed: seed of every reset
     :param env_fn: makes the environment instead of ``gymnasium.make(env_id, **env_kwargs)``
-    :param vec_env_cls: SB3 vector environment; None: subprocesses if ``n_envs`` > 1, which a script may start only
-        under ``if __name__ == "__main__"``
+    :param vec_env_cls: SB3 vector environment; None: a process per environment if ``n_envs`` > 1
     :return: episodes and figures
     """
-    make_env = env_fn if env_fn is not None else _MakeEnv(env_id, env_kwargs or {})
+    make_env = env_fn if env_fn is not None else partial(gym.make, env_id, **(env_kwargs or {}))
     if task_ids is None:
         with make_env() as env:
             task_ids = list(env.unwrapped.task_ids)  # type: ignore[attr-defined]
@@ -200,8 +201,12 @@ def evaluate_policy_on_suite(
     n_envs = min(n_envs, len(episodes))
     if n_envs < 1:
         raise ValueError(f"n_envs={n_envs} for {len(episodes)} episodes; expected at least one of both.")
-    env_fns = [_MakeSequence(make_env, episodes[i::n_envs], seed) for i in range(n_envs)]
-    venv = make_workers(env_fns) if vec_env_cls is None else vec_env_cls(env_fns)
+    env_fns = [partial(make_sequence, make_env, episodes[i::n_envs], seed) for i in range(n_envs)]
+    venv: VecEnv
+    if vec_env_cls is None:
+        venv = SB3VecEnv(vector_env_class("process" if n_envs > 1 else "sync")(env_fns))
+    else:
+        venv = vec_env_cls(env_fns)
     try:
         records, instructions, assets = _run(model, venv, len(episodes), deterministic, progress_bar)
     finally:
@@ -218,34 +223,11 @@ def evaluate_policy_on_suite(
     )
 
 
-@dataclass(frozen=True)
-class _MakeEnv:
-    """Picklable ``gymnasium.make``."""
-
-    env_id: str
-    env_kwargs: dict[str, Any]
-
-    def __call__(self) -> gym.Env:
-        return gym.make(self.env_id, **self.env_kwargs)
-
-
-@dataclass(frozen=True)
-class _MakeSequence:
-    """Picklable maker of one worker's environment."""
-
-    make_env: Callable[[], gym.Env]
-    episodes: list[tuple[int, int]]
-    seed: int
-
-    def __call__(self) -> gym.Env:
-        return EpisodeSequence(self.make_env(), self.episodes, self.seed)
-
-
 def _run(
     model: Predictor, venv: VecEnv, n_episodes: int, deterministic: bool, progress_bar: bool
 ) -> tuple[list[EpisodeRecord], dict[int, str], str]:
     """Step until all episodes have ended."""
-    records: list[EpisodeRecord] = []
+    records: dict[tuple[int, int], EpisodeRecord] = {}
     instructions: dict[int, str] = {}
     assets = "unknown"
     lengths = np.zeros(venv.num_envs, dtype=int)
@@ -258,16 +240,18 @@ def _run(
                 lengths[i] += info.get("executed_steps", 1)
                 if not done:
                     continue
-                task_id = int(info["task_id"])
-                records.append(
-                    EpisodeRecord(task_id, int(info["init_state_id"]), bool(info["is_success"]), int(lengths[i]))
-                )
+                length, lengths[i] = int(lengths[i]), 0
+                # a worker that was restarted walks its list again, from the start
+                if info.get("worker_restarted") or (info["task_id"], info["init_state_id"]) in records:
+                    continue
+                task_id, init_state_id = int(info["task_id"]), int(info["init_state_id"])
+                record = EpisodeRecord(task_id, init_state_id, bool(info["is_success"]), length)
+                records[task_id, init_state_id] = record
                 instructions[task_id] = str(info["instruction"])
                 assets = str(info.get("assets", assets))
-                lengths[i] = 0
                 bar.update()
-                bar.set_postfix(success_rate=f"{np.mean([record.is_success for record in records]):.2f}")
-    return records, instructions, assets
+                bar.set_postfix(success_rate=f"{np.mean([record.is_success for record in records.values()]):.2f}")
+    return list(records.values()), instructions, assets
 
 
 def _versions() -> dict[str, str]:

@@ -13,20 +13,19 @@ import time
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from stable_baselines3.common.logger import configure
-from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import VecMonitor
 from tqdm import tqdm
 
 from vla_algos.bc import BC
 from vla_algos.bc.dataset import DemonstrationSet
 from vla_algos.common.callbacks import RolloutHistoryCallback, RolloutRecord
 from vla_algos.common.save_util import write_then_rename
-from vla_algos.common.vec_env import make_workers
+from vla_algos.common.vec_env import SB3VecEnv
 from vla_algos.evaluation.harness import EvaluationResult, evaluate_policy_on_suite
 from vla_algos.evaluation.plots import plot_learning_curve
 from vla_algos.evaluation.videos import record_episode
@@ -36,6 +35,7 @@ from vla_gym.actions.tokenizer import ActionTokenizer
 from vla_gym.datasets.collect import Episode, collect_episode
 from vla_gym.envs.libero_env import LiberoEnv
 from vla_gym.experts.scripted import ScriptedExpert
+from vla_gym.vector import make_vec
 
 ENV_ID = "LIBERO-Goal-v0"
 N_TRAIN_STATES = 25
@@ -263,12 +263,9 @@ def _evaluate(settings: QuickstartSettings, model: Any) -> dict[str, EvaluationR
     }
 
 
-def _make_training_env(settings: QuickstartSettings) -> Monitor[Any, Any]:
-    return Monitor(LiberoEnv(ENV_ID, init_state_ids=range(N_TRAIN_STATES), **settings.env_kwargs))
-
-
 def _train(settings: QuickstartSettings, clone: BC, folder: Path) -> tuple[TokenPPO, list[RolloutRecord]]:
-    env = make_workers([partial(_make_training_env, settings)] * settings.n_envs)
+    workers = make_vec(ENV_ID, settings.n_envs, "process", init_state_ids=range(N_TRAIN_STATES), **settings.env_kwargs)
+    env = VecMonitor(SB3VecEnv(workers))
     env.seed(settings.seed)
     try:
         model = TokenPPO(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -152,6 +152,7 @@ class LiberoEnv(gym.Env[Observation, Any]):
         self._rendered_cameras = self.cameras if render_mode is None else tuple({*self.cameras, "agentview"})
         self._task_id = self.task_ids[0]
         self._init_state_id = self.init_state_ids[0]
+        self._task_probabilities: Float64Array | None = None
         self._elapsed_steps = 0
 
         self.observation_space: spaces.Dict = spaces.Dict(  # type: ignore[assignment]
@@ -196,11 +197,33 @@ class LiberoEnv(gym.Env[Observation, Any]):
         if options:
             raise UnknownNameError("reset option", next(iter(options)), ("task_id", "init_state_id"))
         if task_id is None:
-            task_id = self.task_ids[int(self.np_random.integers(len(self.task_ids)))]
+            task_id = self._draw_task()
         if init_state_id is None:
             init_state_id = self.init_state_ids[int(self.np_random.integers(len(self.init_state_ids)))]
         self._start(_checked_id("task_id", task_id, self.task_ids), _checked_id("init_state_id", init_state_id, None))
         return self._observation(), self._info()
+
+    def set_task_weights(self, weights: Mapping[int, float] | None) -> None:
+        """
+        Say how often ``reset`` draws each task, from the next reset on.
+
+        :param weights: relative frequency by task, at least 0; tasks that are left out are not drawn; None: all alike
+        :raises UnknownNameError: for a task that is not among ``task_ids``
+        :raises ValueError: if a weight is negative or not finite, or none is positive
+        """
+        if weights is None:
+            self._task_probabilities = None
+            return
+        by_task = {_checked_id("task_id", task_id, self.task_ids): weight for task_id, weight in weights.items()}
+        array = np.array([by_task.get(task_id, 0.0) for task_id in self.task_ids], dtype=np.float64)
+        if not np.isfinite(array).all() or (array < 0).any() or not (array > 0).any():
+            raise ValueError(f"Task weights are {dict(weights)}; expected finite numbers >= 0, one of them positive.")
+        self._task_probabilities = array / array.sum()
+
+    def _draw_task(self) -> int:
+        if self._task_probabilities is None:
+            return self.task_ids[int(self.np_random.integers(len(self.task_ids)))]
+        return self.task_ids[int(self.np_random.choice(len(self.task_ids), p=self._task_probabilities))]
 
     def _start(self, task_id: int, init_state_id: int) -> None:
         self._task_id, self._init_state_id, self._elapsed_steps = task_id, init_state_id, 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -73,3 +73,17 @@ class EpisodeSequence(gym.Wrapper[Observation, Int64Array, Observation, Int64Arr
         if self._last_observation is None:
             raise gym.error.ResetNeeded("Call reset() before step().")
         return self._last_observation, {"sequence_finished": True}
+
+
+def make_sequence(
+    env_fn: Callable[[], gym.Env[Observation, Int64Array]], episodes: Sequence[tuple[int, int]], seed: int = 0
+) -> EpisodeSequence:
+    """
+    Make an environment and wrap it; as a function of the library it can be sent to a worker process.
+
+    :param env_fn: maker of the environment
+    :param episodes: see :class:`EpisodeSequence`
+    :param seed: see :class:`EpisodeSequence`
+    :return: the wrapped environment
+    """
+    return EpisodeSequence(env_fn(), episodes, seed)

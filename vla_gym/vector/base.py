@@ -1,0 +1,283 @@
+"""What all vector environments have in common; a back end adds where the environments run."""
+
+from __future__ import annotations
+
+import copy
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space, iterate
+
+from vla_gym.errors import UnknownNameError
+from vla_gym.type_aliases import BoolArray, Float64Array
+from vla_gym.vector.observations import ObservationSlots
+from vla_gym.vector.runner import Description, Reply, Request, StepResult
+
+AUTORESET_MODES = (AutoresetMode.SAME_STEP, AutoresetMode.NEXT_STEP)
+EnvFns = Sequence[Callable[[], gym.Env[Any, Any]]]
+
+
+class VLAVectorEnv(VectorEnv[Any, Any, Any]):
+    """
+    N environments stepped as one; same seed and actions, same bits on every back end.
+
+    **Observations are views** of two alternating slots: what ``reset`` and ``step`` return holds until the next but one
+    of these calls, and is then overwritten. Who keeps it longer copies it, or asks for ``copy=True``.
+    ``infos["final_obs"]`` holds copies.
+
+    **Episodes** restart by themselves. ``SAME_STEP``: in the step that ended them; the last observation and info are in
+    ``infos["final_obs"]`` and ``infos["final_info"]``. ``NEXT_STEP``: in the following step, which ignores the action.
+
+    ``reset(seed=s)`` seeds environment i with ``s + i``; a list gives each its own. In ``reset(options=...)`` a list,
+    tuple or array holds one value per environment (None: that environment gets no such option), anything else goes to
+    all.
+
+    An exception raised by an environment reaches the caller, as it is, after all environments have answered. What the
+    others did in that call is not reported; they can be stepped on or reset.
+
+    :param env_fns: makers of the environments, one each; they must agree in their spaces
+    :param autoreset_mode: ``SAME_STEP`` or ``NEXT_STEP`` of ``gymnasium.vector.AutoresetMode``, or its value
+    :param copy: return copies of observations
+    :raises UnknownNameError: for any other mode
+    :raises ValueError: without environments, or if they differ in their spaces
+    """
+
+    def __init__(
+        self,
+        env_fns: EnvFns,
+        autoreset_mode: AutoresetMode | str = AutoresetMode.SAME_STEP,
+        copy: bool = False,
+    ) -> None:
+        if len(env_fns) == 0:
+            raise ValueError("The vector environment has no environments; expected at least one.")
+        if autoreset_mode not in (*AUTORESET_MODES, *(mode.value for mode in AUTORESET_MODES)):
+            raise UnknownNameError("autoreset_mode", autoreset_mode, [mode.value for mode in AUTORESET_MODES])
+        self.env_fns = tuple(env_fns)
+        self.num_envs = len(self.env_fns)
+        self.autoreset_mode = AutoresetMode(autoreset_mode)
+        self.copy = copy
+        self._slots: ObservationSlots | None = None
+        self._slot = 0
+        self._number = 0
+        self._has_reset = False
+        # only NEXT_STEP: the next step starts a new episode
+        self._is_over = np.zeros(self.num_envs, dtype=np.bool_)
+        self._seeds: list[int | None] = [None] * self.num_envs
+        try:
+            self._describe(self._start())
+        except BaseException:
+            self.close()
+            raise
+
+    def _describe(self, descriptions: Sequence[Description]) -> None:
+        first = descriptions[0]
+        for i, other in enumerate(descriptions):
+            if (other.observation_space, other.action_space) != (first.observation_space, first.action_space):
+                raise ValueError(
+                    f"Environment {i} has spaces {other.observation_space}, {other.action_space}; expected those of "
+                    f"environment 0: {first.observation_space}, {first.action_space}."
+                )
+        self.single_observation_space, self.single_action_space = first.observation_space, first.action_space
+        self.observation_space = batch_space(first.observation_space, self.num_envs)
+        self.action_space = batch_space(first.action_space, self.num_envs)
+        self.metadata = {**first.metadata, "autoreset_mode": self.autoreset_mode}
+        self.render_mode = first.render_mode
+
+    @abstractmethod
+    def _start(self) -> Sequence[Description]:
+        """Make the environments and ``_slots``; ``close`` follows if this fails half-way."""
+
+    @abstractmethod
+    def _send(self, index: int, request: Request) -> None:
+        """Pass a request to an environment, without waiting."""
+
+    @abstractmethod
+    def _receive(self, index: int, request: Request) -> Reply:
+        """Wait for the answer to a request that was sent."""
+
+    def _exchange(self, requests: Mapping[int, tuple[Any, ...]]) -> dict[int, Reply]:
+        """
+        Ask several environments at once.
+
+        :param requests: command and arguments by environment
+        :return: replies in the same order
+        """
+        if self.closed:
+            raise gym.error.ClosedEnvironmentError("The vector environment is closed; make it anew.")
+        self._number += 1
+        numbered = {i: Request(self._number, command, tuple(args)) for i, (command, *args) in requests.items()}
+        for i, request in numbered.items():
+            self._send(i, request)
+        return {i: self._receive(i, request) for i, request in numbered.items()}
+
+    def _values(self, replies: Mapping[int, Reply]) -> list[Any]:
+        for reply in replies.values():
+            if reply.error is not None:
+                raise reply.error
+        return [reply.value for reply in replies.values()]
+
+    def reset(
+        self,
+        *,
+        seed: int | Sequence[int | None] | None = None,
+        options: dict[str, Any] | None = None,
+    ) -> tuple[Any, dict[str, Any]]:
+        """
+        Start an episode in every environment.
+
+        :param seed: of environment 0, the others count on from it; or one for each
+        :param options: options of the environments' ``reset``; lists, tuples and arrays hold one value for each
+        :return: observations (N, ...), infos
+        :raises ValueError: if a list does not have N entries
+        """
+        seeds = self._split_seed(seed)
+        self._seeds = [old if new is None else new for old, new in zip(self._seeds, seeds, strict=True)]
+        slot = 1 - self._slot
+        each = self._split_options(options)
+        infos = self._values(self._exchange({i: ("reset", slot, seeds[i], each[i]) for i in range(self.num_envs)}))
+        self._has_reset = True
+        self._is_over[:] = False
+        batched: dict[str, Any] = {}
+        for i, info in enumerate(infos):
+            batched = self._add_info(batched, info, i)
+        return self._observations(slot), batched
+
+    def step(self, actions: Any) -> tuple[Any, Float64Array, BoolArray, BoolArray, dict[str, Any]]:
+        """
+        Execute one action in every environment.
+
+        :param actions: (N, ...), element of ``action_space``
+        :return: observations (N, ...), rewards (N,) float64, terminations (N,), truncations (N,), infos
+        :raises ValueError: if there are not N actions
+        """
+        if not self._has_reset:
+            raise gym.error.ResetNeeded("Call reset() before step().")
+        rows = list(iterate(self.action_space, actions))
+        if len(rows) != self.num_envs:
+            raise ValueError(f"Got {len(rows)} actions for {self.num_envs} environments.")
+        slot = 1 - self._slot
+        is_next_step = self.autoreset_mode is AutoresetMode.NEXT_STEP
+        replies = self._exchange(
+            {
+                i: ("autoreset", slot) if self._is_over[i] else ("step", slot, row, not is_next_step)
+                for i, row in enumerate(rows)
+            }
+        )
+        for i, reply in replies.items():
+            if reply.error is None:
+                self._is_over[i] = is_next_step and (reply.value.terminated or reply.value.truncated)
+        results: list[StepResult] = self._values(replies)
+        infos: dict[str, Any] = {}
+        for i, result in enumerate(results):
+            if result.final_info is not None:
+                final = {"final_obs": self.slots.final(i), "final_info": result.final_info}
+                infos = self._add_info(infos, final, i)
+            infos = self._add_info(infos, result.info, i)
+        rewards = np.array([result.reward for result in results], dtype=np.float64)
+        terminations = np.array([result.terminated for result in results], dtype=np.bool_)
+        truncations = np.array([result.truncated for result in results], dtype=np.bool_)
+        return self._observations(slot), rewards, terminations, truncations, infos
+
+    def render(self) -> tuple[Any, ...]:
+        """The image of every environment, (H, W, 3) uint8 each, or ``None`` without a render mode."""
+        return self.call("render")
+
+    def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
+        """
+        Call a method, or read an attribute, of every environment.
+
+        :param name: its name
+        :param args: arguments
+        :param kwargs: keyword arguments
+        :return: one result per environment
+        """
+        return self.call_some(range(self.num_envs), name, *args, **kwargs)
+
+    def call_some(self, indices: Iterable[int], name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
+        """
+        Call a method, or read an attribute, of some of the environments.
+
+        :param indices: which ones
+        :param name: its name
+        :param args: arguments
+        :param kwargs: keyword arguments
+        :return: one result per index
+        """
+        every = range(self.num_envs)
+        return tuple(self._values(self._exchange({every[i]: ("call", name, args, kwargs) for i in indices})))
+
+    def get_attr(self, name: str) -> tuple[Any, ...]:
+        """
+        Read an attribute of every environment.
+
+        :param name: its name
+        :return: one value per environment
+        """
+        return self.call(name)
+
+    def set_attr(self, name: str, values: Any) -> None:
+        """
+        Set an attribute of every environment.
+
+        :param name: its name
+        :param values: a list or tuple with one value for each, or one value for all
+        :raises ValueError: if the list does not have N entries
+        """
+        each = self._one_each(name, values) if isinstance(values, (list, tuple)) else [values] * self.num_envs
+        self._values(self._exchange({i: ("set_attr", name, value) for i, value in enumerate(each)}))
+
+    def class_names(self) -> tuple[tuple[str, ...], ...]:
+        """``module.Class`` of each environment, of the wrappers around it and of all their base classes."""
+        return tuple(self._values(self._exchange({i: ("class_names",) for i in range(self.num_envs)})))
+
+    @property
+    def slots(self) -> ObservationSlots:
+        """Where the observations are."""
+        if self._slots is None:
+            raise gym.error.ClosedEnvironmentError("The vector environment is closed; make it anew.")
+        return self._slots
+
+    @property  # type: ignore[misc]
+    def np_random(self) -> tuple[np.random.Generator, ...]:  # type: ignore[override]
+        """Random generator of each environment; with processes, copies."""
+        return self.get_attr("np_random")
+
+    @property
+    def np_random_seed(self) -> tuple[int, ...]:  # type: ignore[override]
+        """Seed of each environment's generator."""
+        return self.get_attr("np_random_seed")
+
+    def _observations(self, slot: int) -> Any:
+        self._slot = slot
+        batch = self.slots.batch(slot)
+        return copy.deepcopy(batch) if self.copy else batch
+
+    def _split_seed(self, seed: int | Sequence[int | None] | None) -> list[int | None]:
+        if seed is None:
+            return [None] * self.num_envs
+        if isinstance(seed, (int, np.integer)):
+            return [int(seed) + i for i in range(self.num_envs)]
+        return [None if s is None else int(s) for s in self._one_each("seed", seed)]
+
+    def _split_options(self, options: dict[str, Any] | None) -> list[dict[str, Any] | None]:
+        if options is None:
+            return [None] * self.num_envs
+        each: list[dict[str, Any] | None] = []
+        split = {
+            name: self._one_each(f"option {name!r}", value)
+            if isinstance(value, (list, tuple)) or np.ndim(value) > 0
+            else [value] * self.num_envs
+            for name, value in options.items()
+        }
+        for i in range(self.num_envs):
+            each.append({name: values[i] for name, values in split.items() if values[i] is not None})
+        return each
+
+    def _one_each(self, name: str, values: Sequence[Any]) -> Sequence[Any]:
+        if len(values) != self.num_envs:
+            raise ValueError(f"{name} has {len(values)} values for {self.num_envs} environments; expected one each.")
+        return values

@@ -1,0 +1,353 @@
+"""One process per environment, with observations in shared memory."""
+
+from __future__ import annotations
+
+import logging
+import mmap
+import multiprocessing
+import os
+import sys
+import time
+import types
+import weakref
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from multiprocessing.connection import wait
+from multiprocessing.reduction import send_handle
+from typing import Any, NamedTuple
+
+import cloudpickle
+import numpy as np
+from gymnasium.vector import AutoresetMode
+
+from vla_gym.errors import WorkerError
+from vla_gym.vector.base import EnvFns, VLAVectorEnv
+from vla_gym.vector.observations import ObservationSlots
+from vla_gym.vector.runner import Description, Reply, Request, StepResult
+from vla_gym.vector.worker import run_worker
+
+logger = logging.getLogger(__name__)
+
+# imported once by the process that all workers are forked from, instead of once per worker
+_PRELOADED = ["vla_gym.vector.worker", "vla_gym.envs.libero_env"]
+_CLOSING_TIME = 0.5
+"""Seconds that workers get to close their environments before they are killed."""
+_MAX_DEATHS = 3
+"""Deaths of a worker in a row, without an answer in between, that end the attempts to restart it."""
+_RESTARTED = {"worker_restarted": True}
+
+
+class WorkerTracebackError(Exception):
+    """Cause of an exception that was raised in a worker: the traceback there."""
+
+
+class _WorkerDiedError(Exception):
+    """The worker is gone or does not answer; the text says which."""
+
+
+class _Restart(NamedTuple):
+    """An episode that ended with its worker, and the one that its successor started."""
+
+    last_observation: Any
+    last_info: dict[str, Any]
+    observation: Any
+    info: dict[str, Any]
+    is_reported: bool = False
+
+
+class ProcessVectorEnv(VLAVectorEnv):
+    """
+    Every environment runs in a process of its own and writes its observations to shared memory.
+
+    Workers are forked from a server process that has imported the simulator and nothing else; in particular not the
+    caller's script, so they never load what that imports, and the script needs no ``__main__`` guard. What cannot be
+    imported there (functions of the script, lambdas) is sent by value. The shared memory has no name, so it is gone
+    with the last process that maps it, however that ends; arrays handed out stay valid after ``close``.
+
+    **A worker that dies or hangs** is killed and restarted, with a warning in the log. Its episode is reported as
+    truncated, with reward 0, the last known observation and ``info["worker_restarted"] = True``; the next episode
+    starts as ``autoreset_mode`` says. Its seed derives from the environment's last seed and the number of restarts. The
+    environment is made anew by its maker: what ``set_attr`` set is set again, what ``call`` did is not repeated. Three
+    deaths without an answer in between are an error.
+
+    **EGL devices**: environment i renders on device i modulo their number, see ``vla_gym.sim.egl``.
+
+    :param env_fns: makers of the environments
+    :param autoreset_mode: see :class:`VLAVectorEnv`
+    :param copy: see :class:`VLAVectorEnv`
+    :param worker_timeout: seconds within which a worker must answer
+    :param start_timeout: the same for making its environment, which may include building scenes
+    :raises WorkerError: if a worker cannot be kept alive
+    """
+
+    def __init__(
+        self,
+        env_fns: EnvFns,
+        autoreset_mode: AutoresetMode | str = AutoresetMode.SAME_STEP,
+        copy: bool = False,
+        worker_timeout: float = 120.0,
+        start_timeout: float = 1800.0,
+    ) -> None:
+        self.worker_timeout = worker_timeout
+        self.start_timeout = start_timeout
+        n_envs = len(env_fns)
+        self._memory = _SharedMemory()
+        self._workers: list[_Worker] = []
+        # runs when the object is collected or the program ends, if close() has not been called
+        self._finalizer = weakref.finalize(self, _shut_down, self._workers, self._memory, os.getpid())
+        self._deaths = [0] * n_envs
+        self._restarts = [0] * n_envs
+        self._pending: list[_Restart | None] = [None] * n_envs
+        self._last_infos: list[dict[str, Any]] = [{}] * n_envs
+        self._attributes: list[dict[str, Any]] = [{} for _ in env_fns]
+        super().__init__(env_fns, autoreset_mode, copy)
+
+    @property
+    def worker_pids(self) -> tuple[int, ...]:
+        """Process ids of the workers."""
+        return tuple(worker.pid for worker in self._workers)
+
+    def _start(self) -> Sequence[Description]:
+        multiprocessing.get_context("forkserver").set_forkserver_preload(_PRELOADED)
+        for i in range(self.num_envs):
+            self._workers.append(self._launch(i))
+        return [self._bring_up(i)[0] for i in range(self.num_envs)]
+
+    def _launch(self, index: int) -> _Worker:
+        return _Worker(index, cloudpickle.dumps(self.env_fns[index]), self.num_envs)
+
+    def _bring_up(self, index: int) -> tuple[Description, dict[str, Any]]:
+        """
+        Wait until a worker that was launched is ready for requests, launching it again if it dies.
+
+        :return: its description, and the info of its first episode if the others are running already
+        """
+        while True:
+            try:
+                return self._connect(index)
+            except _WorkerDiedError as death:
+                self._bury(index, death)
+                self._workers[index] = self._launch(index)
+
+    def _bury(self, index: int, death: _WorkerDiedError) -> None:
+        self._workers[index].kill()
+        self._deaths[index] += 1
+        if self._deaths[index] >= _MAX_DEATHS:
+            raise WorkerError(
+                f"Worker {index} {death}; that is {_MAX_DEATHS} deaths without an answer in between. Run the same with "
+                "backend='sync' to see what happens in it; memory is the usual suspect."
+            ) from death
+        logger.warning("Worker %d %s; it is restarted.", index, death)
+
+    def _connect(self, index: int) -> tuple[Description, dict[str, Any]]:
+        worker = self._workers[index]
+        description = self._value(worker.receive(0, self.start_timeout))
+        if self._slots is None:
+            space = description.observation_space
+            memory = self._memory.create(ObservationSlots.size(space, self.num_envs))
+            self._slots = ObservationSlots(space, self.num_envs, memory)
+        self._number += 1
+        worker.attach(self._number, self._memory.file_descriptor)
+        self._value(worker.receive(self._number, self.worker_timeout))
+        requests: list[tuple[str, tuple[Any, ...]]] = [("set_attr", item) for item in self._attributes[index].items()]
+        if self._has_reset:
+            requests.append(("reset", (1 - self._slot, self._derived_seed(index), None)))
+        info = {}
+        for command, args in requests:
+            self._number += 1
+            worker.send(Request(self._number, command, args))
+            info = self._value(worker.receive(self._number, self.worker_timeout))
+        return description, info
+
+    def _derived_seed(self, index: int) -> int | None:
+        seed = self._seeds[index]
+        if seed is None:
+            return None
+        return int(np.random.SeedSequence((seed, self._restarts[index])).generate_state(1)[0])
+
+    def _send(self, index: int, request: Request) -> None:
+        if not self._is_answered_here(index, request):
+            self._workers[index].send(request)
+
+    def _receive(self, index: int, request: Request) -> Reply:
+        while not self._is_answered_here(index, request):
+            try:
+                reply = self._workers[index].receive(request.number, self.worker_timeout)
+            except _WorkerDiedError as death:
+                self._restart(index, death)
+                if not self._is_answered_here(index, request):
+                    self._workers[index].send(request)
+            else:
+                self._deaths[index] = 0
+                return self._note(index, request, reply)
+        return self._report_restart(index, request)
+
+    def _is_answered_here(self, index: int, request: Request) -> bool:
+        return request.command in ("step", "autoreset") and self._pending[index] is not None
+
+    def _value(self, reply: Reply) -> Any:
+        if reply.error is not None:
+            raise _with_cause(reply).error  # type: ignore[misc]
+        return reply.value
+
+    def _note(self, index: int, request: Request, reply: Reply) -> Reply:
+        """Remember what a restart would need."""
+        if reply.error is not None:
+            return _with_cause(reply)
+        if request.command == "set_attr":
+            name, value = request.args
+            self._attributes[index][name] = value
+        elif request.command == "reset":
+            if self._pending[index] is not None:
+                reply.value.update(_RESTARTED)
+                self._pending[index] = None
+            self._last_infos[index] = reply.value
+        elif request.command in ("step", "autoreset"):
+            self._last_infos[index] = reply.value.info
+        return reply
+
+    def _restart(self, index: int, death: _WorkerDiedError) -> None:
+        """Put a new worker in the place of a dead one and start an episode there, to be reported by the next step."""
+        self._bury(index, death)
+        self._restarts[index] += 1
+        self._workers[index] = self._launch(index)
+        _, info = self._bring_up(index)
+        if self._has_reset:
+            last_info = {**self._last_infos[index], **_RESTARTED}
+            if "executed_steps" in last_info:
+                last_info["executed_steps"] = 0
+            rows = [self.slots.row(slot, index) for slot in (self._slot, 1 - self._slot)]
+            self._pending[index] = _Restart(rows[0], last_info, rows[1], info)
+            self._last_infos[index] = info
+
+    def _report_restart(self, index: int, request: Request) -> Reply:
+        """Answer a step in place of the worker that died."""
+        restart, slot = self._pending[index], request.args[0]
+        assert restart is not None
+        if request.command == "autoreset":
+            info = restart.info if restart.is_reported else {**restart.info, **_RESTARTED}
+            self.slots.write(slot, index, restart.observation)
+            self._pending[index] = None
+            result = StepResult(0.0, False, False, info, None)
+        elif self.autoreset_mode is AutoresetMode.SAME_STEP:
+            self.slots.write_final(index, restart.last_observation)
+            self.slots.write(slot, index, restart.observation)
+            self._pending[index] = None
+            result = StepResult(0.0, False, True, {**restart.info, **_RESTARTED}, restart.last_info)
+        else:
+            self.slots.write(slot, index, restart.last_observation)
+            self._pending[index] = restart._replace(is_reported=True)
+            result = StepResult(0.0, False, True, restart.last_info, None)
+        return Reply(request.number, result)
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """End the workers; those that do not close their environments in time are killed."""
+        self._finalizer()
+        self._slots = None
+
+
+class _SharedMemory:
+    """Anonymous memory that other processes map through its file descriptor."""
+
+    def __init__(self) -> None:
+        self.file_descriptor = -1
+
+    def create(self, size: int) -> mmap.mmap:
+        self.file_descriptor = os.memfd_create("vla-gym-observations")
+        os.ftruncate(self.file_descriptor, size)
+        return mmap.mmap(self.file_descriptor, size)
+
+    def close(self) -> None:
+        """Give up the descriptor; the memory lives as long as it is mapped."""
+        if self.file_descriptor >= 0:
+            os.close(self.file_descriptor)
+            self.file_descriptor = -1
+
+
+class _Worker:
+    """The asking side of a worker process."""
+
+    def __init__(self, index: int, env_fn: bytes, n_envs: int) -> None:
+        context = multiprocessing.get_context("forkserver")
+        self._connection, far_end = context.Pipe()
+        self.process = context.Process(
+            target=run_worker,
+            args=(far_end, index, env_fn, n_envs, dict(os.environ)),
+            name=f"vla-gym-env-{index}",
+            daemon=True,
+        )
+        with _hidden_main_module():
+            self.process.start()
+        far_end.close()
+        self.pid: int = self.process.pid or 0
+        self._sent_at = time.monotonic()
+
+    def send(self, request: Request) -> None:
+        self._sent_at = time.monotonic()
+        try:
+            self._connection.send(request)
+        except ConnectionError:
+            pass  # found out when the answer is waited for
+
+    def attach(self, number: int, memory: int) -> None:
+        self.send(Request(number, "attach"))
+        try:
+            send_handle(self._connection, memory, self.pid)
+        except ConnectionError:
+            pass
+
+    def receive(self, number: int, timeout: float) -> Reply:
+        """Answer to the request of that number; late answers to interrupted calls are dropped."""
+        while True:
+            try:
+                if not self._connection.poll(max(0.0, self._sent_at + timeout - time.monotonic())):
+                    raise _WorkerDiedError(f"(process {self.pid}) did not answer within {timeout:g} s")
+                reply: Reply = self._connection.recv()
+            except (EOFError, ConnectionError):
+                self.process.join(1.0)
+                raise _WorkerDiedError(f"(process {self.pid}) died with exit code {self.process.exitcode}") from None
+            if reply.number == number:
+                return reply
+
+    def kill(self) -> None:
+        if self.process.is_alive():
+            self.process.kill()
+        self.process.join(1.0)
+        self._connection.close()
+
+
+@contextmanager
+def _hidden_main_module() -> Iterator[None]:
+    """
+    Keep a process that is started now from importing the caller's script.
+
+    It would run a script without a ``__main__`` guard again, and import what a training script imports, torch for one.
+    """
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = types.ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
+
+
+def _with_cause(reply: Reply) -> Reply:
+    if reply.error is not None and reply.trace:
+        reply.error.__cause__ = WorkerTracebackError(f"\n{reply.trace}")
+    return reply
+
+
+def _shut_down(workers: list[_Worker], memory: _SharedMemory, owner: int) -> None:
+    """End all workers; in a process forked from the owner, where they are not ours to end, do nothing."""
+    if os.getpid() != owner:
+        return
+    for worker in workers:
+        worker.send(Request(-1, "close"))
+    waiting = {worker.process.sentinel for worker in workers}
+    deadline = time.monotonic() + _CLOSING_TIME
+    while waiting and (ended := wait(list(waiting), max(0.0, deadline - time.monotonic()))):
+        waiting.difference_update(ended)  # type: ignore[arg-type]
+    for worker in workers:
+        worker.kill()
+    workers.clear()
+    memory.close()

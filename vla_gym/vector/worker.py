@@ -1,0 +1,101 @@
+"""The process that one environment runs in; imports neither the caller's script nor what that imports."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+import pickle
+import signal
+import traceback
+from collections.abc import Mapping
+from multiprocessing.connection import Connection
+from multiprocessing.reduction import recv_handle
+
+from vla_gym.errors import WorkerError
+from vla_gym.sim.egl import choose_egl_device
+from vla_gym.vector.observations import ObservationSlots
+from vla_gym.vector.runner import EnvRunner, Reply, Request
+
+_PR_SET_PDEATHSIG = 1
+
+
+def run_worker(connection: Connection, index: int, env_fn: bytes, n_envs: int, environment: Mapping[str, str]) -> None:
+    """
+    Make an environment and serve requests until told to close, or until the other side is gone.
+
+    Protocol: the first reply is the description; the first request is ``attach``, followed by the file descriptor of
+    the shared memory; then every request gets one reply.
+
+    :param connection: to the process that asks
+    :param index: number of the environment
+    :param env_fn: pickled maker of the environment
+    :param n_envs: number of environments that share the memory
+    :param environment: environment variables of the process that asks
+    """
+    # an interrupt from the keyboard is for the asking process to handle
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # a worker that hangs when its parent dies would never notice
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    # the server that workers are forked from has those of its own start
+    os.environ.clear()
+    os.environ.update(environment)
+    choose_egl_device(index)
+    try:
+        runner = EnvRunner(pickle.loads(env_fn), index)
+        description = runner.describe()
+    except Exception as error:
+        _send(connection, Reply(0, error=error))
+        return
+    _send(connection, Reply(0, description))
+    try:
+        _serve(connection, runner, n_envs)
+    except (EOFError, ConnectionError):
+        pass
+    finally:
+        runner.close()
+
+
+def _serve(connection: Connection, runner: EnvRunner, n_envs: int) -> None:
+    while True:
+        request: Request = connection.recv()
+        if request.command == "close":
+            return
+        if request.command == "attach":
+            memory = _map_memory(recv_handle(connection))
+            runner.attach(ObservationSlots(runner.env.observation_space, n_envs, memory))
+            reply = Reply(request.number)
+        else:
+            reply = runner.answer(request)
+        _send(connection, reply)
+
+
+def _map_memory(file_descriptor: int) -> mmap.mmap:
+    # the mapping keeps a descriptor of its own
+    memory = mmap.mmap(file_descriptor, 0)
+    os.close(file_descriptor)
+    return memory
+
+
+def _send(connection: Connection, reply: Reply) -> None:
+    if reply.error is not None:
+        trace = "".join(traceback.format_exception(reply.error))
+        reply = reply._replace(error=_portable(reply.error), trace=trace)
+    try:
+        connection.send(reply)
+    except ConnectionError:
+        raise
+    except Exception as error:  # a result that cannot be pickled
+        message = f"The result of an environment's method cannot be sent to the asking process: {error}"
+        connection.send(Reply(reply.number, error=WorkerError(message)))
+
+
+def _portable(error: Exception) -> Exception:
+    """The exception if it survives pickling, else one that carries its type and message."""
+    try:
+        twin = pickle.loads(pickle.dumps(error))
+        if type(twin) is type(error) and str(twin) == str(error):
+            return error
+    except Exception:  # exception classes fail in any way they like when rebuilt from their arguments
+        pass
+    return WorkerError(f"{type(error).__name__}: {error}")
