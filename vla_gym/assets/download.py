@@ -72,8 +72,9 @@ def _fetch_into(folder: Path, fetch: Callable[..., Any]) -> None:
     try:
         fetch(repo_id=REPOSITORY, repo_type="dataset", local_dir=folder, allow_patterns=patterns)
     except Exception as error:  # the hub's client and its HTTP library raise what they like
+        reason = " ".join(str(error).split()) or type(error).__name__
         raise AssetsError(
-            f"{URL} could not be downloaded ({error}). Check the connection and try again; what has arrived is kept. "
+            f"{URL} could not be downloaded ({reason}). Check the connection and try again; what has arrived is kept. "
             f"{_ALTERNATIVE}"
         ) from error
 

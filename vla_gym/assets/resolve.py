@@ -87,7 +87,7 @@ def resolve_assets(assets: str | os.PathLike[str] = "auto") -> AssetPack:
     """
     for value, source in ((os.fspath(assets), "assets="), (os.environ.get(ASSETS_VARIABLE, ""), ASSETS_VARIABLE)):
         if value == "primitive":
-            return AssetPack("primitive", PRIMITIVE_PACK, f"{source} names it")
+            return AssetPack("primitive", PRIMITIVE_PACK, f"named in {source}")
         if value not in ("", "auto"):
             return _open_pack(value, source)
     downloaded = downloaded_assets_dir()
@@ -106,7 +106,7 @@ def _open_pack(value: str, source: str) -> AssetPack:
             "of LIBERO's assets), or one of the words 'primitive' and 'auto'. Remedy: correct the path, run "
             "`vla-rl assets download`, or use 'primitive' for the built-in pack."
         )
-    return AssetPack(_pack_name(path), path, f"{source} names its folder")
+    return AssetPack(_pack_name(path), path, f"named in {source}")
 
 
 def _missing_folders(path: Path) -> list[str]:

@@ -54,15 +54,22 @@ class FilledSuite:
 def cache_usage() -> CacheUsage:
     """Look into the cache folder, without making it if it is not there."""
     path = cache_dir()
-    existing = next(folder for folder in (path, *path.parents) if folder.is_dir())
+    existing = next(folder for folder in (path, *path.parents) if folder.exists())
     return CacheUsage(
         path=path,
         is_writable=_is_writable(existing),
         n_scenes=sum(1 for _ in (path / "scenes").glob("*/meta.json")),
         n_models=sum(1 for _ in (path / "scenes" / "models").glob("*.mjb")),
-        size=sum(file.stat().st_size for file in path.rglob("*") if file.is_file()),
+        size=sum(_size(file) for file in path.rglob("*")),
         free=shutil.disk_usage(existing).free,
     )
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size if path.is_file() else 0
+    except FileNotFoundError:  # another process is building
+        return 0
 
 
 def _is_writable(folder: Path) -> bool:
