@@ -63,9 +63,10 @@ class SB3VecEnv(VecEnv):
         for i in range(self.num_envs):
             info = info_of(batched, i)
             if dones[i]:
-                final_observation, final_info = info.pop("final_obs"), info.pop("final_info")
-                self.reset_infos[i] = info
-                info = {**final_info, "terminal_observation": final_observation}
+                ended = {**info.pop("final_info"), "terminal_observation": info.pop("final_obs")}
+                if "episode" in info:  # figures of the episode that ended, from Gymnasium's RecordEpisodeStatistics
+                    ended["episode"] = info.pop("episode")
+                self.reset_infos[i], info = info, ended
             info["TimeLimit.truncated"] = bool(truncations[i] and not terminations[i])
             infos.append(info)
         return observations, rewards.astype(np.float32), dones, infos
@@ -134,13 +135,14 @@ def info_of(infos: dict[str, Any], index: int) -> dict[str, Any]:
     """
     One environment's part of Gymnasium's batched infos.
 
-    :param infos: arrays (N, ...) or dictionaries of them, each with a mask (N,) under its name with ``_`` in front
+    :param infos: arrays (N, ...) or dictionaries of them, mostly with a mask (N,) under its name with ``_`` in front
     :param index: the environment
     :return: its info
     """
     info = {}
     for name, values in infos.items():
+        is_mask = name.startswith("_") and name[1:] in infos
         mask = infos.get(f"_{name}")
-        if mask is not None and mask[index]:
+        if not is_mask and (mask is None or mask[index]):
             info[name] = info_of(values, index) if isinstance(values, dict) else values[index]
     return info

@@ -137,7 +137,7 @@ class ProcessVectorEnv(VLAVectorEnv):
                 f"Worker {index} {death}; that is {_MAX_DEATHS} deaths without an answer in between. Run the same with "
                 "backend='sync' to see what happens in it; memory is the usual suspect."
             ) from death
-        logger.warning("Worker %d %s; it is restarted.", index, death)
+        logger.warning("Worker %d %s; it is restarted.", index, str(death))
 
     def _connect(self, index: int) -> tuple[Description, dict[str, Any]]:
         worker = self._workers[index]
@@ -286,14 +286,14 @@ class _Worker:
         self._sent_at = time.monotonic()
         try:
             self._connection.send(request)
-        except ConnectionError:
+        except OSError:
             pass  # found out when the answer is waited for
 
     def attach(self, number: int, memory: int) -> None:
         self.send(Request(number, "attach"))
         try:
             send_handle(self._connection, memory, self.pid)
-        except ConnectionError:
+        except OSError:
             pass
 
     def receive(self, number: int, timeout: float) -> Reply:
@@ -303,7 +303,7 @@ class _Worker:
                 if not self._connection.poll(max(0.0, self._sent_at + timeout - time.monotonic())):
                     raise _WorkerDiedError(f"(process {self.pid}) did not answer within {timeout:g} s")
                 reply: Reply = self._connection.recv()
-            except (EOFError, ConnectionError):
+            except (EOFError, OSError):
                 self.process.join(1.0)
                 raise _WorkerDiedError(f"(process {self.pid}) died with exit code {self.process.exitcode}") from None
             if reply.number == number:

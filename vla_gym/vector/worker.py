@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import ctypes
 import mmap
 import os
 import pickle
 import signal
+import threading
 import traceback
 from collections.abc import Mapping
+from multiprocessing import parent_process
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import recv_handle
 
@@ -16,8 +17,6 @@ from vla_gym.errors import WorkerError
 from vla_gym.sim.egl import choose_egl_device
 from vla_gym.vector.observations import ObservationSlots
 from vla_gym.vector.runner import EnvRunner, Reply, Request
-
-_PR_SET_PDEATHSIG = 1
 
 
 def run_worker(connection: Connection, index: int, env_fn: bytes, n_envs: int, environment: Mapping[str, str]) -> None:
@@ -35,8 +34,7 @@ def run_worker(connection: Connection, index: int, env_fn: bytes, n_envs: int, e
     """
     # an interrupt from the keyboard is for the asking process to handle
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # a worker that hangs when its parent dies would never notice
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     # the server that workers are forked from has those of its own start
     os.environ.clear()
     os.environ.update(environment)
@@ -54,6 +52,14 @@ def run_worker(connection: Connection, index: int, env_fn: bytes, n_envs: int, e
         pass
     finally:
         runner.close()
+
+
+def _end_with_parent() -> None:
+    """Leave no orphan behind: a worker that is busy when its parent is killed would notice late or never."""
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _serve(connection: Connection, runner: EnvRunner, n_envs: int) -> None:

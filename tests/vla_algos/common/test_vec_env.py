@@ -1,18 +1,180 @@
+"""Stable-Baselines3 on the vector environments of ``vla_gym``."""
+
 from __future__ import annotations
 
+import os
+import signal
+from functools import partial
+from typing import Any
+
+import gymnasium as gym
 import numpy as np
-from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
+import pytest
+from gymnasium.wrappers.vector import RecordEpisodeStatistics
+from stable_baselines3 import PPO
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
 
-from vla_algos.common.vec_env import make_workers
+import vla_gym
+from vla_algos import TokenPPO
+from vla_algos.common.vec_env import SB3VecEnv, info_of
 from vla_gym.envs.toy_env import ToyLiberoEnv
+from vla_gym.vector import BACKENDS, vector_env_class
+from vla_gym.wrappers import EpisodeSequence, make_sequence
+
+TOYS = [partial(ToyLiberoEnv, horizon=3, image_size=40)] * 3
 
 
-def test_one_environment_needs_no_process_and_several_agree_with_it() -> None:
-    alone, several = make_workers([ToyLiberoEnv]), make_workers([ToyLiberoEnv] * 2)
-    assert isinstance(alone, DummyVecEnv) and isinstance(several, SubprocVecEnv)
-    alone.seed(3)
-    several.seed(3)
-    first, both = alone.reset(), several.reset()
-    np.testing.assert_array_equal(both["agentview"][0], first["agentview"][0])
-    alone.close()
-    several.close()
+def make(backend: str, env_fns: Any = TOYS, **kwargs: Any) -> SB3VecEnv:
+    return SB3VecEnv(vector_env_class(backend)(env_fns, **kwargs))
+
+
+def plain(value: Any) -> Any:
+    """Arrays and NumPy scalars as lists and numbers, to compare values and not types."""
+    if isinstance(value, dict):
+        return {name: plain(each) for name, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(each) for each in value]
+    return value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value
+
+
+def roll_out(env: Any) -> list[Any]:
+    rng = np.random.default_rng(0)
+    env.seed(4)
+    env.set_options([{"task_id": 1}, {}, {"init_state_id": 2}])
+    trace = [plain(env.reset()), plain(env.reset_infos)]
+    for _ in range(15):
+        trace += [plain(env.step(rng.integers(0, 256, (3, 7)))), plain(env.reset_infos)]
+    env.close()
+    return trace
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_it_says_what_sb3s_own_vector_env_says(backend: str) -> None:
+    expected = roll_out(DummyVecEnv(TOYS))
+    infos = [info for step in expected[2::2] for info in step[3]]
+    assert any(info["TimeLimit.truncated"] for info in infos)
+    assert any("terminal_observation" in info and not info["TimeLimit.truncated"] for info in infos)
+    assert roll_out(make(backend)) == expected
+
+
+@pytest.mark.parametrize("backend", ["sync", "process"])
+def test_methods_and_attributes_by_index(backend: str) -> None:
+    env = make(backend, [ToyLiberoEnv, *[partial(make_sequence, ToyLiberoEnv, [(0, 3)])] * 2])
+    env.reset()
+    env.set_attr("horizon", 9, indices=[0, 2])
+    assert env.get_attr("horizon") == [9, 2, 9] and env.get_attr("horizon", indices=1) == [2]
+    assert env.env_method("is_goal_command", np.array([0, 255]), indices=[1, 2]) == [True, True]
+    assert env.env_is_wrapped(EpisodeSequence) == [False, True, True]
+    assert env.env_is_wrapped(EpisodeSequence, indices=0) == [False]
+    assert env.has_attr("horizon") and not env.has_attr("nonsense")
+    with pytest.warns(UserWarning, match="render_mode is None"):
+        assert env.get_images() == [None] * 3
+    env.close()
+
+
+def test_images_come_from_the_simulator() -> None:
+    keywords = {"assets": "primitive", "image_size": 32, "settle_steps": 0, "render_quality": "fast", "task_ids": [8]}
+    env = SB3VecEnv(vla_gym.make_vec("LIBERO-Goal-v0", 2, render_mode="rgb_array", **keywords))
+    env.reset()
+    assert [image.shape for image in env.get_images()] == [(32, 32, 3)] * 2
+    assert env.render().shape == (64, 32, 3) or env.render().shape == (32, 64, 3)
+    env.close()
+
+
+def test_a_mode_that_sb3_cannot_use_is_named() -> None:
+    with pytest.raises(ValueError, match=r"autoreset_mode=AutoresetMode.NEXT_STEP; SB3 needs AutoresetMode.SAME_STEP"):
+        make("sync", autoreset_mode="NextStep")
+
+
+def test_vector_wrappers_below_reach_the_infos() -> None:
+    env = SB3VecEnv(RecordEpisodeStatistics(vector_env_class("sync")([partial(ToyLiberoEnv, horizon=1)] * 2)))
+    env.reset()
+    assert env.get_attr("horizon") == [1, 1]
+    *_, infos = env.step(np.zeros((2, 7), dtype=int))
+    assert [info["episode"]["l"] for info in infos] == [1, 1]
+
+
+def test_one_environments_part_of_batched_infos() -> None:
+    infos = {
+        "a": np.array([1, 0]),
+        "_a": np.array([True, False]),
+        "b": {"c": np.array([0, 5]), "_c": np.array([False, True])},
+        "_b": np.array([False, True]),
+    }
+    assert info_of(infos, 0) == {"a": 1} and info_of(infos, 1) == {"b": {"c": 5}}
+
+
+class _Recorder(BaseCallback):
+    """Copies of the observation that every transition of a rollout starts from."""
+
+    def _on_rollout_start(self) -> None:
+        self.seen = [self._copy(self.model._last_obs)]
+
+    def _on_step(self) -> bool:
+        self.seen.append(self._copy(self.locals["new_obs"]))
+        return True
+
+    @staticmethod
+    def _copy(observations: dict[str, np.ndarray]) -> np.ndarray:
+        return observations["agentview"].copy()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("algorithm", [PPO, TokenPPO])
+def test_algorithms_store_what_they_saw(algorithm: Any, backend: str) -> None:
+    policy = ("MultiInputPolicy", {}) if algorithm is PPO else ("VLAPolicy", {"policy_kwargs": {"vla": "nano"}})
+    stored = []
+    for env in (make(backend, copy=False), DummyVecEnv(TOYS)):
+        model = algorithm(
+            policy[0], VecMonitor(env), n_steps=8, batch_size=12, n_epochs=1, seed=0, device="cpu", **policy[1]
+        )
+        recorder = _Recorder()
+        model.learn(24, callback=recorder)
+        images = model.rollout_buffer.observations["agentview"]
+        # flattened with the environment first
+        images = images.reshape(3, 8, *images.shape[1:]).swapaxes(0, 1)
+        np.testing.assert_array_equal(images, np.stack(recorder.seen[:8]))
+        assert len({image.tobytes() for image in images.reshape(24, -1)}) > 3
+        stored.append((images, model.rollout_buffer.rewards, model.rollout_buffer.advantages))
+        env.close()
+    for ours, expected in zip(*stored, strict=True):
+        np.testing.assert_array_equal(ours, expected)
+
+
+def test_sb3_evaluates_on_it() -> None:
+    env = make("process")
+    model = PPO("MultiInputPolicy", VecMonitor(env), n_steps=8, batch_size=8, device="cpu")
+    mean_reward, _ = evaluate_policy(model, VecMonitor(env), n_eval_episodes=6)
+    assert 0 <= mean_reward <= 1
+    env.close()
+
+
+def test_a_restarted_worker_is_an_episode_cut_short() -> None:
+    class FragileEnv(ToyLiberoEnv):
+        def step(self, action: Any) -> Any:
+            if action[2] == 1:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return super().step(action)
+
+    env = make("process", [partial(FragileEnv, horizon=9)] * 2)
+    env.reset()
+    actions = np.zeros((2, 7), dtype=int)
+    actions[1, 2] = 1
+    _, rewards, dones, infos = env.step(actions)
+    assert rewards[1] == 0 and dones[1] and infos[1]["TimeLimit.truncated"] and infos[1]["worker_restarted"]
+    assert infos[1]["terminal_observation"]["proprio"][0] == 0
+    env.close()
+
+
+def test_the_registered_environment_trains() -> None:
+    keywords = {"assets": "primitive", "image_size": 40, "settle_steps": 0, "render_quality": "fast", "task_ids": [8]}
+    env = SB3VecEnv(vla_gym.make_vec("LIBERO-Goal-v0", 2, "process", **keywords))
+    assert isinstance(env.observation_space, gym.spaces.Dict)
+    for model in (
+        PPO("MultiInputPolicy", env, n_steps=4, batch_size=4, n_epochs=1, device="cpu"),
+        TokenPPO("VLAPolicy", env, n_steps=4, policy_kwargs={"vla": "nano"}, device="cpu"),
+    ):
+        assert model.learn(8).num_timesteps == 8
+    env.close()

@@ -1,4 +1,6 @@
 import json
+import os
+import signal
 from collections import Counter
 from functools import partial
 
@@ -83,15 +85,32 @@ def test_chunks_count_control_steps():
     assert result.episodes[0].length == 3 and result.success_rate == 1.0
 
 
+def test_a_worker_that_dies_changes_no_count(tmp_path):
+    already_died = tmp_path / "died"
+
+    class MortalEnv(ToyLiberoEnv):
+        def step(self, action):
+            if (self.task_id, self.init_state_id) == (1, 3) and not already_died.exists():
+                already_died.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            return super().step(action)
+
+    results = [
+        evaluate_policy_on_suite(HandMade(), "toy", n_init_states=8, n_envs=2, env_fn=env_fn)
+        for env_fn in (ToyLiberoEnv, MortalEnv)
+    ]
+    assert already_died.exists() and results[0] == results[1] and results[0].n_episodes == 16
+
+
 @pytest.mark.slow
 def test_subprocesses_give_the_same_result():
     results = [
         evaluate_policy_on_suite(
             HandMade(), "toy", n_init_states=8, n_envs=2, env_fn=ToyLiberoEnv, vec_env_cls=vec_env_cls
         )
-        for vec_env_cls in (DummyVecEnv, SubprocVecEnv)
+        for vec_env_cls in (DummyVecEnv, SubprocVecEnv, None)
     ]
-    assert results[0] == results[1]
+    assert results[0] == results[1] == results[2]
 
 
 def test_nothing_to_do_is_refused():
