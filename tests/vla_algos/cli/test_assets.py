@@ -8,6 +8,10 @@ from pathlib import Path
 import pytest
 
 from vla_algos.cli.main import main
+from vla_gym.assets.resolve import AssetPack
+from vla_gym.sim import cache
+from vla_gym.sim.cache import FilledSuite
+from vla_gym.tasks.registry import SUITES, SuiteSpec
 
 
 @pytest.fixture(autouse=True)
@@ -56,23 +60,25 @@ def test_a_pack_that_is_none_is_a_message(
     assert "lacks the folders articulated_objects" in capsys.readouterr().err
 
 
-def test_build_reports_each_suite(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = (
-        "build",
-        "--suite",
-        "spatial",
-        "--suite",
-        "LIBERO-Goal-v0",
-        "--task-ids",
-        "5,8",
-        "--assets",
-        "primitive",
-    )
-    assert run(monkeypatch, *arguments, "--quality", "none") == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "Assets: primitive (named in assets=)"
-    assert lines[1].startswith("LIBERO-Spatial-v0: 2 tasks, 1 scene, ")
-    assert lines[2].startswith("LIBERO-Goal-v0: 2 tasks, 1 scene, ")
+def test_build_goes_through_the_suites(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = []
+
+    def fill(suite: SuiteSpec, task_ids: list[int] | None, pack: AssetPack, quality: str | None) -> FilledSuite:
+        asked.append((suite.name, task_ids, pack.name, quality))
+        return FilledSuite(n_tasks=2, n_scenes=1, seconds=3.21)
+
+    monkeypatch.setattr(cache, "fill_cache", fill)
+    some = ("--suite", "spatial", "--suite", "LIBERO-Goal-v0", "--task-ids", "5,8", "--assets", "primitive")
+    assert run(monkeypatch, "build", *some, "--quality", "none") == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "Assets: primitive (named in assets=)",
+        "LIBERO-Spatial-v0: 2 tasks, 1 scene, 3.2 s",
+        "LIBERO-Goal-v0: 2 tasks, 1 scene, 3.2 s",
+    ]
+    assert asked == [(name, [5, 8], "primitive", None) for name in ("libero_spatial", "libero_goal")]
+    asked.clear()
+    assert run(monkeypatch, "build") == 0
+    assert asked == [(suite.name, None, "primitive", "fast") for suite in SUITES.values()]
 
 
 @pytest.mark.parametrize(
