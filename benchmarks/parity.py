@@ -5,8 +5,8 @@ How far our trajectories are from recorded ones of upstream LIBERO.
 
 Replays the recorded commands of each file (10 settle steps and 60 commands, initial states 0 and 7) in both kinds of
 physics. Prints the largest difference of any qpos (m, rad) over the 10 settle steps and over all 70 steps, the larger of
-the two states; how many success flags are equal; and for how many of the recorded goal states and near misses the verdict
-is upstream's.
+both states; how many success flags are equal; and for how many of the recorded goal states and near misses the verdict is
+upstream's.
 """
 
 from __future__ import annotations

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from vla_gym.assets.completeness import ARENA_FILES, OBJECT_FILES, STYLE_TEXTURES
+
 _OUTSIDE_ASSETS = os.environ.pop("VLA_GYM_ASSETS", "")
 _GOLDEN = os.environ.get("VLA_GYM_GOLDEN", "")
 
@@ -39,3 +41,24 @@ def golden() -> Path:
     if not _GOLDEN:
         pytest.skip("needs recorded reference data: set VLA_GYM_GOLDEN to their folder")
     return Path(_GOLDEN).resolve()
+
+
+@pytest.fixture
+def complete_pack(tmp_path: Path) -> Path:
+    """A pack with every file that the tasks read, all but empty; its name is LIBERO's, and one object has a mesh."""
+    root = tmp_path / "complete_pack"
+    for name in (*OBJECT_FILES.values(), *ARENA_FILES):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text("<mujoco/>")
+    (root / "textures").mkdir()
+    for name in STYLE_TEXTURES:
+        (root / "textures" / name).write_bytes(b"picture")
+    bowl = root / "stable_scanned_objects" / "akita_black_bowl"
+    (bowl / "visual").mkdir()
+    (bowl / "visual" / "bowl.msh").write_bytes(b"mesh")
+    mesh, wood = "visual/bowl.msh", "../../textures/wood.png"
+    (root / "textures" / "wood.png").write_bytes(b"picture")
+    (bowl / "akita_black_bowl.xml").write_text(
+        f'<mujoco><asset><mesh file="{mesh}"/><texture file="{wood}"/><texture builtin="flat"/></asset></mujoco>'
+    )
+    return root

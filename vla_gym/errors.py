@@ -34,6 +34,10 @@ class AssetsError(VLAGymError, FileNotFoundError):
     """An asset folder that is missing or incomplete."""
 
 
+class MissingPackageError(VLAGymError, ImportError):
+    """A package of an optional extra that is not installed."""
+
+
 class SceneBuildError(VLAGymError, RuntimeError):
     """LIBERO could not build or compile a scene."""
 

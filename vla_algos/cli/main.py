@@ -8,6 +8,8 @@ import sys
 
 import typer
 
+from vla_algos.cli import assets
+from vla_algos.cli.doctor import doctor
 from vla_algos.cli.quickstart import quickstart
 from vla_algos.errors import VLAAlgosError
 from vla_gym.errors import VLAGymError
@@ -19,6 +21,8 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
 )
 app.command()(quickstart)
+app.command()(doctor)
+app.add_typer(assets.app, name="assets")
 
 
 @app.callback()

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import platformdirs
@@ -39,10 +39,12 @@ class AssetPack:
 
     :param name: ``primitive`` (built in), ``libero`` (LIBERO's own) or ``custom:<folder name>``
     :param path: root of the pack, absolute
+    :param chosen_by: what decided for this pack, in words
     """
 
     name: str
     path: Path
+    chosen_by: str = field(default="", compare=False)
 
     def fingerprint(self) -> str:
         """
@@ -68,6 +70,11 @@ def cache_dir() -> Path:
     return Path(value).expanduser().absolute() if value else Path(platformdirs.user_cache_dir("vla_gym"))
 
 
+def downloaded_assets_dir() -> Path:
+    """Folder that ``vla-rl assets download`` fills; it need not exist."""
+    return cache_dir() / "assets"
+
+
 def resolve_assets(assets: str | os.PathLike[str] = "auto") -> AssetPack:
     """
     Find the asset pack to build scenes from.
@@ -80,13 +87,13 @@ def resolve_assets(assets: str | os.PathLike[str] = "auto") -> AssetPack:
     """
     for value, source in ((os.fspath(assets), "assets="), (os.environ.get(ASSETS_VARIABLE, ""), ASSETS_VARIABLE)):
         if value == "primitive":
-            return AssetPack("primitive", PRIMITIVE_PACK)
+            return AssetPack("primitive", PRIMITIVE_PACK, f"named in {source}")
         if value not in ("", "auto"):
             return _open_pack(value, source)
-    downloaded = cache_dir() / "assets"
+    downloaded = downloaded_assets_dir()
     if not _missing_folders(downloaded):
-        return AssetPack(_pack_name(downloaded), downloaded)
-    return AssetPack("primitive", PRIMITIVE_PACK)
+        return AssetPack(_pack_name(downloaded), downloaded, "downloaded into the cache")
+    return AssetPack("primitive", PRIMITIVE_PACK, "built in; nothing else is named or downloaded")
 
 
 def _open_pack(value: str, source: str) -> AssetPack:
@@ -99,7 +106,7 @@ def _open_pack(value: str, source: str) -> AssetPack:
             "of LIBERO's assets), or one of the words 'primitive' and 'auto'. Remedy: correct the path, run "
             "`vla-rl assets download`, or use 'primitive' for the built-in pack."
         )
-    return AssetPack(_pack_name(path), path)
+    return AssetPack(_pack_name(path), path, f"named in {source}")
 
 
 def _missing_folders(path: Path) -> list[str]:

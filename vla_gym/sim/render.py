@@ -79,6 +79,20 @@ class CameraRenderer:
         mujoco.mjr_readPixels(raw, None, self._viewport, scene.buffers)
         return np.ascontiguousarray(raw[::-1, ::-1])
 
+    def device(self) -> str:
+        """
+        Name that OpenGL gives what it draws with, e.g. ``llvmpipe (...)`` for a CPU or the name of a graphics card.
+
+        :raises RenderingError: if the renderer is closed
+        """
+        if self._scene is None:
+            raise RenderingError("The renderer is closed; make the environment anew.")
+        self._scene.make_current()
+        # imported here because PyOpenGL commits to the back end that is in use at its first import
+        from OpenGL import GL
+
+        return str(GL.glGetString(GL.GL_RENDERER).decode(errors="replace"))
+
     def close(self) -> None:
         """Give the scene back; a second call does nothing."""
         if self._scene is not None:

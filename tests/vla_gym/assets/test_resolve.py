@@ -41,6 +41,15 @@ def test_search_order(monkeypatch, tmp_path):
     assert resolve_assets("primitive").name == "primitive"
 
 
+def test_the_reason_is_kept(monkeypatch, tmp_path):
+    assert resolve_assets().chosen_by.startswith("built in")
+    make_pack(tmp_path / "cache/assets")
+    assert resolve_assets().chosen_by == "downloaded into the cache"
+    monkeypatch.setenv("VLA_GYM_ASSETS", str(make_pack(tmp_path / "variable")))
+    assert resolve_assets().chosen_by == "named in VLA_GYM_ASSETS"
+    assert resolve_assets("primitive").chosen_by == "named in assets="
+
+
 def test_variable_takes_the_same_words(monkeypatch, tmp_path):
     downloaded = make_pack(tmp_path / "cache/assets")
     monkeypatch.setenv("VLA_GYM_ASSETS", "auto")

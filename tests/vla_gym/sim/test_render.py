@@ -60,10 +60,13 @@ def test_images_larger_than_the_default_buffer(model_file: Path, view: View) -> 
 
 def test_a_closed_renderer_says_so(model_file: Path, view: View) -> None:
     renderer = CameraRenderer(model_file, 32, ["above"])
+    assert renderer.device()
     renderer.close()
     renderer.close()
     with pytest.raises(RenderingError, match="closed"):
         renderer.render("above", view)
+    with pytest.raises(RenderingError, match="closed"):
+        renderer.device()
 
 
 def test_unknown_quality(model_file: Path) -> None:
