@@ -8,9 +8,10 @@ that its scene builder, initial states and goal predicates apply; the shapes are
 from __future__ import annotations
 
 from vla_gym.assets.objects.appliances import APPLIANCES
+from vla_gym.assets.objects.containers import CONTAINERS
 from vla_gym.assets.objects.furniture import FURNITURE
 from vla_gym.assets.objects.groceries import GROCERIES
 from vla_gym.assets.objects.tableware import TABLEWARE
 from vla_gym.assets.shapes import Asset
 
-OBJECTS: dict[str, Asset] = {**APPLIANCES, **FURNITURE, **GROCERIES, **TABLEWARE}
+OBJECTS: dict[str, Asset] = {**APPLIANCES, **CONTAINERS, **FURNITURE, **GROCERIES, **TABLEWARE}
