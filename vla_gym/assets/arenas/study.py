@@ -10,10 +10,10 @@ from vla_gym.assets.shapes import Body, Geom, box, cylinder, ellipsoid, paint
 def _desk() -> Body:
     top = box((0.68946, 1.39273, 0.03584), (0, 0, 0.84929))
     legs: list[Geom] = []
-    for y in (-0.69, 0.713):
-        for x in (-0.5, 0.496):
-            legs += box((0.02002, 0.05031, 0.39407), (x, y, 0.39431))
-        legs += box((0.51262, 0.05031, 0.02002), (-0.00488, y, 0.02528))
+    for leg, foot in ((-0.69064, -0.69765), (0.7122, 0.71473)):
+        for x in (-0.50048, 0.49617):
+            legs += box((0.02002, 0.05031, 0.39407), (x, leg, 0.39431))
+        legs += box((0.51262, 0.05031, 0.02002), (-0.00488, foot, 0.02528))
     return Body("study_table", collision=top + legs, visual=top + paint(legs, CHARCOAL))
 
 

@@ -63,5 +63,5 @@ TEXTURES: dict[str, Callable[[], UInt8Array]] = {
     "yellow_linen_wall_texture.png": lambda: _linen((206, 188, 132), (230, 214, 164)),
     "light-wood-table.png": lambda: _shade(_grain(), (188, 166, 140), (214, 196, 172)),
     "red-wood-table.png": lambda: _shade(_grain(), (104, 58, 38), (136, 82, 56)),
-    "dark-wood-table.png": lambda: _shade(_grain(), (74, 54, 42), (98, 74, 58)),
+    "dark-wood-table.png": lambda: _shade(_grain(), (104, 84, 70), (134, 110, 92)),
 }
