@@ -11,6 +11,7 @@ import argparse
 import os
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 # read at the first import of mujoco
 os.environ.setdefault("MUJOCO_GL", "egl")
@@ -47,8 +48,8 @@ def main() -> None:
     parser.add_argument("--note", default="", help="text below the pictures")
     arguments = parser.parse_args()
     pack = resolve_assets(arguments.pack)
-    figure = plt.figure(figsize=(13.2, 7.6), layout="constrained")
-    upper, lower = figure.subfigures(2, 1, height_ratios=(2.35, 4.6))
+    figure = plt.figure(figsize=(13.2, 6.6), layout="constrained")
+    upper, lower = figure.subfigures(2, 1, height_ratios=(2.3, 4.2))
     draw_scenes(upper, pack)
     draw_objects(lower, pack)
     if arguments.note:
@@ -80,10 +81,11 @@ def draw_objects(figure: SubFigure, pack: AssetPack) -> None:
 
 def object_picture(file: Path) -> np.ndarray:
     """The visual geoms of one file from the front and above, (OBJECT_SIZE, OBJECT_SIZE, 3) uint8."""
-    spec = mujoco.MjSpec.from_file(str(file))
-    spec.worldbody.add_light(pos=[0, 0, 2], type=mujoco.mjtLightType.mjLIGHT_DIRECTIONAL, castshadow=False)
+    spec = read_spec(file)
+    light = {"type": mujoco.mjtLightType.mjLIGHT_DIRECTIONAL, "castshadow": False, "specular": [0.1] * 3}
+    spec.worldbody.add_light(pos=[0, 0, 2], dir=[0.3, 0.5, -1], **light)
     sky = {"type": mujoco.mjtTexture.mjTEXTURE_SKYBOX, "builtin": mujoco.mjtBuiltin.mjBUILTIN_FLAT}
-    spec.add_texture(name="backdrop", **sky, rgb1=[1, 1, 1], width=16, height=16)
+    spec.add_texture(name="backdrop", **sky, rgb1=[1, 1, 1], rgb2=[1, 1, 1], width=16, height=16)
     model = spec.compile()
     data = mujoco.MjData(model)
     mujoco.mj_forward(model, data)
@@ -92,7 +94,7 @@ def object_picture(file: Path) -> np.ndarray:
     low, high = corners.min(axis=0), corners.max(axis=0)
     camera = mujoco.MjvCamera()
     camera.lookat, camera.azimuth, camera.elevation = (low + high) / 2, 65, -28
-    camera.distance = 1.35 * np.linalg.norm(high - low)
+    camera.distance = 1.3 * np.linalg.norm(high - low)
     # the distance at which something is too near to be drawn is relative to this
     model.stat.extent = np.linalg.norm(high - low)
     options = mujoco.MjvOption()
@@ -101,7 +103,22 @@ def object_picture(file: Path) -> np.ndarray:
     options.sitegroup[:] = 0
     with mujoco.Renderer(model, OBJECT_SIZE, OBJECT_SIZE) as renderer:
         renderer.update_scene(data, camera, options)
+        renderer.scene.flags[mujoco.mjtRndFlag.mjRND_HAZE] = 0
         return renderer.render().copy()
+
+
+def read_spec(file: Path) -> mujoco.MjSpec:
+    """The file, without the assets that it names a second time, as one of LIBERO's does."""
+    root = ElementTree.parse(file).getroot()
+    assets, seen = root.find("asset"), set()
+    for asset in [] if assets is None else list(assets):
+        key = (asset.tag, asset.get("name"))
+        if key in seen:
+            assets.remove(asset)
+        seen.add(key)
+    spec = mujoco.MjSpec.from_string(ElementTree.tostring(root, encoding="unicode"))
+    spec.modelfiledir = str(file.parent)
+    return spec
 
 
 def box_corners(model: mujoco.MjModel, data: mujoco.MjData, geom: int) -> np.ndarray:
