@@ -8,7 +8,9 @@ Shape vocabulary of the primitive pack: small functions that return lists of MuJ
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -239,6 +241,23 @@ def prism(radius: float, low: float, high: float, sides: int, pos: Vector3 = (0,
     return [Geom("box", size, centre, rotation("z", 360 * i / sides)) for i in range(sides // 2)]
 
 
+def bars(points: Sequence[tuple[float, float]], thickness: float, width: float) -> list[Geom]:
+    """
+    Bent bar in the x-z plane.
+
+    :param points: x and z of its ends and bends, m
+    :param thickness: across the bar within the plane, m
+    :param width: along y, m
+    :return: one geom between each two points
+    """
+    geoms = []
+    for (x0, z0), (x1, z1) in itertools.pairwise(points):
+        size = (thickness / 2, width / 2, math.hypot(x1 - x0, z1 - z0) / 2)
+        tilt = rotation("y", math.degrees(math.atan2(x1 - x0, z1 - z0)))
+        geoms.append(Geom("box", size, ((x0 + x1) / 2, 0, (z0 + z1) / 2), tilt))
+    return geoms
+
+
 def ring(inner: tuple[float, float], outer: tuple[float, float], thickness: float, segments: int) -> list[Geom]:
     """
     Wall of a lathe-turned thing between two points of its profile: a ring of tilted boxes.
@@ -249,17 +268,28 @@ def ring(inner: tuple[float, float], outer: tuple[float, float], thickness: floa
     :param segments: number of boxes
     :return: one geom per segment
     """
-    (r0, z0), (r1, z1) = inner, outer
-    mean_radius, mean_height = (r0 + r1) / 2, (z0 + z1) / 2
     # wide enough for the wider end, so that neighbours overlap and nothing slips through
-    size = (thickness / 2, max(r0, r1) * math.tan(math.pi / segments), math.hypot(r1 - r0, z1 - z0) / 2)
-    tilt = rotation("y", math.degrees(math.atan2(r1 - r0, z1 - z0)))
-    geoms = []
-    for i in range(segments):
-        angle = 2 * math.pi * i / segments
-        pos = (mean_radius * math.cos(angle), mean_radius * math.sin(angle), mean_height)
-        geoms.append(Geom("box", size, pos, multiply(rotation("z", math.degrees(angle)), tilt)))
-    return geoms
+    width = 2 * max(inner[0], outer[0]) * math.tan(math.pi / segments)
+    segment = bars((inner, outer), thickness, width)
+    return [geom for i in range(segments) for geom in move(segment, quat=rotation("z", 360 * i / segments))]
+
+
+def move(geoms: list[Geom], pos: Vector3 = (0, 0, 0), quat: Quaternion = IDENTITY) -> list[Geom]:
+    """
+    Rotate geoms about the origin, then shift them.
+
+    :param geoms: geoms
+    :param pos: shift, m
+    :param quat: rotation
+    :return: moved copies
+    """
+    w, x, y, z = quat
+    moved = []
+    for geom in geoms:
+        _, *turned = multiply(multiply(quat, (0.0, *geom.pos)), (w, -x, -y, -z))
+        place = (turned[0] + pos[0], turned[1] + pos[1], turned[2] + pos[2])
+        moved.append(replace(geom, pos=place, quat=multiply(quat, geom.quat)))
+    return moved
 
 
 def paint(geoms: list[Geom], rgba: Rgba) -> list[Geom]:

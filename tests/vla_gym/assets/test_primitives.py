@@ -12,19 +12,32 @@ from vla_gym.assets.generate_primitives import png_bytes, write_pack
 from vla_gym.assets.objects import OBJECTS
 from vla_gym.assets.resolve import PRIMITIVE_PACK
 
+
+def hope(name: str) -> str:
+    return f"stable_hope_objects/{name}/{name}.xml"
+
+
+def scanned(name: str) -> str:
+    return f"stable_scanned_objects/{name}/{name}.xml"
+
+
+def turbosquid(name: str) -> str:
+    return f"turbosquid_objects/{name}/{name}.xml"
+
+
 STOVE = "articulated_objects/flat_stove.xml"
 CABINET = "articulated_objects/wooden_cabinet.xml"
 WHITE_CABINET = "articulated_objects/white_cabinet.xml"
 MICROWAVE = "articulated_objects/microwave.xml"
-BASKET = "stable_scanned_objects/basket/basket.xml"
-CADDY = "turbosquid_objects/desk_caddy/desk_caddy.xml"
-TRAY = "turbosquid_objects/wooden_tray/wooden_tray.xml"
-SHELF = "turbosquid_objects/wooden_two_layer_shelf/wooden_two_layer_shelf.xml"
-CHEESE = "stable_hope_objects/cream_cheese/cream_cheese.xml"
-BOWL = "stable_scanned_objects/akita_black_bowl/akita_black_bowl.xml"
-PLATE = "stable_scanned_objects/plate/plate.xml"
-BOTTLE = "turbosquid_objects/wine_bottle/wine_bottle.xml"
-RACK = "turbosquid_objects/wine_rack/wine_rack.xml"
+BASKET = scanned("basket")
+CADDY = turbosquid("desk_caddy")
+TRAY = turbosquid("wooden_tray")
+SHELF = turbosquid("wooden_two_layer_shelf")
+CHEESE = hope("cream_cheese")
+BOWL = scanned("akita_black_bowl")
+PLATE = scanned("plate")
+BOTTLE = turbosquid("wine_bottle")
+RACK = turbosquid("wine_rack")
 TABLETOP = "scenes/libero_tabletop_base_style.xml"
 FLOOR = "scenes/libero_floor_base_style.xml"
 KITCHEN = "scenes/libero_kitchen_tabletop_base_style.xml"
@@ -33,6 +46,26 @@ STUDY = "scenes/libero_study_base_style.xml"
 
 # figures of LIBERO's own assets, compiled with mujoco 3.3.7: mass, kg, and sorted moments of inertia, kg m^2
 WEIGHTS = {
+    (hope("alphabet_soup"), "object"): (0.02585, (1.336e-5, 1.820e-5, 1.868e-5)),
+    (hope("bbq_sauce"), "object"): (0.01218, (2.603e-6, 1.116e-5, 1.211e-5)),
+    (hope("butter"), "object"): (0.00525, (8.163e-7, 2.670e-6, 3.221e-6)),
+    (hope("chocolate_pudding"), "object"): (0.01019, (2.459e-6, 6.098e-6, 7.281e-6)),
+    (hope("cookies"), "object"): (0.00964, (3.381e-6, 5.769e-6, 8.582e-6)),
+    (hope("ketchup"), "object"): (0.02322, (6.991e-6, 3.793e-5, 4.033e-5)),
+    (hope("milk"), "object"): (0.03167, (1.449e-5, 4.329e-5, 4.336e-5)),
+    (hope("new_salad_dressing"), "sald_dressing_body"): (0.02178, (5.188e-6, 3.397e-5, 3.519e-5)),
+    (hope("orange_juice"), "object"): (0.03167, (1.449e-5, 4.329e-5, 4.336e-5)),
+    (hope("salad_dressing"), "object"): (0.02178, (5.188e-6, 3.397e-5, 3.519e-5)),
+    (hope("tomato_sauce"), "object"): (0.02663, (1.392e-5, 1.879e-5, 1.939e-5)),
+    (scanned("chefmate_8_frypan"), "object"): (0.05025, (1.206e-4, 2.911e-4, 3.982e-4)),
+    (scanned("glazed_rim_porcelain_ramekin"), "object"): (0.00966, (7.369e-6, 7.995e-6, 1.218e-5)),
+    (scanned("white_bowl"), "object"): (0.00209, (1.169e-6, 1.258e-6, 1.966e-6)),
+    (turbosquid("black_book"), "object"): (0.04255, (4.611e-5, 6.696e-5, 1.072e-4)),
+    (turbosquid("moka_pot"), "object"): (0.06824, (6.219e-5, 1.281e-4, 1.426e-4)),
+    (turbosquid("porcelain_mug"), "object"): (0.01646, (2.781e-5, 2.826e-5, 3.415e-5)),
+    (turbosquid("red_coffee_mug"), "object"): (0.02935, (3.440e-5, 6.024e-5, 6.317e-5)),
+    (turbosquid("white_yellow_mug"), "object"): (0.03091, (5.081e-5, 5.871e-5, 6.108e-5)),
+    (turbosquid("yellow_book"), "object"): (0.02812, (2.369e-5, 3.632e-5, 5.741e-5)),
     (BOWL, "object"): (0.0055913, (5.716e-6, 6.105e-6, 9.082e-6)),
     (CHEESE, "object"): (0.0061938, (1.105e-6, 3.569e-6, 4.344e-6)),
     (BOTTLE, "object"): (0.015394, (2.539e-6, 2.285e-5, 2.292e-5)),
@@ -57,6 +90,26 @@ WEIGHTS = {
 }
 # lowest and highest corner of the collision geoms in the body's frame, m
 EXTENTS = {
+    (hope("alphabet_soup"), "object"): ((-0.0313, -0.0386, -0.0349), (0.0311, 0.0376, 0.0275)),
+    (hope("bbq_sauce"), "object"): ((-0.0235, -0.0146, -0.0546), (0.0235, 0.0146, 0.0525)),
+    (hope("butter"), "object"): ((-0.0381, -0.0198, -0.0087), (0.0381, 0.0198, 0.0087)),
+    (hope("chocolate_pudding"), "object"): ((-0.0406, -0.0232, -0.0131), (0.0396, 0.0232, 0.0143)),
+    (hope("cookies"), "object"): ((-0.0310, -0.0413, -0.0094), (0.0310, 0.0413, 0.0094)),
+    (hope("ketchup"), "object"): ((-0.0277, -0.0724, -0.0176), (0.0286, 0.0732, 0.0191)),
+    (hope("milk"), "object"): ((-0.0264, -0.0698, -0.0263), (0.0266, 0.0614, 0.0263)),
+    (hope("new_salad_dressing"), "sald_dressing_body"): ((-0.0273, -0.0727, -0.0180), (0.0254, 0.0728, 0.0176)),
+    (hope("orange_juice"), "object"): ((-0.0266, -0.0698, -0.0263), (0.0264, 0.0614, 0.0263)),
+    (hope("salad_dressing"), "object"): ((-0.0273, -0.0727, -0.0180), (0.0254, 0.0728, 0.0176)),
+    (hope("tomato_sauce"), "object"): ((-0.0312, -0.0386, -0.0341), (0.0310, 0.0376, 0.0275)),
+    (scanned("chefmate_8_frypan"), "object"): ((-0.0968, -0.1032, 0.0008), (0.2593, 0.1011, 0.0587)),
+    (scanned("glazed_rim_porcelain_ramekin"), "object"): ((-0.0447, -0.0444, 0.0007), (0.0447, 0.0447, 0.0427)),
+    (scanned("white_bowl"), "object"): ((-0.0408, -0.0409, 0.0006), (0.0405, 0.0403, 0.0351)),
+    (turbosquid("black_book"), "object"): ((-0.0148, -0.0673, 0.0022), (0.0139, 0.0430, 0.1366)),
+    (turbosquid("moka_pot"), "object"): ((-0.0406, -0.0563, -0.0661), (0.0408, 0.0912, 0.0857)),
+    (turbosquid("porcelain_mug"), "object"): ((-0.0647, -0.0494, 0.0024), (0.0600, 0.0469, 0.1085)),
+    (turbosquid("red_coffee_mug"), "object"): ((-0.0607, -0.0472, -0.0018), (0.0622, 0.0460, 0.1308)),
+    (turbosquid("white_yellow_mug"), "object"): ((-0.0713, -0.0530, -0.0001), (0.0684, 0.0531, 0.1031)),
+    (turbosquid("yellow_book"), "object"): ((-0.0101, -0.0488, 0.0020), (0.0134, 0.0489, 0.1242)),
     (BOWL, "object"): ((-0.0538, -0.0539, 0.0016), (0.0534, 0.0531, 0.0521)),
     (CHEESE, "object"): ((-0.0406, -0.0213, -0.0089), (0.0406, 0.0213, 0.0089)),
     (BOTTLE, "object"): ((-0.0207, -0.0220, 0.0011), (0.0219, 0.0222, 0.1580)),
@@ -127,6 +180,26 @@ SITES = {
 }
 # underside, top and horizontal radius that LIBERO's placement samplers read
 MARKERS = {
+    hope("alphabet_soup"): (-0.04, 0.04, 0.025),
+    hope("bbq_sauce"): (-0.06, 0.06, 0.015),
+    hope("butter"): (-0.02, 0.02, 0.02),
+    hope("chocolate_pudding"): (-0.06, 0.04, 0.025),
+    hope("cookies"): (-0.06, 0.04, 0.025),
+    hope("ketchup"): (-0.06, 0.04, 0.025),
+    hope("milk"): (-0.06, 0.04, 0.03),
+    hope("new_salad_dressing"): (-0.06, 0.04, 0.025),
+    hope("orange_juice"): (-0.06, 0.04, 0.025),
+    hope("salad_dressing"): (-0.06, 0.04, 0.025),
+    hope("tomato_sauce"): (-0.06, 0.04, 0.025),
+    scanned("chefmate_8_frypan"): (-0.06, 0.04, 0.025),
+    scanned("glazed_rim_porcelain_ramekin"): (-0.06, 0.04, 0.025),
+    scanned("white_bowl"): (-0.06, 0.04, 0.025),
+    turbosquid("black_book"): (-0.06, 0.04, 0.025),
+    turbosquid("moka_pot"): (-0.06, 0.04, 0.025),
+    turbosquid("porcelain_mug"): (-0.06, 0.04, 0.025),
+    turbosquid("red_coffee_mug"): (-0.06, 0.04, 0.025),
+    turbosquid("white_yellow_mug"): (-0.06, 0.04, 0.025),
+    turbosquid("yellow_book"): (-0.06, 0.04, 0.025),
     BOWL: (-0.06, 0.04, 0.025),
     PLATE: (-0.06, 0.04, 0.025),
     BOTTLE: (-0.06, 0.04, 0.025),

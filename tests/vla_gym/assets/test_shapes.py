@@ -1,12 +1,26 @@
 """Shape vocabulary of the primitive pack, against MuJoCo's own geometry."""
 
+import itertools
 import math
 
 import mujoco
 import numpy as np
 import pytest
 
-from vla_gym.assets.shapes import Geom, box, cylinder, ellipsoid, multiply, paint, prism, ring, rotation, weigh
+from vla_gym.assets.shapes import (
+    Geom,
+    bars,
+    box,
+    cylinder,
+    ellipsoid,
+    move,
+    multiply,
+    paint,
+    prism,
+    ring,
+    rotation,
+    weigh,
+)
 
 
 def covers(geoms: list[Geom], points: np.ndarray) -> np.ndarray:
@@ -64,6 +78,26 @@ def test_ring_is_a_closed_wall_along_its_profile(segments):
         points = np.stack([radius * math.cos(angle), radius * math.sin(angle), height], axis=1)
         assert covers(geoms, points).all()
     assert not covers(geoms, np.array([[0, 0, 0.03], [0.02, 0, 0.03], [0.09, 0, 0.03]])).any()
+
+
+def test_bars_run_along_their_points():
+    points = np.array([(0.04, 0.09), (0.07, 0.08), (0.07, 0.02), (0.03, 0.03)])
+    geoms = bars([tuple(point) for point in points], 0.006, 0.02)
+    assert len(geoms) == 3
+    parts = np.linspace(0, 1, 20)[:, None]
+    middle = np.concatenate([a + parts * (b - a) for a, b in itertools.pairwise(points)])
+    line = np.insert(middle, 1, 0, axis=1)
+    for offset, inside in ((0, True), (0.0099, True), (0.0101, False)):
+        assert (covers(geoms, line + np.array([0, offset, 0])) == inside).all()
+    across = np.array([(0.0699 + 0.003, 0, 0.05), (0.0701 + 0.003, 0, 0.05), (0.05, 0, 0.055)])
+    np.testing.assert_array_equal(covers(geoms, across), [True, False, False])
+
+
+def test_move_turns_about_the_origin_then_shifts():
+    (geom,) = move(box((0.1, 0.2, 0.3), (1, 0, 0), name="part"), (0, 0, 5), rotation("z", 90))
+    np.testing.assert_allclose(geom.pos, (0, 1, 5), atol=1e-12)
+    np.testing.assert_allclose(geom.quat, rotation("z", 90))
+    assert (geom.size, geom.name) == ((0.1, 0.2, 0.3), "part")
 
 
 def test_weigh_shares_by_volume_and_paint_colours_copies():
