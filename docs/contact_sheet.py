@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import textwrap
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -21,6 +22,7 @@ import matplotlib.pyplot as plt
 import mujoco
 import numpy as np
 from matplotlib.figure import SubFigure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 import vla_gym  # noqa: F401  (registers the environments)
 from vla_gym.assets.objects import OBJECTS
@@ -48,7 +50,7 @@ def main() -> None:
     parser.add_argument("--note", default="", help="text below the pictures")
     arguments = parser.parse_args()
     pack = resolve_assets(arguments.pack)
-    figure = plt.figure(figsize=(13.2, 6.6), layout="constrained")
+    figure = plt.figure(figsize=(13.2, 6.7), layout=ConstrainedLayoutEngine(h_pad=0.06))
     upper, lower = figure.subfigures(2, 1, height_ratios=(2.3, 4.2))
     draw_scenes(upper, pack)
     draw_objects(lower, pack)
@@ -76,7 +78,7 @@ def draw_objects(figure: SubFigure, pack: AssetPack) -> None:
     for axis in axes:
         axis.axis("off")
     for axis, name in zip(axes, names, strict=False):
-        show(axis, object_picture(pack.path / name), Path(name).stem.replace("_", " "))
+        show(axis, object_picture(pack.path / name), textwrap.fill(Path(name).stem.replace("_", " "), 18))
 
 
 def object_picture(file: Path) -> np.ndarray:
@@ -118,6 +120,8 @@ def read_spec(file: Path) -> mujoco.MjSpec:
         seen.add(key)
     spec = mujoco.MjSpec.from_string(ElementTree.tostring(root, encoding="unicode"))
     spec.modelfiledir = str(file.parent)
+    # only collision geoms weigh, as in robosuite
+    spec.compiler.inertiagrouprange = [0, 0]
     return spec
 
 

@@ -22,7 +22,7 @@ MAX_DRIFT, MAX_DROP, MAX_RISE = 0.2, 0.2, 0.06
 """Objects start up to 17 cm in the air or 4 cm inside the floor (m); a table is 40 cm high or more."""
 MAX_SPEED, MAX_SPIN = 0.05, 1.0
 """m/s and rad/s; a round bowl still rocks."""
-USUAL_DRIFT, USUAL_SHARE = 0.02, 0.95
+USUAL_DRIFT, USUAL_SHARE = 0.02, 0.9
 """How far (m) all but a few objects move sideways; those few start touching a neighbour, which pushes them off."""
 TASKS = [(name, task.task_id) for name, suite in SUITES.items() for task in suite.tasks]
 
