@@ -24,6 +24,15 @@ MAX_SPEED, MAX_SPIN = 0.05, 1.0
 """m/s and rad/s; a round bowl still rocks."""
 USUAL_DRIFT, USUAL_SHARE = 0.02, 0.9
 """How far (m) all but a few objects move sideways; those few start touching a neighbour, which pushes them off."""
+# (suite, task) -> initial state -> objects that start so deep inside a drawer or each other that they are thrown off;
+# with LIBERO's own assets they overlap as deeply, and fly as far
+THROWN = {
+    ("LIBERO-90-v0", 4): {
+        5: {"akita_black_bowl_1", "chocolate_pudding_1"},
+        42: {"akita_black_bowl_1", "chocolate_pudding_1"},
+    },
+    ("LIBERO-90-v0", 25): {37: {"wine_bottle_1"}},
+}
 TASKS = [(name, task.task_id) for name, suite in SUITES.items() for task in suite.tasks]
 
 
@@ -34,12 +43,12 @@ def env(request: pytest.FixtureRequest) -> Iterator[LiberoEnv]:
     env.close()
 
 
-def assert_settled(env: LiberoEnv, start: np.ndarray, label: str) -> list[float]:
-    """Check every movable object against where the stored state has it; returns how far each moved sideways (m)."""
+def assert_settled(env: LiberoEnv, start: np.ndarray, thrown: set[str], label: str) -> list[float]:
+    """Check the movable objects against where the stored state has them; returns how far each moved sideways (m)."""
     data = env.core.data
     assert env.core.is_stable(), label
     drifts = []
-    for name in env.bundle.object_bodies:
+    for name in set(env.bundle.object_bodies) - thrown:
         joint = env.core.model.joint(f"{name}_joint0")
         qpos, qvel = joint.qposadr[0], joint.dofadr[0]
         moved = data.qpos[qpos : qpos + 3] - start[1 + qpos : 4 + qpos]
@@ -60,7 +69,8 @@ def test_every_stored_state_settles_and_takes_an_action(env: LiberoEnv, task_id:
         env.reset(options={"task_id": task_id, "init_state_id": init_state_id})
         for _ in range(STEPS_AFTER_SETTLING):
             env.step(NO_MOTION)
-        drifts += assert_settled(env, env.bundle.init_states[init_state_id], label)
+        thrown = THROWN.get((env.suite.env_id, task_id), {}).get(init_state_id, set())
+        drifts += assert_settled(env, env.bundle.init_states[init_state_id], thrown, label)
         observation, _, _, _, info = env.step(rng.integers(0, 256, 7))
         assert np.isfinite(observation["proprio"]).all() and not info["unstable"], label
     assert np.mean(np.array(drifts) < USUAL_DRIFT) >= USUAL_SHARE
