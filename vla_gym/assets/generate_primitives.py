@@ -77,18 +77,7 @@ def arena_element(name: str, arena: Arena) -> ElementTree.Element:
     """
     root = ElementTree.Element("mujoco", {"model": name})
     ElementTree.SubElement(root, "compiler", {"angle": "radian"})
-    asset = ElementTree.SubElement(root, "asset")
-    sky = {"type": "skybox", "builtin": "gradient", "width": "64", "height": "64"}
-    ElementTree.SubElement(asset, "texture", {**sky, "rgb1": ".9 .9 1", "rgb2": ".2 .3 .4"})
-    tiled = {"texrepeat": "3 3", "texuniform": "true"}
-    for texture, file, kind, material, mapping in (
-        ("texplane", arena.floor_texture, "2d", "floorplane", tiled),
-        ("tex-wall", arena.wall_texture, "2d", "walls_mat", tiled),
-        ("tex-table", arena.table_texture, "cube", "table_texture", {}),
-    ):
-        ElementTree.SubElement(asset, "texture", {"name": texture, "type": kind, "file": f"../textures/{file}"})
-        finish = {"specular": "0.1", "shininess": "0"}
-        ElementTree.SubElement(asset, "material", {"name": material, "texture": texture, **mapping, **finish})
+    _add_materials(root, arena)
     world = ElementTree.SubElement(root, "worldbody")
     ground = ElementTree.SubElement(world, "body", {"name": "floor", "pos": "0 0 0"}) if arena.floor_is_body else world
     floor = {"name": "floor", "type": "plane", "size": "3 3 0.125", "material": "floorplane"}
@@ -160,6 +149,21 @@ def _add_visual(parent: ElementTree.Element, geom: Geom, material: str = "") -> 
     # paint hides the material
     look = {"rgba": _text(geom.rgba)} if geom.rgba else {"material": material} if material else {}
     _add_geom(parent, geom, {**VISUAL_ONLY, **look})
+
+
+def _add_materials(root: ElementTree.Element, arena: Arena) -> None:
+    asset = ElementTree.SubElement(root, "asset")
+    sky = {"type": "skybox", "builtin": "gradient", "width": "64", "height": "64"}
+    ElementTree.SubElement(asset, "texture", {**sky, "rgb1": ".9 .9 1", "rgb2": ".2 .3 .4"})
+    tiled = {"texrepeat": "3 3", "texuniform": "true"}
+    for texture, file, kind, material, mapping in (
+        ("texplane", arena.floor_texture, "2d", "floorplane", tiled),
+        ("tex-wall", arena.wall_texture, "2d", "walls_mat", tiled),
+        ("tex-table", arena.table_texture, "cube", "table_texture", {}),
+    ):
+        ElementTree.SubElement(asset, "texture", {"name": texture, "type": kind, "file": f"../textures/{file}"})
+        finish = {"specular": "0.1", "shininess": "0"}
+        ElementTree.SubElement(asset, "material", {"name": material, "texture": texture, **mapping, **finish})
 
 
 def _add_geom(parent: ElementTree.Element, geom: Geom, attributes: dict[str, str]) -> None:

@@ -1,7 +1,7 @@
 """
 All 130 tasks on the built-in pack: every stored initial state settles, and takes an action.
 
-About six seconds per task, and two per task for building the scenes.
+About ten minutes for the physics and four for building the scenes, on one core.
 """
 
 from __future__ import annotations
@@ -25,13 +25,14 @@ MAX_SPEED, MAX_SPIN = 0.05, 1.0
 USUAL_DRIFT, USUAL_SHARE = 0.02, 0.9
 """How far (m) all but a few objects move sideways; those few start touching a neighbour, which pushes them off."""
 # (suite, task) -> initial state -> objects that start so deep inside a drawer or each other that they are thrown off;
-# with LIBERO's own assets they overlap as deeply, and fly as far
+# with LIBERO's own assets they overlap as deeply and fly as far, except the book and the mug, which part by centimetres
 THROWN = {
     ("LIBERO-90-v0", 4): {
         5: {"akita_black_bowl_1", "chocolate_pudding_1"},
         42: {"akita_black_bowl_1", "chocolate_pudding_1"},
     },
     ("LIBERO-90-v0", 25): {37: {"wine_bottle_1"}},
+    ("LIBERO-90-v0", 84): {16: {"black_book_1", "porcelain_mug_1"}},
 }
 TASKS = [(name, task.task_id) for name, suite in SUITES.items() for task in suite.tasks]
 
