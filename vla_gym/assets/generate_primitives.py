@@ -17,10 +17,14 @@ from xml.etree import ElementTree
 from vla_gym.assets.arenas import ARENAS, TEXTURES, WALL_SIZE, Arena
 from vla_gym.assets.objects import OBJECTS
 from vla_gym.assets.resolve import PRIMITIVE_PACK
-from vla_gym.assets.shapes import IDENTITY, Asset, Body, Geom, Quaternion, Site, multiply, rotation
+from vla_gym.assets.shapes import IDENTITY, Asset, Body, Geom, Quaternion, Site, box, multiply, rotation
 from vla_gym.type_aliases import UInt8Array
 
-STIFF_CONTACT = {"solref": "0.001 1", "solimp": "0.998 0.998 0.001", "friction": "0.95 0.3 0.1"}
+CONTACT: dict[str, dict[str, str]] = {
+    "stiff": {"solref": "0.001 1", "solimp": "0.998 0.998 0.001", "friction": "0.95 0.3 0.1"},
+    "soft": {"solref": "0.02 1", "solimp": "0.8 0.9 0.01", "margin": "0.001", "contype": "0", "conaffinity": "1"},
+    "plain": {},
+}
 VISUAL_ONLY = {"contype": "0", "conaffinity": "0", "group": "1"}
 
 
@@ -65,7 +69,7 @@ def object_element(name: str, asset: Asset) -> ElementTree.Element:
 
 def arena_element(name: str, arena: Arena) -> ElementTree.Element:
     """
-    MJCF of one room with a table, in the form of LIBERO's ``TableArena``, which then sets sizes, places and styles.
+    MJCF of one room, in the form of LIBERO's arena classes, which then set sizes, places and styles.
 
     :param name: model name
     :param arena: the room
@@ -73,28 +77,24 @@ def arena_element(name: str, arena: Arena) -> ElementTree.Element:
     """
     root = ElementTree.Element("mujoco", {"model": name})
     ElementTree.SubElement(root, "compiler", {"angle": "radian"})
-    asset = ElementTree.SubElement(root, "asset")
-    sky = {"type": "skybox", "builtin": "gradient", "width": "64", "height": "64"}
-    ElementTree.SubElement(asset, "texture", {**sky, "rgb1": ".9 .9 1", "rgb2": ".2 .3 .4"})
-    tiled = {"texrepeat": "3 3", "texuniform": "true"}
-    for texture, file, kind, material, mapping in (
-        ("texplane", arena.floor_texture, "2d", "floorplane", tiled),
-        ("tex-wall", arena.wall_texture, "2d", "walls_mat", tiled),
-        ("tex-table", arena.table_texture, "cube", "table_texture", {}),
-    ):
-        ElementTree.SubElement(asset, "texture", {"name": texture, "type": kind, "file": f"../textures/{file}"})
-        finish = {"specular": "0.1", "shininess": "0"}
-        ElementTree.SubElement(asset, "material", {"name": material, "texture": texture, **mapping, **finish})
+    _add_materials(root, arena)
     world = ElementTree.SubElement(root, "worldbody")
+    ground = ElementTree.SubElement(world, "body", {"name": "floor", "pos": "0 0 0"}) if arena.floor_is_body else world
     floor = {"name": "floor", "type": "plane", "size": "3 3 0.125", "material": "floorplane"}
-    ElementTree.SubElement(world, "geom", {**floor, "group": "1", "condim": "3"})
+    ElementTree.SubElement(ground, "geom", {**floor, "group": "1", "condim": "3"})
     for wall, (x, y), angle, length in arena.walls:
         turn = multiply(rotation("z", angle), rotation("y", 90))
-        _add_plain_box(world, wall, (x, y, WALL_SIZE), turn, (WALL_SIZE, length, 0.01), "walls_mat")
-    _add_table(world)
-    for light, position in arena.lights:
-        aim = {"name": light, "pos": _text(position), "dir": "0 -0.15 -1", "castshadow": "false"}
-        ElementTree.SubElement(world, "light", {**aim, "diffuse": "0.8 0.8 0.8", "specular": "0.3 0.3 0.3"})
+        [panel] = box((WALL_SIZE, length, 0.01), (x, y, WALL_SIZE), turn, wall)
+        _add_geom(world, panel, {**VISUAL_ONLY, "material": "walls_mat"})
+    for geom in arena.furnishings:
+        _add_visual(world, geom)
+    if arena.table:
+        _add_body(world, arena.table, "table_texture")
+    for light in arena.lights:
+        aim = {"name": light.name, "pos": _text(light.pos), "dir": _text(light.direction), "castshadow": "false"}
+        beam = {"directional": "true"} if light.directional else {}
+        colour = {"diffuse": "0.8 0.8 0.8", "specular": _text([light.specular] * 3)}
+        ElementTree.SubElement(world, "light", {**aim, **beam, **colour})
     for camera, position, quat in arena.cameras:
         view = {"name": camera, "mode": "fixed", "pos": _text(position), "quat": _text(quat)}
         ElementTree.SubElement(world, "camera", view)
@@ -124,7 +124,7 @@ def png_bytes(picture: UInt8Array) -> bytes:
     )
 
 
-def _add_body(parent: ElementTree.Element, body: Body) -> None:
+def _add_body(parent: ElementTree.Element, body: Body, material: str = "") -> None:
     element = ElementTree.SubElement(parent, "body", {"name": body.name, **_place(body.pos, body.quat)})
     if body.inertia:
         mass, moment = body.inertia
@@ -138,11 +138,32 @@ def _add_body(parent: ElementTree.Element, body: Body) -> None:
         _add_site(element, site)
     for geom in body.collision:
         mass_text = {"mass": _text([geom.mass])} if geom.mass else {}
-        _add_geom(element, geom, {"group": "0", **mass_text, **(STIFF_CONTACT if body.stiff else {})})
+        _add_geom(element, geom, {"group": "0", **mass_text, **CONTACT[body.contact]})
     for geom in body.visual:
-        _add_geom(element, geom, {**VISUAL_ONLY, "rgba": _text(geom.rgba or (1, 1, 1, 1))})
+        _add_visual(element, geom, material)
     for child in body.children:
-        _add_body(element, child)
+        _add_body(element, child, material)
+
+
+def _add_visual(parent: ElementTree.Element, geom: Geom, material: str = "") -> None:
+    # paint hides the material
+    look = {"rgba": _text(geom.rgba)} if geom.rgba else {"material": material} if material else {}
+    _add_geom(parent, geom, {**VISUAL_ONLY, **look})
+
+
+def _add_materials(root: ElementTree.Element, arena: Arena) -> None:
+    asset = ElementTree.SubElement(root, "asset")
+    sky = {"type": "skybox", "builtin": "gradient", "width": "64", "height": "64"}
+    ElementTree.SubElement(asset, "texture", {**sky, "rgb1": ".9 .9 1", "rgb2": ".2 .3 .4"})
+    tiled = {"texrepeat": "3 3", "texuniform": "true"}
+    for texture, file, kind, material, mapping in (
+        ("texplane", arena.floor_texture, "2d", "floorplane", tiled),
+        ("tex-wall", arena.wall_texture, "2d", "walls_mat", tiled),
+        ("tex-table", arena.table_texture, "cube", "table_texture", {}),
+    ):
+        ElementTree.SubElement(asset, "texture", {"name": texture, "type": kind, "file": f"../textures/{file}"})
+        finish = {"specular": "0.1", "shininess": "0"}
+        ElementTree.SubElement(asset, "material", {"name": material, "texture": texture, **mapping, **finish})
 
 
 def _add_geom(parent: ElementTree.Element, geom: Geom, attributes: dict[str, str]) -> None:
@@ -156,26 +177,6 @@ def _add_site(parent: ElementTree.Element, site: Site) -> None:
     shape = {"type": site.kind, "size": _text(site.size), "rgba": _text(site.rgba), "group": "0"}
     place = {"pos": _text(site.pos), "quat": _text(site.quat)}
     ElementTree.SubElement(parent, "site", {"name": site.name, **place, **shape})
-
-
-def _add_plain_box(
-    parent: ElementTree.Element, name: str, pos: Iterable[float], quat: Quaternion, size: Iterable[float], material: str
-) -> None:
-    shape = {"type": "box", "size": _text(size), "material": material}
-    ElementTree.SubElement(parent, "geom", {"name": name, **_place(pos, quat), **shape, **VISUAL_ONLY})
-
-
-def _add_table(world: ElementTree.Element) -> None:
-    size = (0.4, 0.4, 0.4)
-    table = ElementTree.SubElement(world, "body", {"name": "table", "pos": "0 0 0.4"})
-    solid = {"type": "box", "size": _text(size), "group": "0", "friction": "1 0.005 0.0001"}
-    ElementTree.SubElement(table, "geom", {"name": "table_collision", **solid})
-    _add_plain_box(table, "table_visual", (0, 0, 0), IDENTITY, size, "table_texture")
-    top = {"name": "table_top", "pos": "0 0 0.4", "size": "0.001 0.001 0.001", "rgba": "0 0 0 0"}
-    ElementTree.SubElement(table, "site", top)
-    for leg in range(1, 5):
-        shape = {"name": f"table_leg{leg}_visual", "type": "cylinder", "size": "0.05 0.1", "material": "table_texture"}
-        ElementTree.SubElement(table, "geom", {**shape, **VISUAL_ONLY})
 
 
 def _place(pos: Iterable[float], quat: Quaternion) -> dict[str, str]:

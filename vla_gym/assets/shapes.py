@@ -107,7 +107,8 @@ class Body:
     :param sites: sites
     :param joint: joint to the parent
     :param inertia: mass, kg, and all three moments of inertia, kg m^2, in place of the weight of the geoms
-    :param stiff: LIBERO's contact parameters for objects; MuJoCo's own otherwise
+    :param contact: ``stiff`` for LIBERO's contact parameters of objects, ``soft`` for those of its microwave, whose
+        parts do not touch each other, ``plain`` for MuJoCo's own
     :param children: bodies that hang on this one
     """
 
@@ -119,7 +120,7 @@ class Body:
     sites: list[Site] = field(default_factory=list)
     joint: Joint | None = None
     inertia: tuple[float, float] | None = None
-    stiff: bool = True
+    contact: Literal["stiff", "soft", "plain"] = "stiff"
     children: list[Body] = field(default_factory=list)
 
 
@@ -198,6 +199,19 @@ def cylinder(radius: float, low: float, high: float, pos: Vector3 = (0, 0, 0), n
     :return: one geom
     """
     return [Geom("cylinder", (radius, (high - low) / 2), (pos[0], pos[1], pos[2] + (low + high) / 2), IDENTITY, name)]
+
+
+def capsule(radius: float, half: float, pos: Vector3 = (0, 0, 0), quat: Quaternion = IDENTITY) -> list[Geom]:
+    """
+    One capsule, upright unless turned.
+
+    :param radius: m
+    :param half: half length without the caps, m
+    :param pos: centre, m
+    :param quat: rotation
+    :return: one geom
+    """
+    return [Geom("capsule", (radius, half), pos, quat)]
 
 
 def ellipsoid(size: Vector3, pos: Vector3 = (0, 0, 0)) -> list[Geom]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from vla_gym.assets.objects.appliances import APPLIANCES
 from vla_gym.assets.objects.books import BOOKS
 from vla_gym.assets.objects.bottles import BOTTLES
+from vla_gym.assets.objects.containers import CONTAINERS
 from vla_gym.assets.objects.cookware import COOKWARE
 from vla_gym.assets.objects.furniture import FURNITURE
 from vla_gym.assets.objects.groceries import GROCERIES
@@ -21,6 +22,7 @@ OBJECTS: dict[str, Asset] = {
     **APPLIANCES,
     **BOOKS,
     **BOTTLES,
+    **CONTAINERS,
     **COOKWARE,
     **FURNITURE,
     **GROCERIES,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from vla_gym.assets.objects.colors import BLACK, CHARCOAL, LIGHT_WOOD, PORCELAIN, RED, WHITE
-from vla_gym.assets.shapes import Asset, Body, box, cylinder, paint, prism, ring, weigh
+from vla_gym.assets.shapes import Asset, Body, box, cylinder, move, paint, prism, ring, rotation, weigh
 
 
 def _akita_black_bowl() -> Asset:
@@ -29,8 +29,11 @@ def _plate() -> Asset:
 
 def _white_bowl() -> Asset:
     foot = box((0.0168, 0.0168, 0.0018), (0, 0, 0.0024))
-    belly = ring((0.0155, 0.0032), (0.0312, 0.0115), 0.0014, 6)
-    wall = ring((0.0308, 0.0108), (0.0395, 0.035), 0.002, 10)
+    # turned, because MuJoCo sees edges that are exactly parallel to a microwave's as centimetres inside it, and stored
+    # states drop this bowl onto one
+    turn = rotation("z", 5)
+    belly = move(ring((0.0155, 0.0032), (0.0312, 0.0115), 0.0014, 6), quat=turn)
+    wall = move(ring((0.0308, 0.0108), (0.0395, 0.035), 0.002, 10), quat=turn)
     collision = weigh(foot, 0.0004) + weigh(belly, 0.0004) + weigh(wall, 0.00129)
     smooth = ring((0.0155, 0.0032), (0.0308, 0.0115), 0.0014, 12) + ring((0.0306, 0.0108), (0.0392, 0.035), 0.002, 12)
     visual = paint(cylinder(0.0185, 0.0006, 0.0042), WHITE) + paint(smooth, WHITE)
