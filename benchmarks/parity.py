@@ -4,8 +4,8 @@ How far our trajectories are from recorded ones of upstream LIBERO.
     VLA_GYM_ASSETS=FOLDER VLA_GYM_GOLDEN=FOLDER python benchmarks/parity.py
 
 Replays the recorded commands of each file (10 settle steps and 60 commands, initial states 0 and 7) in both kinds of
-physics. Prints the largest difference of any qpos (m, rad) over the 10 settle steps and over all 70 steps, the larger of
-both states; how many success flags are equal; and for how many of the recorded goal states and near misses the verdict is
+physics. Prints the largest difference of any qpos (m, rad) over the 10 settle steps and over all 70 steps, both states
+together; how many success flags are equal; and for how many of the recorded goal states and near misses the verdict is
 upstream's.
 """
 
