@@ -50,13 +50,13 @@ def _cookies() -> Asset:
     return Asset(Body("object", collision=weigh(carton, 0.00964), visual=visual), -0.06, 0.04, 0.025)
 
 
-def _gable_carton(x: float, main: Rgba, roof: Rgba, print_: list[Geom], radius: float) -> Asset:
+def _gable_carton(x: float, main: Rgba, roof: Rgba, pattern: list[Geom], radius: float) -> Asset:
     trunk = box((0.0262, 0.0262, 0.0548), (0, 0, -0.015))
     slopes = box((0.0262, 0.0143, 0.0021), (0, 0.0139, 0.0478), rotation("x", -40))
     slopes += box((0.0262, 0.0143, 0.0021), (0, -0.0139, 0.0478), rotation("x", 40))
     ridge = box((0.0264, 0.0032, 0.0034), (0, 0, 0.058))
     collision = weigh(trunk, 0.0301) + weigh(slopes, 0.0013) + weigh(ridge, 0.0003)
-    visual = paint(trunk, main) + print_ + paint(slopes, roof) + paint(ridge, WHITE)
+    visual = paint(trunk, main) + pattern + paint(slopes, roof) + paint(ridge, WHITE)
     # its lower half is inside the trunk
     gable = box((0.0258, 0.0129, 0.0129), (0, 0, 0.0398), rotation("x", 45))
     visual += paint(gable, main)
