@@ -4,8 +4,7 @@ Throughput of vector environments, and what a second worker adds to the first.
     python benchmarks/vector.py [--suites goal ...] [--assets FOLDER|primitive] [--repeats 5] [--steps 40]
 
 One scene per suite (its first task), physics only and with one fast camera of 128 px, with one and two workers on
-every back end. All of them exist side by side and take turns, so that all meet the same noise; ratios are taken within a
-turn.
+every back end. All exist side by side and take turns, so that they meet the same noise; ratios are taken within a turn.
 """
 
 from __future__ import annotations

@@ -80,7 +80,9 @@ def test_imports_run_downwards(package: str, part: str, file: Path) -> None:
         assert top not in {"examples", "benchmarks", "tests"}, f"{file} imports {name}"
 
 
-@pytest.mark.parametrize("statement", ["import vla_gym", "import vla_gym.envs.libero_env, vla_gym.sim.core"])
+@pytest.mark.parametrize(
+    "statement", ["import vla_gym", "import vla_gym.envs.libero_env, vla_gym.sim.core", "import vla_gym.vector.worker"]
+)
 def test_the_environment_needs_no_learning_library(statement: str) -> None:
     heavy = ("torch", "stable_baselines3", "transformers", "ray", "robosuite", "libero")
     program = f"{statement}\nimport sys\nprint([m for m in {heavy} if m in sys.modules])"

@@ -198,9 +198,9 @@ class ProcessVectorEnv(VLAVectorEnv):
             name, value = request.args
             self._attributes[index][name] = value
         elif request.command == "reset":
-            if self._pending[index] is not None:
+            pending, self._pending[index] = self._pending[index], None
+            if pending is not None and not pending.is_reported:
                 reply.value.update(_RESTARTED)
-                self._pending[index] = None
             self._last_infos[index] = reply.value
         elif request.command in ("step", "autoreset"):
             self._last_infos[index] = reply.value.info
@@ -216,14 +216,16 @@ class ProcessVectorEnv(VLAVectorEnv):
             last_info = {**self._last_infos[index], **_RESTARTED}
             if "executed_steps" in last_info:
                 last_info["executed_steps"] = 0
-            rows = [self.slots.row(slot, index) for slot in (self._slot, 1 - self._slot)]
-            self._pending[index] = _Restart(rows[0], last_info, rows[1], info)
-            self._last_infos[index] = info
+            last_seen, first = (self.slots.row(slot, index) for slot in (self._slot, 1 - self._slot))
+            # an earlier restart that no step has reported yet has the last of what the caller saw
+            pending = self._pending[index] or _Restart(last_seen, last_info, first, info)
+            self._pending[index] = pending._replace(observation=first, info=info)
 
     def _report_restart(self, index: int, request: Request) -> Reply:
         """Answer a step in place of the worker that died."""
         restart, slot = self._pending[index], request.args[0]
         assert restart is not None
+        self._last_infos[index] = restart.info
         if request.command == "autoreset":
             info = restart.info if restart.is_reported else {**restart.info, **_RESTARTED}
             self.slots.write(slot, index, restart.observation)

@@ -27,11 +27,6 @@ class SyncVectorEnv(VLAVectorEnv):
             runner.attach(self._slots)
         return descriptions
 
-    @property
-    def envs(self) -> list[Any]:
-        """The environments."""
-        return [runner.env for runner in self._runners]
-
     def _send(self, index: int, request: Request) -> None:
         """Nothing to do before the answer is asked for."""
 

@@ -177,6 +177,19 @@ def test_a_death_between_steps_is_reported_by_the_next(make: Any) -> None:
     assert infos["final_obs"][0]["proprio"][0] == pytest.approx(1 / 50) and observations["proprio"][0, 0] == 0
 
 
+def test_two_deaths_between_steps_are_one_loss(make: Any) -> None:
+    env = make(fragile())
+    env.reset(seed=0, options={"init_state_id": 6})
+    env.step(miss(1))
+    for _ in range(2):
+        os.kill(env.worker_pids[0], signal.SIGKILL)
+        env.get_attr("horizon")
+    *_, infos = env.step(miss(1))
+    assert infos["final_obs"][0]["proprio"][0] == pytest.approx(1 / 50)
+    assert infos["final_info"]["init_state_id"].tolist() == [6]
+    assert not env.step(miss(1))[3].any()
+
+
 def test_a_death_before_a_reset_loses_no_episode(make: Any) -> None:
     env, twin = make(fragile()), make(fragile())
     env.reset(seed=0)
