@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from tqdm import tqdm
@@ -43,14 +43,16 @@ def build_bundles(
     :raises OSError: if the folder cannot take the files
     """
     logger.info("Building %d scene(s) of %s with the %s assets (once).", len(tasks), tasks[0].suite, pack.name)
+    by_name = {task.name: task for task in tasks}
     with tempfile.TemporaryDirectory(dir=root, prefix="building-") as temporary:
         out = Path(temporary)
-        _run_builder(tasks, pack, out, quality)
-        for task in tasks:
-            _install(root, root / keys[task], task, pack, out)
+        # one by one, so that an interruption loses one scene and not a suite
+        for name in _run_builder(tasks, pack, out, quality):
+            _install(root, root / keys[by_name[name]], by_name[name], pack, out)
 
 
-def _run_builder(tasks: Sequence[TaskSpec], pack: AssetPack, out: Path, quality: str | None) -> None:
+def _run_builder(tasks: Sequence[TaskSpec], pack: AssetPack, out: Path, quality: str | None) -> Iterator[str]:
+    """Run LIBERO; yields the name of each task as soon as it is built."""
     config = out / "libero_config"
     write_libero_config(config)
     package_parent = str(Path(__file__).resolve().parents[2])
@@ -74,7 +76,9 @@ def _run_builder(tasks: Sequence[TaskSpec], pack: AssetPack, out: Path, quality:
             # the bar appears on a terminal only
             with tqdm(total=len(tasks), desc=f"Building {tasks[0].suite}", unit="scene", disable=None) as bar:
                 for line in process.stdout:
-                    bar.update(line.startswith(BUILT))
+                    if line.startswith(BUILT):
+                        yield line.removeprefix(BUILT).strip()
+                        bar.update()
         errors.seek(0)
         output = errors.read().strip()
     if process.returncode == errno.ENOSPC:

@@ -71,10 +71,11 @@ class ModelWriter:
         self._out = out
         self._quality = quality
         self._decimated: dict[str, TriangleMesh] = {}
+        self._written: set[str] = set()
 
     def __call__(self, xml: str, site_rgba: np.ndarray) -> str:
         """
-        Write the models of a scene unless they are there.
+        Write the models of a scene unless that has been done.
 
         :param xml: LIBERO's scene
         :param site_rgba: colours of the sites, most of which robosuite hides at run time, (nsite, 4)
@@ -82,8 +83,9 @@ class ModelWriter:
         :raises OSError: if the disk is full
         """
         scene = hashlib.sha256(xml.encode()).hexdigest()[:16]
-        if (self._out / f"{scene}.physics.mjb").exists():
+        if scene in self._written:
             return scene
+        self._written.add(scene)
         models = {"physics": physics_model(xml)}
         if self._quality == "full":
             models["full"] = full_model(xml)
