@@ -1,7 +1,7 @@
 """
 LIBERO tasks as Gymnasium environments over VLA action tokens.
 
-Importing this package registers ``LIBERO-Goal-v0``; it imports neither torch nor Stable-Baselines3 nor robosuite.
+Importing this package registers LIBERO's five suites; it imports neither torch nor Stable-Baselines3 nor robosuite.
 """
 
 from vla_gym.actions.tokenizer import ActionTokenizer

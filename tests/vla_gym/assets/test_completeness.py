@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from vla_gym.assets.completeness import ARENA_FILES, OBJECT_FILES, STYLE_TEXTURES, check_pack
+from vla_gym.assets.resolve import PRIMITIVE_PACK
 from vla_gym.sim.libero_files import task_files
 from vla_gym.tasks.registry import SUITES
 
@@ -33,6 +34,11 @@ def test_the_tasks_name_these_objects_and_rooms() -> None:
         problems |= set(re.findall(r"\(problem libero_(\w+)_manipulation\)", text.lower()))
     assert categories - TABLES == set(OBJECT_FILES)
     assert {f"scenes/libero_{ARENAS[name]}_base_style.xml" for name in problems} == set(ARENA_FILES)
+
+
+def test_the_primitive_pack_is_complete() -> None:
+    found = check_pack(PRIMITIVE_PACK)
+    assert found.is_complete, found.problems
 
 
 def test_a_complete_pack_has_no_problems(complete_pack: Path) -> None:
