@@ -27,6 +27,8 @@ _DIVERGENCE = [
     int(kind)
     for kind in (mujoco.mjtWarning.mjWARN_BADQPOS, mujoco.mjtWarning.mjWARN_BADQVEL, mujoco.mjtWarning.mjWARN_BADQACC)
 ]
+# newer releases of 3.3 leave writing the matrix to mj_makeM
+_make_inertia = getattr(mujoco, "mj_makeM", mujoco.mj_crb)
 _HIDDEN_ALPHA, _SHOWN_ALPHA = -1.0, 2.0  # the two values between which LIBERO toggles a burner's site
 
 
@@ -114,7 +116,10 @@ class SimCore:
         self.model.body_pos[self._fixtures] = fixture_pos
         self.model.body_quat[self._fixtures] = fixture_quat
         self.data.qpos[self.robot.qpos] = self.arm.rest
-        mujoco.mj_forward(self.model, self.data)
+        # what the controller reads; a whole forward pass would also collide objects that all lie at the origin
+        mujoco.mj_kinematics(self.model, self.data)
+        mujoco.mj_comPos(self.model, self.data)
+        _make_inertia(self.model, self.data)
         self._hold_pose()
         self.arm.fingers[:] = 0.0
         mujoco.mj_resetData(self.model, self.data)
