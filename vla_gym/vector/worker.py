@@ -39,6 +39,7 @@ def run_worker(connection: Connection, index: int, env_fn: bytes, n_envs: int, e
     os.environ.clear()
     os.environ.update(environment)
     choose_egl_device(index)
+    share_out_rendering_threads(n_envs)
     try:
         runner = EnvRunner(pickle.loads(env_fn), index)
         description = runner.describe()
@@ -52,6 +53,17 @@ def run_worker(connection: Connection, index: int, env_fn: bytes, n_envs: int, e
         pass
     finally:
         runner.close()
+
+
+def share_out_rendering_threads(n_envs: int) -> None:
+    """
+    Keep software renderers from fighting for the cores: each starts as many threads as there are cores.
+
+    :param n_envs: number of processes that render at the same time
+    """
+    share = (os.cpu_count() or 1) // n_envs
+    # 0 makes Mesa's llvmpipe draw in the thread that asks, which with one core per process is faster than one thread
+    os.environ.setdefault("LP_NUM_THREADS", str(share if share > 1 else 0))
 
 
 def _end_with_parent() -> None:
