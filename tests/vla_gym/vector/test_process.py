@@ -22,7 +22,6 @@ from vla_gym.envs.toy_env import ToyLiberoEnv
 from vla_gym.errors import WorkerError
 from vla_gym.vector.process import ProcessVectorEnv
 from vla_gym.vector.worker import share_out_rendering_threads
-from vla_gym.vector.worker import share_out_rendering_threads
 
 ROOT = Path(__file__).resolve().parents[3]
 TOY = partial(ToyLiberoEnv, horizon=50, image_size=16)
