@@ -116,7 +116,7 @@ def test_the_layout_is_libero_s(tmp_path: Path) -> None:
 
 
 def test_robomimic_reads_it(tmp_path: Path) -> None:
-    pytest.importorskip("robomimic")
+    pytest.importorskip("six", reason="robomimic needs six, and does not say so")
     with contextlib.redirect_stdout(io.StringIO()):
         from robomimic.utils import file_utils, obs_utils
         from robomimic.utils.dataset import SequenceDataset
@@ -190,7 +190,7 @@ def test_damage_is_refused_by_name(tmp_path: Path) -> None:
         path.write_bytes(content)
         with pytest.raises(DemonstrationFileError, match=rf"{FILE} cannot be read as HDF5.*Remove it"):
             DemonstrationFile(path)
-    with pytest.raises(DemonstrationFileError, match="nothing.hdf5 is no file"):
+    with pytest.raises(DemonstrationFileError, match=r"nothing\.hdf5 is no file"):
         DemonstrationFile(tmp_path / "nothing.hdf5")
     empty = tmp_path / "empty"
     empty.mkdir()
