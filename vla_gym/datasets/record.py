@@ -252,6 +252,7 @@ class _Recording:
                     writer.copy(file, index)
         for path in parts:
             path.unlink()
+        parts[0].parent.rmdir()
 
 
 def _attribute(value: Any) -> Any:
