@@ -11,9 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vla_gym.datasets import lerobot
 from vla_gym.datasets.episode import Episode
-from vla_gym.datasets.lerobot import export_lerobot, load_lerobot
+from vla_gym.datasets.lerobot import export, export_lerobot, load_lerobot
 from vla_gym.errors import DemonstrationFileError, MissingPackageError
 
 pytest.importorskip("pyarrow", reason="needs the lerobot extra: pip install 'vla-gym[lerobot]'")
@@ -52,7 +51,7 @@ def assert_alike(one: Episode, other: Episode) -> None:
 
 @pytest.mark.parametrize("frames_per_file", [20_000, 12])
 def test_what_goes_out_comes_back(frames_per_file: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lerobot, "FRAMES_PER_FILE", frames_per_file)
+    monkeypatch.setattr(export, "FRAMES_PER_FILE", frames_per_file)
     episodes = [make_episode(8 + i, i, instruction="open the drawer" if i == 1 else "put it down") for i in range(4)]
     folder = export_lerobot(iter(episodes), tmp_path / "set")
     assert len(list(folder.glob("data/*/*.parquet"))) == (1 if frames_per_file > 100 else 2)
