@@ -23,7 +23,7 @@ def collect(
     out: Annotated[Path, typer.Option(help="Folder for one HDF5 file per task; a second run continues there.")],
     episodes: Annotated[int, typer.Option(help="Per task, failures included.", min=1)] = 50,
     task_ids: Annotated[str, typer.Option(help="Of the suite, e.g. 0,3,8; default: all.")] = "",
-    workers: Annotated[int, typer.Option(help="Processes; 0: one per core.", min=0)] = 0,
+    workers: Annotated[int | None, typer.Option(help="Processes; default: one per core.", min=1)] = None,
     image_size: Annotated[int, typer.Option(help="Height and width of the images (px).", min=16)] = 128,
     cameras: Annotated[str, typer.Option(help="agentview, wrist, both with a comma between, or none.")] = (
         "agentview,wrist"

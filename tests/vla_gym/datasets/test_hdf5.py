@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 from vla_gym.datasets.episode import Episode, SimulatorTrace
 from vla_gym.datasets.hdf5 import DemonstrationFile, DemonstrationWriter, load_episodes
 from vla_gym.errors import DemonstrationFileError
+from vla_gym.sim.libero_files import libero_root
 from vla_gym.tasks.registry import SUITES, get_suite
 
 TASK = get_suite("goal").task(8)
@@ -141,6 +143,17 @@ def test_robomimic_reads_it(tmp_path: Path) -> None:
     assert (n_steps, n_commands) == (11, 7)
     assert shapes["agentview_rgb"] == shapes["eye_in_hand_rgb"] == [3, 16, 16]
     np.testing.assert_allclose(actions, make_episode(5, seed=1).commands[:3], atol=1e-6)
+
+
+def test_libero_s_own_summary_reads_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = libero_root() / "utils" / "dataset_utils.py"
+    spec = importlib.util.spec_from_file_location("libero_dataset_utils", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    module.get_dataset_info(str(write(tmp_path / FILE, make_episode(6), make_episode(5))), verbose=True)
+    output = capsys.readouterr().out
+    assert "total transitions: 11" in output and "language instruction: put the bowl on the plate" in output
+    assert "observation key agentview_rgb with shape (6, 16, 16, 3)" in output
 
 
 def test_files_of_libero_s_own_recorder_are_read(tmp_path: Path) -> None:
