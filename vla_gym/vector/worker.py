@@ -32,14 +32,7 @@ def run_worker(connection: Connection, index: int, env_fn: bytes, n_envs: int, e
     :param n_envs: number of environments that share the memory
     :param environment: environment variables of the process that asks
     """
-    # an interrupt from the keyboard is for the asking process to handle
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    # the server that workers are forked from has those of its own start
-    os.environ.clear()
-    os.environ.update(environment)
-    choose_egl_device(index)
-    share_out_rendering_threads(n_envs)
+    settle_in(index, n_envs, environment)
     try:
         runner = EnvRunner(pickle.loads(env_fn), index)
         description = runner.describe()
@@ -53,6 +46,24 @@ def run_worker(connection: Connection, index: int, env_fn: bytes, n_envs: int, e
         pass
     finally:
         runner.close()
+
+
+def settle_in(index: int, n_workers: int, environment: Mapping[str, str]) -> None:
+    """
+    What a process of several that render does first.
+
+    :param index: its number
+    :param n_workers: how many there are
+    :param environment: environment variables of the process that asks
+    """
+    # an interrupt from the keyboard is for the asking process to handle
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    # the server that workers are forked from has those of its own start
+    os.environ.clear()
+    os.environ.update(environment)
+    choose_egl_device(index)
+    share_out_rendering_threads(n_workers)
 
 
 def share_out_rendering_threads(n_envs: int) -> None:
