@@ -11,6 +11,7 @@ import typer
 from vla_algos.cli import assets
 from vla_algos.cli.doctor import doctor
 from vla_algos.cli.quickstart import quickstart
+from vla_algos.cli.sft import sft
 from vla_algos.errors import VLAAlgosError
 from vla_gym.errors import VLAGymError
 
@@ -21,6 +22,7 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
 )
 app.command()(quickstart)
+app.command()(sft)
 app.command()(doctor)
 app.add_typer(assets.app, name="assets")
 

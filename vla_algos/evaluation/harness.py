@@ -229,12 +229,12 @@ def policy_env_kwargs(model: Predictor, env_kwargs: dict[str, Any] | None) -> di
     """
     Keywords of an environment that understands the model's bins.
 
-    :param model: an algorithm with a ``VLAPolicy``, or any other
+    :param model: a ``VLAPolicy``, an algorithm with one, or any other
     :param env_kwargs: keywords for ``gymnasium.make``
     :return: these, with the ``action_tokenizer`` of the model's action statistics if it has any and they name none
     """
     env_kwargs = env_kwargs or {}
-    policy = getattr(model, "policy", None)
+    policy = getattr(model, "policy", model)
     is_tokens = env_kwargs.get("action_type", "tokens") == "tokens"
     if not is_tokens or not isinstance(policy, VLAPolicy) or not policy.vla.config.norm_stats:
         return env_kwargs
