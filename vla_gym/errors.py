@@ -46,6 +46,10 @@ class InitStatesError(VLAGymError, ValueError):
     """A file of initial states that is damaged or not of the expected shape."""
 
 
+class DemonstrationFileError(VLAGymError, ValueError):
+    """A file of demonstrations that is damaged, of another layout, or recorded with other settings."""
+
+
 class InvalidActionError(VLAGymError, ValueError):
     """An action of the wrong shape, type or range; the simulation was not touched."""
 

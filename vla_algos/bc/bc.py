@@ -404,7 +404,7 @@ class BC(BaseAlgorithm):
 
 def _spaces(dataset: DemonstrationSet) -> tuple[spaces.Dict, spaces.MultiDiscrete]:
     """Spaces of an environment that such demonstrations come from, images as SB3 transposes them."""
-    _, height, width, _ = dataset.images.shape
+    height, width = dataset.camera_size
     cameras = ["agentview"] if dataset.wrist is None else ["agentview", "wrist"]
     observation_space = spaces.Dict(
         {

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from vla_gym.actions.statistics import dataset_statistics
 from vla_gym.actions.tokenizer import N_BINS, ActionTokenizer
-from vla_gym.datasets.collect import Episode
+from vla_gym.datasets.episode import Episode
 from vla_gym.tasks.registry import COMMAND_DIM
 
 
@@ -55,6 +55,7 @@ class DemonstrationSet:
     :param n_commands: commands of the chunk that were demonstrated, the rest fills it up, (M,) int64; default: all
     :param frame_ids: row of ``images`` that a decision sees, (M,) int64; default: row by row
     :param wrist: images of camera ``wrist``, as ``images``; None: none
+    :param camera_size: height and width of the images before they were made smaller (px); default: as ``images``
     :param action_tokenizer: bins <-> commands
     :param norm_stats: action statistics to store with a model, data set -> entry; empty: none
     :raises ValueError: if lengths, shapes, types or ranges do not fit together
@@ -69,6 +70,7 @@ class DemonstrationSet:
     n_commands: np.ndarray = field(default=None)  # type: ignore[assignment]
     frame_ids: np.ndarray = field(default=None)  # type: ignore[assignment]
     wrist: np.ndarray | None = None
+    camera_size: tuple[int, int] = field(default=None)  # type: ignore[assignment]
     action_tokenizer: ActionTokenizer = field(default_factory=ActionTokenizer)
     norm_stats: Mapping[str, Any] = field(default_factory=dict)
 
@@ -77,6 +79,8 @@ class DemonstrationSet:
         n_frames = m if self.frame_ids is None else len(self.images)
         if self.frame_ids is None:
             object.__setattr__(self, "frame_ids", np.arange(m))
+        if self.camera_size is None:
+            object.__setattr__(self, "camera_size", self.images.shape[1:3])
         if self.n_commands is None:
             object.__setattr__(self, "n_commands", np.full(m, self.bins.shape[-1] // COMMAND_DIM))
         expected: dict[str, tuple[tuple[int, ...], type]] = {
@@ -157,6 +161,7 @@ class DemonstrationSet:
             episode_ids=np.repeat(np.arange(len(lengths)), lengths),
             n_commands=np.concatenate([np.minimum(chunk_size, np.arange(n, 0, -1)) for n in lengths]),
             wrist=arrays.get("wrist"),
+            camera_size=frames.camera_size,
             action_tokenizer=tokenizer,
             norm_stats=norm_stats,
         )
@@ -243,10 +248,12 @@ class _Frames:
         self._size = size
         self._parts: dict[str, list[np.ndarray]] = {}
         self._shape: tuple[int, ...] = ()
+        self.camera_size: tuple[int, int] = (0, 0)
         self._n_frames = 0
 
     def add(self, episode: Episode) -> None:
-        views = {"images": episode.images, "wrist": getattr(episode, "wrist_images", None)}
+        views = {"images": episode.images, "wrist": episode.wrist_images}
+        self.camera_size = episode.images.shape[1:3]
         for name, images in views.items():
             if images is None:
                 continue

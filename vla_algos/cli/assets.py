@@ -73,12 +73,12 @@ def build(
 
     names = suite or ["all"]
     suites = list(SUITES.values()) if "all" in names else [get_suite(name) for name in names]
-    numbers = _numbers(task_ids)
+    ids = numbers(task_ids)
     pack = resolve_assets(assets)
     console = Console(highlight=False)
     console.print(f"Assets: {pack.name} ({pack.chosen_by})", markup=False)
     for spec in suites:
-        filled = fill_cache(spec, numbers, pack, None if quality is Quality.NONE else quality.value)
+        filled = fill_cache(spec, ids, pack, None if quality is Quality.NONE else quality.value)
         counts = f"{_counted(filled.n_tasks, 'task')}, {_counted(filled.n_scenes, 'scene')}"
         console.print(f"{spec.env_id}: {counts}, {filled.seconds:.1f} s")
 
@@ -104,7 +104,8 @@ def megabytes(n_bytes: int) -> str:
     return f"{n_bytes / 1e6:,.0f} MB"
 
 
-def _numbers(text: str) -> list[int] | None:
+def numbers(text: str) -> list[int] | None:
+    """Numbers of a comma-separated option; None if it is empty."""
     try:
         return [int(part) for part in text.split(",")] if text else None
     except ValueError as error:

@@ -9,6 +9,7 @@ import sys
 import typer
 
 from vla_algos.cli import assets
+from vla_algos.cli.collect import collect
 from vla_algos.cli.doctor import doctor
 from vla_algos.cli.quickstart import quickstart
 from vla_algos.cli.sft import sft
@@ -24,6 +25,7 @@ app = typer.Typer(
 app.command()(quickstart)
 app.command()(sft)
 app.command()(doctor)
+app.command()(collect)
 app.add_typer(assets.app, name="assets")
 
 

@@ -27,7 +27,7 @@ from vla_algos.evaluation.harness import EvaluationResult, evaluate_policy_on_su
 from vla_algos.models import save_vla
 from vla_algos.models.openvla.config import PRESETS
 from vla_algos.policies import VLAPolicy
-from vla_gym.datasets.collect import Episode
+from vla_gym.datasets.episode import Episode
 
 N_VALIDATIONS = 10
 
@@ -39,7 +39,7 @@ class SFTSettings:
 
     :param vla: preset, checkpoint folder or Hugging Face id
     :param chunk_size: commands per decision; a checkpoint has its own
-    :param image_size: of a preset's images (px); a checkpoint resizes by itself
+    :param image_size: of a preset's images (px); frames are kept at this size, while a checkpoint resizes by itself
     :param cameras: of a preset
     :param use_proprio: whether a preset gets proprioception
     :param epochs: passes over the demonstrations
@@ -209,7 +209,7 @@ def run_sft(
         for mode in ("greedy", "sampled"):
             start = time.perf_counter()
             announce(f"evaluation of the best model, {mode} actions")
-            evaluations[mode] = _evaluate(settings, best, sorted(demonstrated), mode, dataset.images.shape[1])
+            evaluations[mode] = _evaluate(settings, best, sorted(demonstrated), mode, dataset.camera_size[0])
             seconds[f"evaluation {mode}"] = time.perf_counter() - start
     result = SFTResult(
         settings,

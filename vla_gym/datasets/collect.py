@@ -1,42 +1,18 @@
-"""Episodes collected with an expert."""
+"""Episodes collected with an expert, and episodes replayed from their commands."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 
 from vla_gym.actions.tokenizer import ActionTokenizer
+from vla_gym.datasets.episode import Episode, SimulatorTrace
+from vla_gym.envs.libero_env import LiberoEnv
 from vla_gym.experts.scripted import ScriptedExpert
-from vla_gym.type_aliases import Float32Array, Float64Array, UInt8Array
-
-
-@dataclass(frozen=True)
-class Episode:
-    """
-    One episode of T control steps; row t of an observation is what was seen before command t.
-
-    :param images: camera ``agentview``, (T, H, W, 3) uint8; H = W = 0 if the environment does not render it
-    :param proprio: (T, 8) float32
-    :param commands: commands as executed, in [-1, 1], (T, 7) float64
-    :param instruction: the task in words
-    :param task_id: task
-    :param init_state_id: initial state
-    :param success: whether the goal was reached
-    """
-
-    images: UInt8Array
-    proprio: Float32Array
-    commands: Float64Array
-    instruction: str
-    task_id: int
-    init_state_id: int
-    success: bool
-
-    def __len__(self) -> int:
-        return len(self.commands)
+from vla_gym.type_aliases import Float64Array, Observation
 
 
 def collect_episode(
@@ -57,23 +33,64 @@ def collect_episode(
     """
     observation, info = env.reset(options=options)
     expert.reset()
-    images, proprio, commands = [], [], []
-    done = False
-    while not done:
+    return _roll_out(env, observation, info, _expert_commands(expert, action_tokenizer))
+
+
+def replay_episode(env: gym.Env[Any, Any], commands: Float64Array, options: dict[str, Any] | None = None) -> Episode:
+    """
+    Reset the environment and give it commands, whatever happens; success or truncation ends it early.
+
+    :param env: ``LiberoEnv`` with continuous actions and one command per action
+    :param commands: in [-1, 1], (T, 7) float64, T at least 1
+    :param options: passed to ``env.reset``: ``task_id`` and/or ``init_state_id``
+    :return: the episode, as long as it lasted
+    :raises ValueError: if there are no commands
+    :raises InvalidActionError: if the environment takes tokens or chunks
+    """
+    if len(commands) == 0:
+        raise ValueError("There are no commands to replay; give at least one.")
+    observation, info = env.reset(options=options)
+    return _roll_out(env, observation, info, commands)
+
+
+def _expert_commands(expert: ScriptedExpert, tokenizer: ActionTokenizer | None) -> Iterator[Float64Array]:
+    while True:
         command = expert.act()
-        if action_tokenizer is not None:
-            command = action_tokenizer.decode(action_tokenizer.encode(command))
-        images.append(observation.get("agentview", np.zeros((0, 0, 3), dtype=np.uint8)))
-        proprio.append(observation["proprio"])
-        commands.append(command)
+        yield command if tokenizer is None else tokenizer.decode(tokenizer.encode(command))
+
+
+def _roll_out(
+    env: gym.Env[Any, Any], observation: Observation, info: dict[str, Any], commands: Iterable[Float64Array]
+) -> Episode:
+    base = env.unwrapped
+    if not isinstance(base, LiberoEnv):
+        raise TypeError(f"env is a {type(base).__name__}; episodes are collected in a LiberoEnv.")
+    observations, executed, states, joint_states, robot_states, ee_states = [], [], [], [], [], []
+    for command in commands:
+        observations.append(observation)
+        executed.append(command)
+        states.append(base.get_state())
+        sensed = base.core.sensed()
+        joint_states.append(sensed.joints)
+        robot_states.append(np.concatenate((sensed.fingers, sensed.eef_pos, sensed.eef_quat[[1, 2, 3, 0]])))
+        ee_states.append(np.concatenate((sensed.eef_pos, sensed.eef_axis_angle)))
         observation, _, terminated, truncated, info = env.step(command)
-        done = terminated or truncated
+        if terminated or truncated:
+            break
     return Episode(
-        images=np.stack(images),
-        proprio=np.stack(proprio),
-        commands=np.stack(commands),
+        images=np.stack([seen.get("agentview", np.zeros((0, 0, 3), dtype=np.uint8)) for seen in observations]),
+        proprio=np.stack([seen["proprio"] for seen in observations]),
+        commands=np.stack(executed),
         instruction=info["instruction"],
         task_id=info["task_id"],
         init_state_id=info["init_state_id"],
         success=info["is_success"],
+        wrist_images=np.stack([seen["wrist"] for seen in observations]) if "wrist" in observation else None,
+        trace=SimulatorTrace(
+            init_state=base.bundle.init_states[info["init_state_id"]],
+            states=np.stack(states),
+            joint_states=np.stack(joint_states),
+            ee_states=np.stack(ee_states),
+            robot_states=np.stack(robot_states),
+        ),
     )

@@ -9,6 +9,7 @@ integrates; goals are evaluated in that state, as upstream does. Upstream sample
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import mujoco
 import numpy as np
@@ -47,6 +48,24 @@ class View:
     body_pos: Float64Array
     body_quat: Float64Array
     site_rgba: Float64Array
+
+
+class Sensed(NamedTuple):
+    """
+    The robot's own state in an observation.
+
+    :param eef_pos: end-effector position (m), (3,) float64
+    :param eef_quat: its orientation (wxyz), (4,) float64
+    :param eef_axis_angle: the same as a rotation vector (rad), (3,) float64
+    :param fingers: finger positions (m), (2,) float64
+    :param joints: arm joints (rad), (7,) float64
+    """
+
+    eef_pos: Float64Array
+    eef_quat: Float64Array
+    eef_axis_angle: Float64Array
+    fingers: Float64Array
+    joints: Float64Array
 
 
 class SimCore:
@@ -177,11 +196,21 @@ class SimCore:
             return False
         return not self._warnings.number[_DIVERGENCE].any()
 
+    def sensed(self) -> Sensed:
+        """The robot as the current observation shows it, in double precision."""
+        observed = self._observed
+        return Sensed(
+            eef_pos=observed.eef_pos.copy(),
+            eef_quat=observed.eef_quat.copy(),
+            eef_axis_angle=axis_angle(observed.eef_quat),
+            fingers=observed.sensed_qpos[self.robot.gripper_qpos],
+            joints=observed.sensed_qpos[self.robot.qpos],
+        )
+
     def proprio(self) -> Float32Array:
         """End-effector position (m), axis-angle orientation (rad), two finger positions (m), (8,) float32."""
-        observed = self._observed
-        fingers = observed.sensed_qpos[self.robot.gripper_qpos]
-        return np.concatenate((observed.eef_pos, axis_angle(observed.eef_quat), fingers)).astype(np.float32)
+        sensed = self.sensed()
+        return np.concatenate((sensed.eef_pos, sensed.eef_axis_angle, sensed.fingers)).astype(np.float32)
 
     def view(self) -> View:
         """What a camera shows in the current observation."""

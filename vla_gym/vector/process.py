@@ -278,7 +278,7 @@ class _Worker:
             name=f"vla-gym-env-{index}",
             daemon=True,
         )
-        with _hidden_main_module():
+        with hidden_main_module():
             self.process.start()
         far_end.close()
         self.pid: int = self.process.pid or 0
@@ -319,7 +319,7 @@ class _Worker:
 
 
 @contextmanager
-def _hidden_main_module() -> Iterator[None]:
+def hidden_main_module() -> Iterator[None]:
     """
     Keep a process that is started now from importing the caller's script.
 

@@ -34,7 +34,7 @@ def run_worker(connection: Connection, index: int, env_fn: bytes, n_envs: int, e
     """
     # an interrupt from the keyboard is for the asking process to handle
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=end_with_parent, daemon=True).start()
     # the server that workers are forked from has those of its own start
     os.environ.clear()
     os.environ.update(environment)
@@ -54,7 +54,7 @@ def run_worker(connection: Connection, index: int, env_fn: bytes, n_envs: int, e
         runner.close()
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """Leave no orphan behind: a worker that is busy when its parent is killed would notice late or never."""
     parent = parent_process()
     if parent is not None:

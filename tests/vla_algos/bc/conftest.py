@@ -1,26 +1,8 @@
-from dataclasses import dataclass
-
 import numpy as np
 import pytest
 
 from vla_algos.bc.dataset import DemonstrationSet
-
-
-@dataclass(frozen=True)
-class RandomEpisode:
-    """What the data set reads of an episode."""
-
-    images: np.ndarray
-    wrist_images: np.ndarray
-    proprio: np.ndarray
-    commands: np.ndarray
-    instruction: str
-    task_id: int = 0
-    init_state_id: int = 0
-    success: bool = True
-
-    def __len__(self) -> int:
-        return len(self.commands)
+from vla_gym.datasets.episode import Episode
 
 
 def random_episodes(n, lengths=None, instructions=("a",), image_size=4):
@@ -32,12 +14,15 @@ def random_episodes(n, lengths=None, instructions=("a",), image_size=4):
         commands[:, 6] = np.where(commands[:, 6] < 0, -1.0, 1.0)
         shape = (length, image_size, image_size, 3)
         made.append(
-            RandomEpisode(
+            Episode(
                 images=rng.integers(0, 256, shape, dtype=np.uint8),
                 wrist_images=rng.integers(0, 256, shape, dtype=np.uint8),
                 proprio=rng.normal(size=(length, 8)).astype(np.float32),
                 commands=commands,
                 instruction=instructions[i % len(instructions)],
+                task_id=0,
+                init_state_id=i,
+                success=True,
             )
         )
     return made

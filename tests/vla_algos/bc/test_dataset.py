@@ -139,4 +139,5 @@ def test_frames_shrink_as_the_model_would_do_it(episodes) -> None:
     whole = DemonstrationSet.from_episodes(some).batch(np.arange(3), "cpu").inputs["images"]
     small = DemonstrationSet.from_episodes(some, image_size=64).batch(np.arange(3), "cpu").inputs["images"]
     assert small.shape == (3, 3, 64, 64)
+    assert DemonstrationSet.from_episodes(some, image_size=64).camera_size == (128, 128)
     th.testing.assert_close(processor.images(small), processor.images(whole), atol=0, rtol=0)

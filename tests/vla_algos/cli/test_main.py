@@ -18,7 +18,7 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
 def test_help_names_the_commands(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(monkeypatch, "--help") == 0
     output = capsys.readouterr().out
-    assert all(command in output for command in ("quickstart", "assets", "doctor"))
+    assert all(command in output for command in ("quickstart", "assets", "doctor", "collect"))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,80 @@
+"""``vla-rl collect``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from vla_algos.cli.assets import Assets, numbers
+
+if TYPE_CHECKING:
+    from vla_gym.datasets.record import TaskReport
+
+
+def collect(
+    suite: Annotated[str, typer.Option(help="spatial, object, goal, 10 or 90.")],
+    out: Annotated[Path, typer.Option(help="Folder for one HDF5 file per task; a second run continues there.")],
+    episodes: Annotated[int, typer.Option(help="Per task, failures included.", min=1)] = 50,
+    task_ids: Annotated[str, typer.Option(help="Of the suite, e.g. 0,3,8; default: all.")] = "",
+    workers: Annotated[int, typer.Option(help="Processes; 0: one per core.", min=0)] = 0,
+    image_size: Annotated[int, typer.Option(help="Height and width of the images (px).", min=16)] = 128,
+    cameras: Annotated[str, typer.Option(help="agentview, wrist, both with a comma between, or none.")] = (
+        "agentview,wrist"
+    ),
+    quality: Annotated[str, typer.Option(help="fast or full.")] = "fast",
+    action_noise: Annotated[float, typer.Option(help="Standard deviation on translation commands.", min=0.0)] = 0.05,
+    keep_noops: Annotated[bool, typer.Option("--keep-noops", help="Keep commands that do nothing.")] = False,
+    seed: Annotated[int, typer.Option(help="Seed of the expert.", min=0)] = 0,
+    assets: Assets = "auto",
+) -> None:
+    """Record demonstrations of the scripted expert in LIBERO's HDF5 layout, successes only."""
+    from vla_gym.datasets.record import record_demonstrations
+    from vla_gym.datasets.recorder import RecordingSettings
+
+    settings = RecordingSettings(
+        suite=suite,
+        image_size=image_size,
+        cameras=() if cameras == "none" else tuple(cameras.split(",")),
+        quality=quality,
+        assets=assets,
+        seed=seed,
+        action_noise=action_noise,
+        keep_noops=keep_noops,
+    )
+    console = Console(highlight=False)
+    columns = (TextColumn("episodes"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    try:
+        with Progress(*columns, console=console) as progress:
+            bar = progress.add_task("episodes", total=None)
+            reports = record_demonstrations(
+                settings,
+                out,
+                episodes,
+                numbers(task_ids),
+                workers or len(os.sched_getaffinity(0)),
+                lambda n_over, n_episodes: progress.update(bar, completed=n_over, total=n_episodes),
+            )
+    except KeyboardInterrupt:
+        console.print(f"Interrupted. What was finished is kept in {out}; the same command continues.", markup=False)
+        raise typer.Exit(130) from None
+    console.print(_table(reports))
+    if any(report.lost for report in reports):
+        console.print("Lost episodes were cut short by an error; the same command tries them again.", style="yellow")
+
+
+def _table(reports: Sequence[TaskReport]) -> Table:
+    table = Table("task", "kept", "of", "expert failed", "replay failed", "lost", "")
+    for column in table.columns[1:-1]:
+        column.justify = "right"
+    for report in reports:
+        counts = [report.kept, report.attempted, *map(len, report.failed.values()), report.lost]
+        note = "" if report.is_known else "unknown to the expert"
+        table.add_row(f"{report.task.task_id} {report.task.instruction}", *map(str, counts), note)
+    return table

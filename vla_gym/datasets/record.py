@@ -1,0 +1,258 @@
+"""
+Demonstrations of the scripted expert, recorded to disk by any number of processes.
+
+While a task is being recorded, ``<folder>/.recording/<task>/`` holds one file per finished episode: the demonstration,
+or a note of its failure. When all its episodes are over they become ``<task>_demo.hdf5``. Every file is written under
+another name and then renamed, so whatever ends a recording, the next one continues with the episodes that are missing.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections import Counter
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock, Timeout
+
+from vla_gym.datasets.hdf5 import SUFFIX, DemonstrationFile, DemonstrationWriter
+from vla_gym.datasets.pool import Done, run_jobs
+from vla_gym.datasets.provenance import provenance
+from vla_gym.datasets.recorder import FAILURES, UNKNOWN, WORK_FOLDER, EpisodeRecorder, Job, RecordingSettings, part_path
+from vla_gym.errors import DemonstrationFileError
+from vla_gym.tasks.registry import TaskSpec
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class TaskReport:
+    """
+    What became of the episodes of a task.
+
+    :param task: the task
+    :param kept: demonstrations on disk
+    :param failed: outcome -> numbers of the episodes that ended so
+    :param lost: episodes whose process died or raised an error in this run; the next run tries them again
+    :param is_known: whether the expert knows the task
+    :param path: file of the demonstrations; None if there is none yet
+    """
+
+    task: TaskSpec
+    kept: int = 0
+    failed: dict[str, list[int]] = field(default_factory=lambda: {kind: [] for kind in FAILURES})
+    lost: int = 0
+    is_known: bool = True
+    path: Path | None = None
+
+    @property
+    def attempted(self) -> int:
+        """Episodes that are over."""
+        return self.kept + sum(map(len, self.failed.values()))
+
+
+def record_demonstrations(
+    settings: RecordingSettings,
+    folder: str | Path,
+    episodes: int = 50,
+    task_ids: Sequence[int] | None = None,
+    workers: int = 1,
+    on_progress: Callable[[int, int], None] = lambda n_over, n_episodes: None,
+) -> list[TaskReport]:
+    """
+    Record episodes of each task, successes only, into one file per task; continue what an earlier call left undone.
+
+    Episode i starts in initial state i modulo 50.
+
+    :param settings: what is recorded
+    :param folder: where to
+    :param episodes: per task, failures included
+    :param task_ids: some tasks of the suite; default: all
+    :param workers: number of processes; 0 records in this one
+    :param on_progress: told how many episodes are over and how many there are, each time one ends
+    :return: a report per task; a task that the expert does not know is left out with a warning
+    :raises DemonstrationFileError: if the folder holds demonstrations of other settings or of another origin, or
+        another process is recording there
+    :raises WorkerError: if processes die again and again
+    """
+    spec = settings.spec
+    tasks = spec.tasks if task_ids is None else tuple(dict.fromkeys(spec.task(task_id) for task_id in task_ids))
+    if episodes < 1 or workers < 0:
+        raise ValueError(f"episodes is {episodes} and workers {workers}; expected at least 1 and 0.")
+    folder = Path(folder)
+    (folder / WORK_FOLDER).mkdir(parents=True, exist_ok=True)
+    lock = FileLock(str(folder / WORK_FOLDER / "lock"), timeout=0)
+    try:
+        with lock:
+            return _Recording(settings, folder, tasks, episodes, settings.fingerprint()).run(workers, on_progress)
+    except Timeout:
+        raise DemonstrationFileError(
+            f"Another process is recording to {folder}; wait for it or name another folder."
+        ) from None
+
+
+@dataclass
+class _Found:
+    """Episodes of a task that are over: where demonstrations are (file, position), and which failed in what way."""
+
+    kept: dict[int, tuple[Path, int]] = field(default_factory=dict)
+    failed: dict[str, list[int]] = field(default_factory=lambda: {kind: [] for kind in FAILURES})
+
+    def numbers(self) -> set[int]:
+        return {*self.kept, *(number for numbers in self.failed.values() for number in numbers)}
+
+
+class _Recording:
+    """A folder of demonstrations while it is being added to."""
+
+    def __init__(
+        self, settings: RecordingSettings, folder: Path, tasks: Sequence[TaskSpec], episodes: int, fingerprint: str
+    ) -> None:
+        self._settings = settings
+        self._folder = folder
+        self._tasks = tasks
+        self._episodes = episodes
+        self._fingerprint = fingerprint
+        self._unknown: set[int] = set()
+        self._lost: Counter[int] = Counter()
+
+    def run(self, workers: int, on_progress: Callable[[int, int], None]) -> list[TaskReport]:
+        missing = {task.task_id: self._missing(task) for task in self._tasks}
+        n_open = {task_id: len(numbers) for task_id, numbers in missing.items()}
+        for task in self._tasks:
+            if n_open[task.task_id] == 0:
+                self._merge(task)
+        by_id = {task.task_id: task for task in self._tasks}
+        jobs = ((task_id, number) for task_id, numbers in missing.items() for number in numbers)
+        known_jobs = (job for job in jobs if job[0] not in self._unknown)
+        total = len(self._tasks) * self._episodes
+        with closing(self._outcomes(known_jobs, workers)) as outcomes:
+            on_progress(total - sum(n_open.values()), total)
+            for done in outcomes:
+                task_id, _ = done.job
+                if done.loss:
+                    self._lost[task_id] += 1
+                if done.result == UNKNOWN:
+                    self._unknown.add(task_id)
+                    n_open[task_id] = 0
+                else:
+                    n_open[task_id] -= 1
+                    if n_open[task_id] == 0:
+                        self._merge(by_id[task_id])
+                on_progress(total - sum(n_open.values()), total)
+        if self._unknown:
+            names = ", ".join(by_id[task_id].name for task_id in sorted(self._unknown))
+            logger.warning("Left out, because the scripted expert does not know them: %s", names)
+        return [self._report(task) for task in self._tasks]
+
+    def _outcomes(self, jobs: Iterable[Job], workers: int) -> Generator[Done[Job], None, None]:
+        task_ids = tuple(task.task_id for task in self._tasks)
+        make_recorder = partial(EpisodeRecorder, self._settings, self._folder, task_ids)
+        if workers:
+            yield from run_jobs(make_recorder, jobs, workers)
+            return
+        recorder = make_recorder()
+        for job in jobs:
+            yield Done(job, recorder(job))
+
+    def _missing(self, task: TaskSpec) -> list[int]:
+        over = self._find(task).numbers()
+        return [number for number in range(self._episodes) if number not in over]
+
+    def _report(self, task: TaskSpec) -> TaskReport:
+        found, path = self._find(task), self._path(task)
+        return TaskReport(
+            task=task,
+            kept=len(found.kept),
+            failed=found.failed,
+            lost=self._lost[task.task_id],
+            is_known=task.task_id not in self._unknown,
+            path=path if path.exists() else None,
+        )
+
+    def _path(self, task: TaskSpec) -> Path:
+        return self._folder / f"{task.name}{SUFFIX}"
+
+    def _find(self, task: TaskSpec) -> _Found:
+        """What is on disk of a task."""
+        found = _Found()
+        if self._path(task).exists():
+            with DemonstrationFile(self._path(task)) as file:
+                self._check_settings(file.path, file.metadata)
+                for index in range(len(file)):
+                    found.kept[int(file.episode_metadata(index)["episode"])] = (file.path, index)
+                for kind, numbers in found.failed.items():
+                    numbers.extend(int(number) for number in file.metadata[f"failed_{kind}"])
+        for path in self._parts(task):
+            number = int(path.stem.removeprefix("episode_"))
+            if number in found.numbers():
+                continue  # interrupted between the renaming of a file and the removal of its parts
+            if path.suffix == ".json":
+                note = json.loads(path.read_text())
+                self._check_settings(path, note)
+                found.failed[note["outcome"]].append(number)
+            else:
+                with DemonstrationFile(path) as part:
+                    self._check_settings(path, part.metadata)
+                found.kept[number] = (path, 0)
+        for numbers in found.failed.values():
+            numbers.sort()
+        return found
+
+    def _parts(self, task: TaskSpec) -> list[Path]:
+        """Finished parts; what a killed process left behind is removed."""
+        parts = []
+        for path in sorted(part_path(self._folder, task, 0).parent.glob("*")):
+            if path.name.startswith("."):
+                path.unlink()
+            else:
+                parts.append(path)
+        return parts
+
+    def _check_settings(self, path: Path, metadata: dict[str, Any]) -> None:
+        if "settings" not in metadata:
+            raise DemonstrationFileError(
+                f"{path} was not recorded by vla-rl collect, so nothing is added to it; name another folder."
+            )
+        there, wanted = json.loads(metadata["settings"]), json.loads(self._fingerprint)
+        different = [
+            f"{name} {there.get(name)!r} instead of {value!r}"
+            for name, value in wanted.items()
+            if there.get(name) != value
+        ]
+        if different:
+            raise DemonstrationFileError(
+                f"{path} was recorded with {', '.join(different)}. To continue give the same settings, else another "
+                "folder."
+            )
+
+    def _merge(self, task: TaskSpec) -> None:
+        """Make one file of what there is; a task without any demonstration keeps its notes."""
+        found = self._find(task)
+        parts = self._parts(task)
+        if not found.kept or not parts:
+            return
+        settings = {name: _attribute(value) for name, value in json.loads(self._fingerprint).items()}
+        metadata = {
+            **settings,
+            "settings": self._fingerprint,
+            **provenance(),
+            "attempted": len(found.numbers()),
+            **{f"failed_{kind}": np.array(numbers, dtype=np.int64) for kind, numbers in found.failed.items()},
+        }
+        with DemonstrationWriter(self._path(task), task, metadata) as writer:
+            for _, (path, index) in sorted(found.kept.items()):
+                with DemonstrationFile(path) as file:
+                    writer.copy(file, index)
+        for path in parts:
+            path.unlink()
+
+
+def _attribute(value: Any) -> Any:
+    return ",".join(value) if isinstance(value, list) else value

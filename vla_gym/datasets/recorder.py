@@ -1,0 +1,157 @@
+"""
+One demonstration of the scripted expert, recorded to a file of its own.
+
+An episode depends on nothing but the seed, its task and its number: the expert acts in an environment that renders
+nothing; its commands, rounded to single precision and without those that do nothing, are then replayed from the same
+initial state, and what is seen then is what is stored. So every demonstration on disk is known to succeed open-loop.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vla_gym.assets.resolve import resolve_assets
+from vla_gym.datasets.collect import collect_episode, replay_episode
+from vla_gym.datasets.episode import Episode
+from vla_gym.datasets.hdf5 import DemonstrationWriter
+from vla_gym.datasets.noops import noop_mask
+from vla_gym.envs.libero_env import LiberoEnv
+from vla_gym.errors import UnknownNameError
+from vla_gym.experts.scripted import ScriptedExpert
+from vla_gym.files import write_then_rename
+from vla_gym.tasks.registry import N_INIT_STATES, SuiteSpec, TaskSpec, get_suite
+
+WORK_FOLDER = ".recording"
+KEPT, UNKNOWN = "kept", "unknown"
+EXPERT_FAILED, REPLAY_FAILED = FAILURES = ("expert", "replay")
+"""The expert did not reach the goal; or its commands did not, once those that do nothing were left out."""
+
+Job = tuple[int, int]
+"""Task and number of the episode."""
+
+
+@dataclass(frozen=True)
+class RecordingSettings:
+    """
+    What demonstrations look like; those of one folder share it.
+
+    :param suite: Gymnasium id or short name of the suite
+    :param image_size: height and width of the images (px)
+    :param cameras: ``agentview`` and/or ``wrist``; may be empty
+    :param quality: ``fast`` or ``full``
+    :param assets: ``auto``, ``primitive`` or a folder in LIBERO's layout
+    :param seed: of the expert's styles and noise
+    :param action_noise: standard deviation of normal noise on translation commands, unitless
+    :param keep_noops: keep commands that do nothing
+    """
+
+    suite: str
+    image_size: int = 128
+    cameras: tuple[str, ...] = ("agentview", "wrist")
+    quality: str = "fast"
+    assets: str = "auto"
+    seed: int = 0
+    action_noise: float = 0.05
+    keep_noops: bool = False
+
+    @property
+    def spec(self) -> SuiteSpec:
+        """The suite."""
+        return get_suite(self.suite)
+
+    def make_env(self, task_ids: Sequence[int], cameras: Sequence[str]) -> LiberoEnv:
+        """
+        An environment that takes the expert's commands.
+
+        :param task_ids: its tasks
+        :param cameras: what it renders
+        """
+        return LiberoEnv(
+            self.suite,
+            task_ids=task_ids,
+            action_type="continuous",
+            cameras=cameras,
+            image_size=self.image_size,
+            assets=self.assets,
+            render_quality=self.quality,
+        )
+
+    def fingerprint(self) -> str:
+        """JSON of everything that shapes an episode of a given task and number."""
+        pack = resolve_assets(self.assets).name
+        values = {name: value for name, value in vars(self).items() if name != "assets"}
+        return json.dumps({**values, "suite": self.spec.name, "assets": pack}, sort_keys=True)
+
+
+class EpisodeRecorder:
+    """
+    Records single episodes to files of their own.
+
+    :param settings: what is recorded
+    :param folder: folder of the recording
+    :param task_ids: tasks that it will be asked for
+    """
+
+    def __init__(self, settings: RecordingSettings, folder: Path, task_ids: Sequence[int]) -> None:
+        self._settings = settings
+        self._folder = folder
+        self._spec = settings.spec
+        self._fingerprint = settings.fingerprint()
+        self._expert_env = settings.make_env(task_ids, ())
+        self._env = settings.make_env(task_ids, settings.cameras)
+
+    def __call__(self, job: Job) -> str:
+        """
+        Record one episode.
+
+        :param job: task and number
+        :return: its outcome
+        """
+        task_id, number = job
+        options = {"task_id": task_id, "init_state_id": number % N_INIT_STATES}
+        rng = np.random.default_rng((self._settings.seed, task_id, number))
+        expert = ScriptedExpert(self._expert_env, rng, self._settings.action_noise)
+        try:
+            attempt = collect_episode(self._expert_env, expert, options)
+        except UnknownNameError:
+            return UNKNOWN
+        outcome, episode = self._check(attempt, options)
+        path = part_path(self._folder, self._spec.task(task_id), number)
+        metadata = {"settings": self._fingerprint, "episode": number}
+        if episode is None:
+            with write_then_rename(path.with_suffix(".json")) as temporary:
+                temporary.write_text(json.dumps({**metadata, "outcome": outcome}))
+        else:
+            with DemonstrationWriter(path, self._spec.task(task_id), metadata) as writer:
+                writer.add(episode, {"episode": number})
+        return outcome
+
+    def _check(self, attempt: Episode, options: dict[str, Any]) -> tuple[str, Episode | None]:
+        """Outcome of an attempt, and its replay if that succeeded too."""
+        if not attempt.success:
+            return EXPERT_FAILED, None
+        # single precision is what learners and other formats keep
+        commands = attempt.commands.astype(np.float32).astype(np.float64)
+        if not self._settings.keep_noops:
+            commands = commands[~noop_mask(commands)]
+        if len(commands) == 0:
+            return REPLAY_FAILED, None
+        episode = replay_episode(self._env, commands, options)
+        return (KEPT, episode) if episode.success else (REPLAY_FAILED, None)
+
+
+def part_path(folder: Path, task: TaskSpec, number: int) -> Path:
+    """
+    Where an episode lies until its task is complete; a failure is noted under the same name with ``.json``.
+
+    :param folder: folder of the recording
+    :param task: its task
+    :param number: its number
+    """
+    return folder / WORK_FOLDER / task.name / f"episode_{number:06d}.hdf5"
