@@ -14,7 +14,7 @@ def sft(
     data: Annotated[Path, typer.Option(help="Demonstrations: an HDF5 file, or a folder of them.")],
     out: Annotated[Path, typer.Option(help="Folder for model, logs and figures.")] = Path("runs/sft"),
     vla: Annotated[str, typer.Option(help="compact, a checkpoint folder, or a Hugging Face id.")] = "compact",
-    epochs: Annotated[float, typer.Option(help="Passes over the demonstrations.")] = 10.0,
+    epochs: Annotated[float, typer.Option(help="Passes over the demonstrations.")] = 5.0,
     chunk_size: Annotated[int, typer.Option(help="Commands per decision; a checkpoint has its own.")] = 8,
     image_size: Annotated[int, typer.Option(help="Of a preset's images, px.")] = 96,
     wrist: Annotated[bool, typer.Option("--wrist", help="Give a preset the wrist camera, too.")] = False,
@@ -23,6 +23,7 @@ def sft(
     learning_rate: Annotated[float | None, typer.Option(help="Largest learning rate.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Decisions per gradient step.")] = None,
     micro_batch_size: Annotated[int | None, typer.Option(help="Decisions per backward pass.")] = None,
+    bf16: Annotated[bool, typer.Option("--bf16", help="Compute in bfloat16, if the hardware knows it.")] = False,
     env_id: Annotated[str, typer.Option(help="Suite of the demonstrations.")] = "LIBERO-Goal-v0",
     assets: Annotated[str, typer.Option(help="auto, primitive, or a folder in LIBERO's layout.")] = "auto",
     render_quality: Annotated[str, typer.Option(help="fast or full, as in the demonstrations.")] = "fast",
@@ -40,6 +41,7 @@ def sft(
 
     console = Console()
     given = {"learning_rate": learning_rate, "batch_size": batch_size, "micro_batch_size": micro_batch_size}
+    bc_kwargs = SFTSettings().bc_kwargs | {name: value for name, value in given.items() if value is not None}
     settings = SFTSettings(
         vla=vla,
         chunk_size=chunk_size,
@@ -48,7 +50,7 @@ def sft(
         use_proprio=proprio,
         epochs=epochs,
         lora={"rank": lora_rank} if lora_rank else None,
-        bc_kwargs=SFTSettings().bc_kwargs | {name: value for name, value in given.items() if value is not None},
+        bc_kwargs=bc_kwargs | {"use_bf16": bf16},
         frames_on_disk=frames_on_disk,
         seed=seed,
         env_id=env_id,

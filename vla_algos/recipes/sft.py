@@ -59,7 +59,7 @@ class SFTSettings:
     image_size: int = 96
     cameras: tuple[str, ...] = ("agentview",)
     use_proprio: bool = True
-    epochs: float = 10.0
+    epochs: float = 5.0
     lora: dict[str, Any] | None = None
     bc_kwargs: dict[str, Any] = field(
         default_factory=lambda: {
@@ -71,7 +71,6 @@ class SFTSettings:
             "label_smoothing": 0.5,
             "smoothing_width": 3.0,
             "validation_samples": 128,
-            "use_bf16": True,
         }
     )
     frames_on_disk: bool = False
