@@ -249,7 +249,7 @@ class BC(BaseAlgorithm):
 
     def _check_action_tokenizer(self, tokenizer: ActionTokenizer) -> None:
         own = self.policy.action_tokenizer
-        if not all(np.array_equal(getattr(own, name), getattr(tokenizer, name)) for name in ("q01", "q99", "mask")):
+        if not own.agrees_with(tokenizer):
             raise ValueError(
                 f"The bins of the demonstrations span {tokenizer.q01}..{tokenizer.q99}, those of the model "
                 f"{own.q01}..{own.q99}. Make the set with tokenizer=model.policy.action_tokenizer, or with "

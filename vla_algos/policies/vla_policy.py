@@ -13,6 +13,7 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
+from stable_baselines3.common.vec_env import VecEnv
 
 from vla_algos.errors import SpaceError
 from vla_algos.models import load_vla
@@ -177,6 +178,21 @@ class VLAPolicy(BasePolicy):
     def action_tokenizer(self) -> ActionTokenizer:
         """What the bins mean: by the model's action statistics, else over the controller's whole range."""
         return ActionTokenizer.from_checkpoint_stats(self.vla.config.norm_stats, self.unnorm_key)
+
+    def check_env(self, env: VecEnv) -> None:
+        """
+        Make sure that an environment means by its bins what the model means.
+
+        :param env: environments without an ``action_tokenizer`` pass
+        :raises SpaceError: if they decode bins by other statistics
+        """
+        if env.has_attr("action_tokenizer") and not self.action_tokenizer.agrees_with(
+            env.get_attr("action_tokenizer")[0]
+        ):
+            raise SpaceError(
+                "The environment decodes bins by other action statistics than the model was trained with. "
+                "Make it with action_tokenizer=ActionTokenizer.from_checkpoint(<folder of the model>)."
+            )
 
     def model_inputs(self, obs: PyTorchObs) -> dict[str, Any]:
         """

@@ -83,7 +83,7 @@ class ActionTokenizer:
             return cls()
         if unnorm_key is None and len(norm_stats) == 1:
             (unnorm_key,) = norm_stats
-        if unnorm_key not in norm_stats:
+        if unnorm_key is None or unnorm_key not in norm_stats:
             remedy = "Name the data set whose action statistics the checkpoint shall use."
             raise UnknownNameError("unnorm_key", unnorm_key, norm_stats, remedy)
         return cls.from_norm_stats(norm_stats[unnorm_key])
@@ -104,6 +104,14 @@ class ActionTokenizer:
         if os.path.exists(statistics_file):
             norm_stats = _read_json(statistics_file)
         return cls.from_checkpoint_stats(norm_stats, unnorm_key)
+
+    def agrees_with(self, other: ActionTokenizer) -> bool:
+        """
+        Whether bins mean the same to both.
+
+        :param other: another tokenizer
+        """
+        return all(np.array_equal(getattr(self, name), getattr(other, name)) for name in ("q01", "q99", "mask"))
 
     def decode(self, bins: ArrayLike) -> Float64Array:
         """

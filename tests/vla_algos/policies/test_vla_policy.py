@@ -5,9 +5,11 @@ from gymnasium import spaces
 from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.utils import obs_as_tensor
 
+from vla_algos import TokenPPO
 from vla_algos.errors import SpaceError
 from vla_algos.models import load_vla, save_vla
 from vla_algos.policies import VLAPolicy
+from vla_gym import ActionTokenizer
 from vla_gym.envs.toy_env import ToyLiberoEnv
 
 
@@ -179,3 +181,20 @@ def test_statistics_given_outlive_saving(tmp_path):
     assert (VLAPolicy.load(tmp_path / "policy.pt", device="cpu").action_tokenizer.q99 == 0.3).all()
     save_vla(policy.vla, tmp_path / "vla")
     assert (make_policy(vla=tmp_path / "vla", unnorm_key="a").action_tokenizer.q99 == 0.2).all()
+
+
+class ToyWithTokenizer(ToyLiberoEnv):
+    def __init__(self, q99):
+        super().__init__()
+        self.action_tokenizer = ActionTokenizer([-q99] * 7, [q99] * 7)
+
+
+def test_an_environment_with_other_bins_is_refused():
+    stats = {"mine": {"action": {"q01": [-0.2] * 7, "q99": [0.2] * 7}}}
+    kwargs = {"vla": "nano", "norm_stats": stats}
+    TokenPPO("VLAPolicy", ToyWithTokenizer(0.2), n_steps=4, policy_kwargs=kwargs, device="cpu")
+    # the toy task has no tokenizer of its own
+    TokenPPO("VLAPolicy", ToyLiberoEnv(), n_steps=4, policy_kwargs=kwargs, device="cpu")
+    for q99, own in ((1.0, kwargs), (0.2, {"vla": "nano"})):
+        with pytest.raises(SpaceError, match=r"other action statistics.*from_checkpoint"):
+            TokenPPO("VLAPolicy", ToyWithTokenizer(q99), n_steps=4, policy_kwargs=own, device="cpu")
