@@ -62,7 +62,8 @@ def collect(
                 lambda n_over, n_episodes: progress.update(bar, completed=n_over, total=n_episodes),
             )
     except KeyboardInterrupt:
-        console.print(f"Interrupted. What was finished is kept in {out}; the same command continues.", markup=False)
+        text = f"Interrupted. What was finished is kept in {out}; the same command continues."
+        console.print(text, markup=False, soft_wrap=True)
         raise typer.Exit(130) from None
     console.print(_table(reports))
     if any(report.lost for report in reports):

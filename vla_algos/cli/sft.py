@@ -35,9 +35,8 @@ def sft(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run in --out.")] = False,
 ) -> None:
     """Fine-tune a VLA on demonstrations, and measure its success rate."""
-    from vla_gym.datasets.hdf5 import load_episodes
-
     from vla_algos.recipes.sft import SFTSettings, run_sft
+    from vla_gym.datasets.hdf5 import load_episodes
 
     console = Console()
     given = {"learning_rate": learning_rate, "batch_size": batch_size, "micro_batch_size": micro_batch_size}

@@ -131,8 +131,9 @@ class _Recording:
         by_id = {task.task_id: task for task in self._tasks}
         jobs = ((task_id, number) for task_id, numbers in missing.items() for number in numbers)
         known_jobs = (job for job in jobs if job[0] not in self._unknown)
+        open_ids = [task_id for task_id, n in n_open.items() if n]
         total = len(self._tasks) * self._episodes
-        with closing(self._outcomes(known_jobs, workers)) as outcomes:
+        with closing(self._outcomes(known_jobs, open_ids, workers)) as outcomes:
             on_progress(total - sum(n_open.values()), total)
             for done in outcomes:
                 task_id, _ = done.job
@@ -151,15 +152,13 @@ class _Recording:
             logger.warning("Left out, because the scripted expert does not know them: %s", names)
         return [self._report(task) for task in self._tasks]
 
-    def _outcomes(self, jobs: Iterable[Job], workers: int) -> Generator[Done[Job], None, None]:
-        task_ids = tuple(task.task_id for task in self._tasks)
+    def _outcomes(self, jobs: Iterable[Job], task_ids: Sequence[int], workers: int) -> Generator[Done[Job], None, None]:
         make_recorder = partial(EpisodeRecorder, self._settings, self._folder, task_ids)
         if workers:
             yield from run_jobs(make_recorder, jobs, workers)
-            return
-        recorder = make_recorder()
-        for job in jobs:
-            yield Done(job, recorder(job))
+        elif task_ids:
+            recorder = make_recorder()
+            yield from (Done(job, recorder(job)) for job in jobs)
 
     def _missing(self, task: TaskSpec) -> list[int]:
         over = self._find(task).numbers()
@@ -252,6 +251,7 @@ class _Recording:
                     writer.copy(file, index)
         for path in parts:
             path.unlink()
+        parts[0].parent.rmdir()
 
 
 def _attribute(value: Any) -> Any:

@@ -1,0 +1,16 @@
+"""
+Demonstrations in LeRobot's dataset format v3.0, written and read without LeRobot.
+
+LeRobot itself would bring torch, a video library and pins that exclude this library's own; its format is public:
+``data/`` holds steps as parquet, ``videos/<camera>/`` frames as MP4, ``meta/`` what is where. Keys are those of
+LeRobot's LIBERO environment: ``observation.images.image`` (agentview), ``observation.images.image2`` (wrist),
+``observation.state`` (``proprio``) and ``action``, in single precision. Images are upright, as the policy sees them.
+Video is lossy; the simulator's side of an episode has no place in the format.
+"""
+
+from __future__ import annotations
+
+from vla_gym.datasets.lerobot.export import export_lerobot
+from vla_gym.datasets.lerobot.load import load_lerobot
+
+__all__ = ["export_lerobot", "load_lerobot"]
