@@ -134,7 +134,7 @@ class DemonstrationSet:
         :param name: of the statistics
         :param image_folder: where to put frames that are too many for the memory; None: keep them in memory
         :return: the set
-        :raises ValueError: without any episode
+        :raises ValueError: without any episode, or with one that was recorded without camera ``agentview``
         """
         frames = _Frames(image_folder, image_size)
         instructions, commands, proprio = [], [], []
@@ -252,6 +252,8 @@ class _Frames:
         self._n_frames = 0
 
     def add(self, episode: Episode) -> None:
+        if not episode.images.size:
+            raise ValueError("An episode has no images of camera 'agentview'. Record it with that camera.")
         views = {"images": episode.images, "wrist": episode.wrist_images}
         self.camera_size = episode.images.shape[1:3]
         for name, images in views.items():

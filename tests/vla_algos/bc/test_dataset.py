@@ -122,6 +122,11 @@ def test_without_a_tokenizer_bins_span_the_demonstrated_range(episodes) -> None:
     np.testing.assert_array_equal(data.bins, expected)
 
 
+def test_episodes_without_images_are_refused(episodes) -> None:
+    with pytest.raises(ValueError, match="no images of camera 'agentview'"):
+        DemonstrationSet.from_episodes(episodes(2, image_size=0), image_size=8)
+
+
 def test_frames_on_disk_are_those_in_memory(tmp_path, episodes) -> None:
     some = episodes(3, image_size=8)
     for size in (None, 4):
