@@ -86,11 +86,11 @@ def test_initial_states_that_were_demonstrated_are_counted_apart() -> None:
 def test_it_is_judged_in_the_simulator(tmp_path: Path) -> None:
     env = LiberoEnv("LIBERO-Goal-v0", task_ids=[8], action_type="continuous", image_size=64, render_quality="fast")
     expert = ScriptedExpert(env, np.random.default_rng(0))
-    recorded = [collect_episode(env, expert, {"task_id": 8, "init_state_id": k}) for k in (0, 1)]
+    recorded = [collect_episode(env, expert, {"task_id": 8, "init_state_id": k}) for k in (0, 5)]
     env.close()
-    settings = SFTSettings(**{**SMALL, "n_eval_states": 3, "n_envs": 1, "epochs": 0.2})
+    settings = SFTSettings(**{**SMALL, "chunk_size": 8, "n_eval_states": 2, "n_envs": 1, "epochs": 0.2})
     result = run_sft(settings, recorded, tmp_path)
     for mode, evaluation in result.evaluations.items():
-        assert evaluation.n_episodes == 3 and evaluation.deterministic == (mode == "greedy")
+        assert evaluation.n_episodes == 2 and evaluation.deterministic == (mode == "greedy")
         assert result.split_success(mode)["held out"][1] == 1
     assert set(json.loads((tmp_path / "results.json").read_text())["evaluations"]) == {"greedy", "sampled"}
