@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-from vla_gym.errors import UnknownNameError
+from vla_gym.errors import MissingPackageError, UnknownNameError
 
-__all__ = ["CheckpointError", "ModelInputError", "SpaceError", "UnknownNameError", "VLAAlgosError"]
+__all__ = [
+    "CheckpointError",
+    "MissingPackageError",
+    "ModelInputError",
+    "SpaceError",
+    "UnknownNameError",
+    "VLAAlgosError",
+]
 
 
 class VLAAlgosError(Exception):

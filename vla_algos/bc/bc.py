@@ -14,17 +14,28 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
 from stable_baselines3.common.utils import configure_logger
 from tqdm import tqdm
 
-from vla_algos.bc.dataset import DemonstrationSet
+from vla_algos.bc.augmentation import Augmentation
+from vla_algos.bc.dataset import Batch, DemonstrationSet
+from vla_algos.bc.stream import TrainingStream
+from vla_algos.bc.validation import known_inputs, prediction_figures
+from vla_algos.common.interrupts import deferred_interrupt
 from vla_algos.common.losses import smoothing_table, soft_cross_entropy
 from vla_algos.common.save_util import save_zip
+from vla_algos.models import save_vla
+from vla_algos.models.openvla.config import PRESETS
 from vla_algos.policies import VLAPolicy
-from vla_gym.actions.tokenizer import N_BINS
+from vla_gym.actions.tokenizer import N_BINS, ActionTokenizer
 from vla_gym.instructions import INSTRUCTION_BYTES
 from vla_gym.tasks.registry import COMMAND_DIM
+
+BEST_FOLDER = "best"
+LAST_FILE = "last.zip"
+_FIGURES = ("accuracy", "l1_error", "bin_error")
 
 
 def warmup_cosine(step: int, n_steps: int, warmup_fraction: float, final_fraction: float = 0.1) -> float:
@@ -49,29 +60,38 @@ class BC(BaseAlgorithm):
     Cross-entropy on demonstrated bins, with safeguards against copying.
 
     Given the true earlier tokens, a model learns to continue them and to ignore the image: next-token figures look fine
-    while free-running actions are poor. So earlier tokens are hidden at random in training, and validation reports the
-    error of free-running greedy actions beside the teacher-forced accuracy.
+    while free-running actions are poor. So earlier tokens are hidden at random in training, and every validation puts
+    free-running greedy figures beside the teacher-forced ones.
 
-    ``learn(total_timesteps)`` counts **gradient steps**. To hand the model on, save its weights as a checkpoint folder
-    with ``vla_algos.models.save_vla(bc.policy.vla, folder)``.
+    ``learn(total_timesteps)`` counts **gradient steps**. A run that was stopped goes on with the same bits (on a CPU,
+    without dropout inside the model): ``BC.load(file, dataset=...)``, then
+    ``learn(model.remaining_steps, reset_num_timesteps=False)``.
+
+    To hand the model on, save it as a checkpoint folder with ``vla_algos.models.save_vla(bc.policy.vla, folder)``; the
+    action statistics of the demonstrations travel with it.
 
     :param policy: "VLAPolicy" or a subclass of it
     :param env: only its spaces are used; None: spaces as the data has them
     :param dataset: demonstrations; None: for prediction only
     :param learning_rate: largest learning rate, see :func:`warmup_cosine`
     :param batch_size: decisions per gradient step
+    :param micro_batch_size: decisions per backward pass, gradients add up to those of the whole batch; None: all
     :param warmup_fraction: share of the gradient steps in which the learning rate rises
     :param token_dropout: probability to hide an earlier token
     :param full_dropout: share of the samples that hide all earlier tokens
     :param label_smoothing: share of the target that is spread over neighbouring bins
     :param smoothing_width: standard deviation of the spread, bins
     :param smoothed_dims: dimensions of a command whose targets are spread; default: translation
+    :param augmentation: keywords of :class:`Augmentation`, for training images only; None: images as they are
+    :param use_bf16: compute passes in bfloat16 where that is safe; weights stay as they are
     :param max_grad_norm: gradients are scaled down to this norm
     :param validation_fraction: share of the episodes held out; 0: no validation
     :param validation_interval: gradient steps between validations; one more follows the last step
     :param validation_samples: held-out decisions per validation, at most
+    :param checkpoint_folder: where to keep ``best/``, the model with the smallest free-running error, and ``last.zip``,
+        from which a run goes on, both written at every validation, the latter also on Ctrl-C; None: nowhere
     :param tensorboard_log: folder for TensorBoard; None: none
-    :param policy_kwargs: keywords of the policy, such as ``vla``
+    :param policy_kwargs: keywords of the policy, such as ``vla`` and ``lora``
     :param verbose: 0 silent, 1 tables, 2 debug
     :param seed: of all generators and of the split
     :param device: of the model
@@ -88,16 +108,20 @@ class BC(BaseAlgorithm):
         dataset: DemonstrationSet | None = None,
         learning_rate: float = 5e-4,
         batch_size: int = 64,
+        micro_batch_size: int | None = None,
         warmup_fraction: float = 0.05,
         token_dropout: float = 0.3,
         full_dropout: float = 0.5,
         label_smoothing: float = 0.1,
         smoothing_width: float = 2.0,
         smoothed_dims: Sequence[int] = (0, 1, 2),
+        augmentation: dict[str, Any] | None = None,
+        use_bf16: bool = False,
         max_grad_norm: float = 1.0,
         validation_fraction: float = 0.1,
         validation_interval: int = 500,
         validation_samples: int = 256,
+        checkpoint_folder: str | Path | None = None,
         tensorboard_log: str | None = None,
         policy_kwargs: dict[str, Any] | None = None,
         verbose: int = 0,
@@ -105,6 +129,8 @@ class BC(BaseAlgorithm):
         device: th.device | str = "auto",
         _init_setup_model: bool = True,
     ) -> None:
+        if dataset is not None and dataset.norm_stats:
+            policy_kwargs = {"norm_stats": dict(dataset.norm_stats), **(policy_kwargs or {})}
         super().__init__(
             policy,
             env,
@@ -118,16 +144,22 @@ class BC(BaseAlgorithm):
         )
         self.dataset = dataset
         self.batch_size = batch_size
+        self.micro_batch_size = micro_batch_size
         self.warmup_fraction = warmup_fraction
         self.token_dropout = token_dropout
         self.full_dropout = full_dropout
         self.label_smoothing = label_smoothing
         self.smoothing_width = smoothing_width
         self.smoothed_dims = tuple(smoothed_dims)
+        self.augmentation = augmentation
+        self.use_bf16 = use_bf16
         self.max_grad_norm = max_grad_norm
         self.validation_fraction = validation_fraction
         self.validation_interval = validation_interval
         self.validation_samples = validation_samples
+        self.checkpoint_folder = None if checkpoint_folder is None else str(checkpoint_folder)
+        self.validations: list[dict[str, float]] = []
+        self._stream: TrainingStream | None = None
         if env is None and dataset is not None:
             self.observation_space, self.action_space = _spaces(dataset)
         if _init_setup_model:
@@ -143,15 +175,21 @@ class BC(BaseAlgorithm):
         self.policy = self.policy_class(
             self.observation_space, self.action_space, self.lr_schedule, **self.policy_kwargs
         ).to(self.device)
+        self._augment = Augmentation(**(self.augmentation or {}))
         hard, soft = th.eye(N_BINS), smoothing_table(N_BINS, self.label_smoothing, self.smoothing_width)
         self._target_tables = th.stack([soft if d in self.smoothed_dims else hard for d in range(COMMAND_DIM)])
         self._target_tables = self._target_tables.to(self.device)
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "dataset", "_target_tables"]
+        return [*super()._excluded_save_params(), "dataset", "_target_tables", "_augment"]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         return ["policy", "policy.optimizer"], []
+
+    @property
+    def remaining_steps(self) -> int:
+        """Gradient steps that the last call of ``learn`` has not done."""
+        return self._total_timesteps - self.num_timesteps
 
     def learn(
         self,
@@ -169,41 +207,74 @@ class BC(BaseAlgorithm):
         :param callback: SB3 callbacks; ``on_step`` follows every gradient step
         :param log_interval: gradient steps between log entries
         :param tb_log_name: name of the run for TensorBoard
-        :param reset_num_timesteps: count from zero
+        :param reset_num_timesteps: begin a new run; False: go on, with the schedule of one run of all steps together
         :param progress_bar: show progress with tqdm
         :return: self
-        :raises ValueError: without a dataset
+        :raises ValueError: without a dataset, or with one whose bins mean something else than the model's
+        :raises KeyboardInterrupt: after Ctrl-C, once the gradient step in progress is done and saved
         """
         if self.dataset is None:
             raise ValueError("There is nothing to learn from: set model.dataset to a DemonstrationSet.")
-        generator = np.random.default_rng(self.seed)
-        train_set, validation_set = self.dataset.split_by_episode(self.validation_fraction, generator)
+        self._check_action_tokenizer(self.dataset.action_tokenizer)
         self.start_time = time.time_ns()
-        if reset_num_timesteps:
+        if reset_num_timesteps or self._stream is None:
             self.num_timesteps = 0
+            self.validations = []
+            self._stream = TrainingStream(int(np.random.randint(2**31)) if self.seed is None else self.seed)
+        self._total_timesteps = self.num_timesteps + total_timesteps
+        split = self.dataset.split_by_episode(self.validation_fraction, np.random.default_rng(self._stream.seed))
         if not self._custom_logger:
             self._logger = configure_logger(self.verbose, self.tensorboard_log, tb_log_name, reset_num_timesteps)
         callback = self._init_callback(callback)
         callback.on_training_start(locals(), globals())
-        with tqdm(total=total_timesteps, disable=not progress_bar, unit="step", mininterval=1.0) as bar:
-            for step, indices in enumerate(_batches(len(train_set), self.batch_size, total_timesteps, generator)):
-                self._set_learning_rate(warmup_cosine(step, total_timesteps, self.warmup_fraction))
-                self.logger.record_mean("train/loss", self._train_step(*train_set.batch(indices, self.device)))
-                self.num_timesteps += 1
-                is_last = step + 1 == total_timesteps
-                if len(validation_set) and (is_last or (step + 1) % self.validation_interval == 0):
-                    figures = self.validate(validation_set)
-                    for name, figure in figures.items():
-                        self.logger.record(f"validation/{name}", figure)
-                    bar.set_postfix(figures)
-                if is_last or (step + 1) % log_interval == 0:
-                    self.dump_logs()
-                bar.update()
+        bar = tqdm(
+            total=self._total_timesteps,
+            initial=self.num_timesteps,
+            disable=not progress_bar,
+            unit="step",
+            mininterval=1.0,
+        )
+        with deferred_interrupt() as is_interrupted, bar:
+            for step in range(self.num_timesteps, self._total_timesteps):
+                self._advance(step, *split, log_interval, bar)
                 callback.update_locals(locals())
-                if not callback.on_step():
+                if not callback.on_step() or is_interrupted():
                     break
         callback.on_training_end()
+        if is_interrupted():
+            if self.checkpoint_folder is not None:
+                self.save(Path(self.checkpoint_folder) / LAST_FILE)
+            raise KeyboardInterrupt
         return self
+
+    def _check_action_tokenizer(self, tokenizer: ActionTokenizer) -> None:
+        own = self.policy.action_tokenizer
+        if not own.agrees_with(tokenizer):
+            raise ValueError(
+                f"The bins of the demonstrations span {tokenizer.q01}..{tokenizer.q99}, those of the model "
+                f"{own.q01}..{own.q99}. Make the set with tokenizer=model.policy.action_tokenizer, or with "
+                "tokenizer=None, whose statistics replace the model's when it is made with dataset=."
+            )
+
+    def _advance(
+        self, step: int, train_set: DemonstrationSet, validation_set: DemonstrationSet, log_interval: int, bar: tqdm
+    ) -> None:
+        """One gradient step, and what follows it."""
+        assert self._stream is not None
+        self._set_learning_rate(warmup_cosine(step, self._total_timesteps, self.warmup_fraction))
+        indices = self._stream.next_indices(len(train_set), self.batch_size)
+        batch = train_set.batch(indices, self.device, self.policy.vla.config.cameras)
+        self.logger.record_mean("train/loss", self._train_step(batch, self._stream))
+        self.num_timesteps += 1
+        is_last = self.num_timesteps == self._total_timesteps
+        if is_last or self.num_timesteps % self.validation_interval == 0:
+            if len(validation_set):
+                self._log_validation(self.validate(validation_set), bar)
+            if self.checkpoint_folder is not None:
+                self._save_checkpoints()
+        if is_last or self.num_timesteps % log_interval == 0:
+            self.dump_logs()
+        bar.update()
 
     def _set_learning_rate(self, factor: float) -> None:
         learning_rate = factor * self.lr_schedule(1.0)
@@ -211,50 +282,64 @@ class BC(BaseAlgorithm):
             group["lr"] = learning_rate
         self.logger.record("train/learning_rate", learning_rate)
 
-    def _train_step(self, inputs: dict[str, Any], bins: th.Tensor) -> float:
+    def _train_step(self, batch: Batch, stream: TrainingStream) -> float:
         """One gradient step; a non-finite one is skipped and counted."""
         self.policy.set_training_mode(True)
-        logits = self.policy.vla.action_logits(**self._known(inputs), bins=bins, dropped=self._draw_dropped(bins.shape))
-        dims = th.arange(bins.shape[1], device=bins.device) % COMMAND_DIM
-        loss = soft_cross_entropy(logits, self._target_tables[dims, bins])
+        # all noise is drawn for the whole batch, so that micro-batches change nothing
+        dropped = stream.hidden_tokens(batch.bins.shape, self.token_dropout, self.full_dropout).to(self.device)
+        batch.inputs["images"] = self._augment(batch.inputs["images"], stream.noise)
+        n_samples, n_tokens = len(batch.bins), batch.mask.sum()
+        size = self.micro_batch_size or n_samples
         self.policy.optimizer.zero_grad()
-        loss.backward()
+        loss = 0.0
+        for start in range(0, n_samples, size):
+            part_loss = self._loss(batch.part(start, start + size), dropped[start : start + size], n_tokens)
+            part_loss.backward()
+            loss += part_loss.item()
         grad_norm = th.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
-        if th.isfinite(loss) and th.isfinite(grad_norm):
+        self.logger.record_mean("train/grad_norm", grad_norm.item())
+        if math.isfinite(loss) and th.isfinite(grad_norm):
             self.policy.optimizer.step()
             self._n_updates += 1
         else:
             self.logger.record_mean("train/skipped_updates", 1.0)
-        return loss.item()
+        return loss
 
-    def _draw_dropped(self, shape: th.Size) -> th.Tensor:
-        """Which earlier tokens are hidden, (N, A) bool."""
-        is_full = th.rand(shape[0], 1) < self.full_dropout
-        return (is_full | (th.rand(shape) < self.token_dropout)).to(self.device)
+    def _loss(self, batch: Batch, dropped: th.Tensor, n_tokens: th.Tensor) -> th.Tensor:
+        """Share of a batch in the loss of ``n_tokens`` tokens."""
+        inputs = known_inputs(self.policy.vla, batch.inputs)
+        with th.autocast(self.device.type, th.bfloat16, enabled=self.use_bf16):
+            logits = self.policy.vla.action_logits(**inputs, bins=batch.bins, dropped=dropped)
+        dims = th.arange(batch.bins.shape[1], device=self.device) % COMMAND_DIM
+        return soft_cross_entropy(logits, self._target_tables[dims, batch.bins], batch.mask, n_tokens)
 
-    def _known(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        """Inputs that the model takes."""
-        return inputs if self.policy.vla.config.proprio_dim else {**inputs, "proprio": None}
-
-    @th.no_grad()
     def validate(self, validation_set: DemonstrationSet) -> dict[str, float]:
         """
-        Figures on at most ``validation_samples`` decisions, evenly spaced.
+        Figures on at most ``validation_samples`` decisions, evenly spaced; images are not augmented.
 
         :param validation_set: decisions that were not trained on
-        :return: ``token_accuracy``, teacher-forced share of exact bins in [0, 1], and ``bin_error``, mean distance of
-            free-running greedy bins, bins
+        :return: see :func:`vla_algos.bc.validation.prediction_figures`
         """
         self.policy.set_training_mode(False)
-        indices = np.linspace(0, len(validation_set) - 1, min(self.validation_samples, len(validation_set))).astype(int)
-        n_exact, distance = 0.0, 0.0
-        for start in range(0, len(indices), self.batch_size):
-            inputs, bins = validation_set.batch(indices[start : start + self.batch_size], self.device)
-            inputs = self._known(inputs)
-            n_exact += (self.policy.vla.action_logits(**inputs, bins=bins).argmax(dim=-1) == bins).sum().item()
-            distance += (self.policy.vla.decode_actions(**inputs, deterministic=True).bins - bins).abs().sum().item()
-        n_tokens = len(indices) * validation_set.n_tokens
-        return {"token_accuracy": n_exact / n_tokens, "bin_error": distance / n_tokens}
+        n_samples = min(self.validation_samples, len(validation_set))
+        indices = np.linspace(0, len(validation_set) - 1, n_samples).astype(int)
+        size = self.micro_batch_size or self.batch_size
+        return prediction_figures(self.policy.vla, validation_set, indices, size, self.device)
+
+    def _log_validation(self, figures: dict[str, float], bar: tqdm) -> None:
+        self.validations.append({"step": self.num_timesteps, **figures})
+        for name, figure in figures.items():
+            self.logger.record(f"validation/{name}", figure)
+        if not bar.disable:
+            pairs = [f"{name} {figures[f'{name}_forced']:.4f} | {figures[f'{name}_free']:.4f}" for name in _FIGURES]
+            bar.write(f"step {self.num_timesteps}, teacher-forced | free-running: {', '.join(pairs)}")
+
+    def _save_checkpoints(self) -> None:
+        folder = Path(str(self.checkpoint_folder))
+        errors = [figures["l1_error_free"] for figures in self.validations]
+        if not errors or errors[-1] == min(errors):
+            save_vla(self.policy.vla, folder / BEST_FOLDER)
+        self.save(folder / LAST_FILE)
 
     def dump_logs(self) -> None:
         """Write the log."""
@@ -277,23 +362,53 @@ class BC(BaseAlgorithm):
         """
         save_zip(super().save, path, exclude=exclude, include=include)
 
+    def get_parameters(self) -> dict[str, dict[str, Any]]:
+        """
+        Weights and optimizer; frozen weights of a checkpoint are left out, as it has them.
 
-def _batches(n_samples: int, batch_size: int, n_batches: int, generator: np.random.Generator) -> Iterable[np.ndarray]:
-    """Endless passes in random order, cut into batches."""
-    order = np.empty(0, dtype=np.int64)
-    for _ in range(n_batches):
-        while len(order) < batch_size:
-            order = np.concatenate([order, generator.permutation(n_samples)])
-        yield order[:batch_size]
-        order = order[batch_size:]
+        :return: name -> state dictionary
+        """
+        parameters = super().get_parameters()
+        frozen = self._frozen_names()
+        parameters["policy"] = {name: value for name, value in parameters["policy"].items() if name not in frozen}
+        return parameters
+
+    def set_parameters(
+        self,
+        load_path_or_dict: str | dict[str, dict[str, Any]],
+        exact_match: bool = True,
+        device: th.device | str = "auto",
+    ) -> None:
+        """
+        Inverse of :meth:`get_parameters`.
+
+        :param load_path_or_dict: file written by :meth:`save`, or dictionary
+        :param exact_match: whether every part and every weight that is not frozen must be there
+        :param device: of the tensors read from a file
+        """
+        parameters = load_path_or_dict
+        if not isinstance(parameters, dict):
+            _, parameters, _ = load_from_zip_file(parameters, device=device, load_data=False)
+        own = self.policy.state_dict()
+        frozen = {name: own[name] for name in self._frozen_names()}
+        if "policy" in parameters:
+            parameters = {**parameters, "policy": {**frozen, **parameters["policy"]}}
+        super().set_parameters(parameters, exact_match, device)
+
+    def _frozen_names(self) -> set[str]:
+        # fresh weights of a preset are nowhere else
+        if str(self.policy_kwargs.get("vla", "compact")) in PRESETS:
+            return set()
+        return {name for name, parameter in self.policy.named_parameters() if not parameter.requires_grad}
 
 
 def _spaces(dataset: DemonstrationSet) -> tuple[spaces.Dict, spaces.MultiDiscrete]:
     """Spaces of an environment that such demonstrations come from, images as SB3 transposes them."""
-    _, height, width, _ = dataset.images.shape
+    height, width = dataset.camera_size
+    cameras = ["agentview"] if dataset.wrist is None else ["agentview", "wrist"]
     observation_space = spaces.Dict(
         {
-            "agentview": spaces.Box(0, 255, (3, height, width), np.uint8),
+            **{camera: spaces.Box(0, 255, (3, height, width), np.uint8) for camera in cameras},
             "proprio": spaces.Box(-np.inf, np.inf, dataset.proprio.shape[1:], np.float32),
             "instruction": spaces.Box(0, 255, (INSTRUCTION_BYTES,), np.uint8),
         }

@@ -12,6 +12,7 @@ from vla_algos.cli import assets
 from vla_algos.cli.collect import collect
 from vla_algos.cli.doctor import doctor
 from vla_algos.cli.quickstart import quickstart
+from vla_algos.cli.sft import sft
 from vla_algos.errors import VLAAlgosError
 from vla_gym.errors import VLAGymError
 
@@ -22,6 +23,7 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
 )
 app.command()(quickstart)
+app.command()(sft)
 app.command()(doctor)
 app.command()(collect)
 app.add_typer(assets.app, name="assets")

@@ -163,12 +163,20 @@ def smoothing_table(n_bins: int, smoothing: float, width: float) -> th.Tensor:
     return ((1 - smoothing) * th.eye(n_bins, dtype=th.float64) + smoothing * spread).float()
 
 
-def soft_cross_entropy(logits: th.Tensor, targets: th.Tensor) -> th.Tensor:
+def soft_cross_entropy(
+    logits: th.Tensor,
+    targets: th.Tensor,
+    mask: th.Tensor | None = None,
+    normalizer: th.Tensor | float | None = None,
+) -> th.Tensor:
     """
     Mean cross-entropy against target distributions.
 
     :param logits: (..., K)
     :param targets: (..., K), sums to 1 along K
+    :param mask: (...) bool, True where the target counts; None: everywhere
+    :param normalizer: as in :func:`masked_mean`
     :return: scalar, nats
     """
-    return -(targets * F.log_softmax(logits.float(), dim=-1)).sum(dim=-1).mean()
+    losses = -(targets * F.log_softmax(logits.float(), dim=-1)).sum(dim=-1)
+    return masked_mean(losses, th.ones_like(losses, dtype=th.bool) if mask is None else mask, normalizer)

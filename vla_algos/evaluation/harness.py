@@ -21,6 +21,7 @@ import vla_gym
 from vla_algos.common.save_util import write_then_rename
 from vla_algos.common.vec_env import SB3VecEnv
 from vla_algos.evaluation.statistics import wilson_interval
+from vla_algos.policies import VLAPolicy
 from vla_gym.vector import vector_env_class
 from vla_gym.wrappers import make_sequence
 
@@ -177,6 +178,7 @@ def evaluate_policy_on_suite(
     """
     Run each (task, initial state) exactly once and count.
 
+    Bins are decoded by the model's action statistics, if it has any and ``env_kwargs`` names no ``action_tokenizer``.
     Every episode starts with the same seed, so a deterministic policy meets the same episodes whatever ``n_envs`` is.
     Sampled actions follow the model's own generator.
 
@@ -193,7 +195,7 @@ def evaluate_policy_on_suite(
     :param vec_env_cls: SB3 vector environment; None: a process per environment if ``n_envs`` > 1
     :return: episodes and figures
     """
-    make_env = env_fn if env_fn is not None else partial(gym.make, env_id, **(env_kwargs or {}))
+    make_env = env_fn if env_fn is not None else partial(gym.make, env_id, **policy_env_kwargs(model, env_kwargs))
     if task_ids is None:
         with make_env() as env:
             task_ids = list(env.unwrapped.task_ids)  # type: ignore[attr-defined]
@@ -221,6 +223,22 @@ def evaluate_policy_on_suite(
         versions=_versions(),
         commit=_commit(),
     )
+
+
+def policy_env_kwargs(model: Predictor, env_kwargs: dict[str, Any] | None) -> dict[str, Any]:
+    """
+    Keywords of an environment that understands the model's bins.
+
+    :param model: a ``VLAPolicy``, an algorithm with one, or any other
+    :param env_kwargs: keywords for ``gymnasium.make``
+    :return: these, with the ``action_tokenizer`` of the model's action statistics if it has any and they name none
+    """
+    env_kwargs = env_kwargs or {}
+    policy = getattr(model, "policy", model)
+    is_tokens = env_kwargs.get("action_type", "tokens") == "tokens"
+    if not is_tokens or not isinstance(policy, VLAPolicy) or not policy.vla.config.norm_stats:
+        return env_kwargs
+    return {"action_tokenizer": policy.action_tokenizer, **env_kwargs}
 
 
 def _run(

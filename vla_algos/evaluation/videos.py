@@ -10,7 +10,7 @@ import imageio.v2 as imageio
 import numpy as np
 
 from vla_algos.common.save_util import write_then_rename
-from vla_algos.evaluation.harness import Predictor
+from vla_algos.evaluation.harness import Predictor, policy_env_kwargs
 from vla_gym.envs.libero_env import LiberoEnv
 from vla_gym.tasks.registry import CAMERAS, COMMAND_DIM, CONTROL_HZ
 
@@ -40,7 +40,7 @@ def record_episode(
     :return: whether the episode ended in success
     :raises TypeError: if the environment is not a ``LiberoEnv``
     """
-    env: gym.Env[Any, Any] = gym.make(env_id, **{**env_kwargs, "chunk_size": 1})
+    env: gym.Env[Any, Any] = gym.make(env_id, **{**policy_env_kwargs(model, env_kwargs), "chunk_size": 1})
     base = env.unwrapped
     if not isinstance(base, LiberoEnv):
         raise TypeError(f"{env_id} is a {type(base).__name__}; filming needs a LiberoEnv.")

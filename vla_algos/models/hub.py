@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from vla_algos.errors import CheckpointError, UnknownNameError
+from vla_algos.models.lora import merged_state_dict
 from vla_algos.models.openvla.config import PRESETS, OpenVLAConfig, get_preset
 from vla_algos.models.openvla.llm import build_rotary
 from vla_algos.models.openvla.model import OpenVLA
@@ -33,6 +34,7 @@ def load_vla(
     device: th.device | str = "cpu",
     dtype: th.dtype = th.float32,
     seed: int | None = None,
+    config_changes: dict[str, Any] | None = None,
 ) -> OpenVLA:
     """
     Model by preset name (fresh weights), checkpoint folder, or Hugging Face Hub id.
@@ -41,13 +43,19 @@ def load_vla(
     :param device: where the model goes
     :param dtype: type of the parameters
     :param seed: makes the fresh weights of a preset reproducible; ignored for a checkpoint
+    :param config_changes: fields of a preset's configuration that shall differ, see :func:`get_preset`
     :return: the model
     :raises UnknownNameError: if it is none of the three
-    :raises CheckpointError: if the checkpoint is missing, damaged or of another architecture
+    :raises CheckpointError: if the checkpoint is missing, damaged or of another architecture, or shall be changed
     """
     name = str(id_or_folder)
     if name in PRESETS:
-        model = _fresh(name, seed)
+        model = _fresh(name, seed, config_changes or {})
+    elif config_changes:
+        raise CheckpointError(
+            f"config_changes={config_changes} is for presets ({', '.join(PRESETS)}); the checkpoint {name!r} says "
+            "itself how it is built. Leave config_changes out."
+        )
     elif Path(name).is_dir():
         model = _load_folder(Path(name))
     elif re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not name.startswith("."):
@@ -62,7 +70,8 @@ def save_vla(model: OpenVLA, folder: str | Path) -> None:
     """
     Write a checkpoint folder: configuration, weights, tokenizer, action statistics.
 
-    Files are written beside the folder and moved into place when complete, the weights last.
+    Files are written beside the folder and moved into place when complete, the weights last. LoRA adapters are merged
+    into the weights they adapt.
 
     :param model: the model
     :param folder: where to; other files in an existing folder are kept
@@ -75,7 +84,7 @@ def save_vla(model: OpenVLA, folder: str | Path) -> None:
         _write_json(temporary / STATISTICS_FILE, model.config.norm_stats)
         if model.processor.tokenizer is not None:
             model.processor.tokenizer.save_pretrained(str(temporary))
-        state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+        state = {name: tensor.detach().cpu().contiguous() for name, tensor in merged_state_dict(model).items()}
         save_file(state, temporary / WEIGHTS_FILE, metadata={"format": "pt"})
         # mkdtemp makes a folder that nobody else can read
         temporary.chmod(0o755)
@@ -88,8 +97,8 @@ def save_vla(model: OpenVLA, folder: str | Path) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _fresh(preset: str, seed: int | None) -> OpenVLA:
-    config = get_preset(preset)
+def _fresh(preset: str, seed: int | None, config_changes: dict[str, Any]) -> OpenVLA:
+    config = get_preset(preset, **config_changes)
     if not config.builtin_tokenizer:
         raise CheckpointError(
             f"Preset {preset!r} names an architecture whose weights and tokenizer are not part of this library. "

@@ -13,12 +13,14 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
+from stable_baselines3.common.vec_env import VecEnv
 
 from vla_algos.errors import SpaceError
 from vla_algos.models import load_vla
+from vla_algos.models.lora import add_lora
 from vla_algos.models.openvla.config import PRESETS
 from vla_algos.models.openvla.heads import ValueHead
-from vla_gym.actions.tokenizer import N_BINS
+from vla_gym.actions.tokenizer import N_BINS, ActionTokenizer
 from vla_gym.instructions import INSTRUCTION_BYTES, decode_instruction
 from vla_gym.tasks.registry import COMMAND_DIM
 
@@ -29,8 +31,9 @@ class VLAPolicy(BasePolicy):
     """
     Actor and critic in one model.
 
-    Observations are dictionaries with ``agentview`` (uint8 image, channels first or last), ``instruction`` (UTF-8
-    bytes) and, if the model takes it, ``proprio``; other keys are ignored. N rows, A tokens per action.
+    Observations are dictionaries with the images of the model's cameras, ``agentview`` as a rule (uint8, channels first
+    or last), ``instruction`` (UTF-8 bytes) and, if the model takes it, ``proprio``; other keys are ignored. N rows, A
+    tokens per action.
 
     Log-probabilities and entropies are sums over an action's tokens, (N,), as SB3's algorithms expect. An algorithm
     that works on tokens sets ``token_level = True`` and gets them per token, (N, A).
@@ -48,6 +51,10 @@ class VLAPolicy(BasePolicy):
     :param temperature: of sampled actions and of all log-probabilities; greedy actions do not depend on it
     :param detach_value: whether the value's gradient stops before the backbone; None: as the model says
     :param seed: makes the fresh weights of a preset reproducible; None: torch's generator decides
+    :param norm_stats: action statistics of the data that the model is trained on; None: those of the checkpoint
+    :param unnorm_key: data set of the statistics that hold; None: the only one
+    :param lora: train adapters instead of the model: keywords of :func:`vla_algos.models.lora.add_lora`, which may be
+        empty; None: train the model
     :param optimizer_class: the optimizer
     :param optimizer_kwargs: its keywords without the learning rate; None: epsilon 1e-5 and no weight decay for AdamW
     :raises SpaceError: if a space does not fit the model
@@ -66,6 +73,9 @@ class VLAPolicy(BasePolicy):
         temperature: float = 1.0,
         detach_value: bool | None = None,
         seed: int | None = None,
+        norm_stats: dict[str, Any] | None = None,
+        unnorm_key: str | None = None,
+        lora: dict[str, Any] | None = None,
         optimizer_class: type[th.optim.Optimizer] = th.optim.AdamW,
         optimizer_kwargs: dict[str, Any] | None = None,
     ) -> None:
@@ -81,7 +91,16 @@ class VLAPolicy(BasePolicy):
             optimizer_kwargs=optimizer_kwargs,
         )
         chunk_size = _chunk_size(action_space)
-        self._init_kwargs = {"vla": vla, "vla_kwargs": vla_kwargs, "detach_value": detach_value, "seed": seed}
+        self._init_kwargs = {
+            "vla": vla,
+            "vla_kwargs": vla_kwargs,
+            "detach_value": detach_value,
+            "seed": seed,
+            "norm_stats": norm_stats,
+            "unnorm_key": unnorm_key,
+            "lora": lora,
+        }
+        self.unnorm_key = unnorm_key
         self.temperature = temperature
         self.token_level = False
         self.vla = load_vla(vla, seed=seed, **(vla_kwargs or {}))
@@ -99,6 +118,10 @@ class VLAPolicy(BasePolicy):
             self.vla.value_head = head.to(self.vla.device, self.vla.dtype)
         if detach_value is not None:
             self.vla.detach_value = detach_value
+        if norm_stats is not None:
+            self.vla.config.norm_stats = norm_stats
+        if lora is not None:
+            add_lora(self.vla, **lora)
         self._check_observation_space()
         self.optimizer = self._make_optimizer(lr_schedule(1))
 
@@ -117,16 +140,21 @@ class VLAPolicy(BasePolicy):
         space = self.observation_space
         if not isinstance(space, spaces.Dict):
             raise SpaceError(f"Observation space is {space}; expected a Dict with agentview and instruction.")
-        needed = ["agentview", "instruction"] + (["proprio"] if self.vla.config.proprio_dim else [])
+        cameras = self.vla.config.cameras
+        needed = [*cameras, "instruction"] + (["proprio"] if self.vla.config.proprio_dim else [])
         missing = [key for key in needed if key not in space.spaces]
         if missing:
             raise SpaceError(
                 f"Observation space lacks {', '.join(missing)}; it has {', '.join(space.spaces)}. "
                 "Use a vla_gym environment without wrappers that drop keys."
             )
-        shape, dtype = space["agentview"].shape, space["agentview"].dtype
-        if shape is None or len(shape) != 3 or 3 not in (shape[0], shape[-1]) or dtype != np.uint8:
-            raise SpaceError(f"agentview is {space['agentview']}; expected a uint8 image (H, W, 3) or (3, H, W).")
+        shape = space[cameras[0]].shape
+        for camera in cameras:
+            is_image = len(space[camera].shape or ()) == 3 and space[camera].dtype == np.uint8
+            if not is_image or 3 not in (space[camera].shape[0], space[camera].shape[-1]):
+                raise SpaceError(f"{camera} is {space[camera]}; expected a uint8 image (H, W, 3) or (3, H, W).")
+            if space[camera].shape != shape:
+                raise SpaceError(f"{camera} is {space[camera].shape}, {cameras[0]} {shape}; expected equal shapes.")
         self._is_channels_last = shape[0] != 3
         if space["instruction"].shape != (INSTRUCTION_BYTES,):
             raise SpaceError(f"instruction is {space['instruction']}; expected ({INSTRUCTION_BYTES},) uint8.")
@@ -146,16 +174,37 @@ class VLAPolicy(BasePolicy):
             **self._init_kwargs,
         }
 
+    @property
+    def action_tokenizer(self) -> ActionTokenizer:
+        """What the bins mean: by the model's action statistics, else over the controller's whole range."""
+        return ActionTokenizer.from_checkpoint_stats(self.vla.config.norm_stats, self.unnorm_key)
+
+    def check_env(self, env: VecEnv) -> None:
+        """
+        Make sure that an environment means by its bins what the model means.
+
+        :param env: environments without an ``action_tokenizer`` pass
+        :raises SpaceError: if they decode bins by other statistics
+        """
+        if env.has_attr("action_tokenizer") and not self.action_tokenizer.agrees_with(
+            env.get_attr("action_tokenizer")[0]
+        ):
+            raise SpaceError(
+                "The environment decodes bins by other action statistics than the model was trained with. "
+                "Make it with action_tokenizer=ActionTokenizer.from_checkpoint(<folder of the model>)."
+            )
+
     def model_inputs(self, obs: PyTorchObs) -> dict[str, Any]:
         """
         Observations as the model's keyword arguments.
 
         :param obs: per key (N, ...)
-        :return: ``images`` (N, 3, H, W) uint8, ``instructions`` N texts, ``proprio`` (N, dim) float32 or None
+        :return: ``images`` (N, 3 * cameras, H, W) uint8, ``instructions`` N texts, ``proprio`` (N, dim) float32 or None
         """
-        images = obs["agentview"]
+        views = [obs[camera] for camera in self.vla.config.cameras]
         if self._is_channels_last:
-            images = images.permute(0, 3, 1, 2)
+            views = [view.permute(0, 3, 1, 2) for view in views]
+        images = views[0] if len(views) == 1 else th.cat(views, dim=1)
         rows = obs["instruction"].to("cpu", th.uint8).numpy()
         return {
             "images": images,

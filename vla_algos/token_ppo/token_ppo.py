@@ -165,6 +165,8 @@ class TokenPPO(OnPolicyAlgorithm):
         super()._setup_model()
         self.policy.temperature = self.temperature
         self.policy.token_level = True
+        if self.env is not None:
+            self.policy.check_env(self.env)
         self.clip_range = FloatSchedule(self.clip_range)
         if self.clip_range_vf is not None:
             self.clip_range_vf = FloatSchedule(self.clip_range_vf)

@@ -9,13 +9,15 @@ Action tokens: the 256 bins in which OpenVLA speaks, and the controller commands
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from vla_gym.errors import InvalidActionError
+from vla_gym.errors import InvalidActionError, UnknownNameError
 from vla_gym.tasks.registry import COMMAND_DIM, GRIPPER_CLOSE, GRIPPER_OPEN
 from vla_gym.type_aliases import Float64Array, Int64Array
 
@@ -65,6 +67,52 @@ class ActionTokenizer:
         except KeyError as error:
             raise ValueError(f"norm_stats lacks {error}; expected stats['action'] with q01, q99 (and mask).") from error
 
+    @classmethod
+    def from_checkpoint_stats(
+        cls, norm_stats: Mapping[str, Mapping[str, Any]], unnorm_key: str | None = None
+    ) -> ActionTokenizer:
+        """
+        Tokenizer of a checkpoint, from all of its ``norm_stats``.
+
+        :param norm_stats: data set -> its entry; without any the tokenizer is the default one
+        :param unnorm_key: the data set; None: the only one
+        :return: the tokenizer
+        :raises UnknownNameError: if there is no such data set, or several and none is named
+        """
+        if unnorm_key is None and not norm_stats:
+            return cls()
+        if unnorm_key is None and len(norm_stats) == 1:
+            (unnorm_key,) = norm_stats
+        if unnorm_key is None or unnorm_key not in norm_stats:
+            remedy = "Name the data set whose action statistics the checkpoint shall use."
+            raise UnknownNameError("unnorm_key", unnorm_key, norm_stats, remedy)
+        return cls.from_norm_stats(norm_stats[unnorm_key])
+
+    @classmethod
+    def from_checkpoint(cls, folder: str | os.PathLike[str], unnorm_key: str | None = None) -> ActionTokenizer:
+        """
+        Tokenizer of a checkpoint folder: from ``dataset_statistics.json``, else from ``norm_stats`` in ``config.json``.
+
+        :param folder: the checkpoint
+        :param unnorm_key: the data set; None: the only one
+        :return: the tokenizer; the default one if the folder holds no statistics
+        :raises UnknownNameError: as :meth:`from_checkpoint_stats`
+        :raises FileNotFoundError: if the folder has no ``config.json``
+        """
+        norm_stats = _read_json(os.path.join(folder, "config.json")).get("norm_stats", {})
+        statistics_file = os.path.join(folder, "dataset_statistics.json")
+        if os.path.exists(statistics_file):
+            norm_stats = _read_json(statistics_file)
+        return cls.from_checkpoint_stats(norm_stats, unnorm_key)
+
+    def agrees_with(self, other: ActionTokenizer) -> bool:
+        """
+        Whether bins mean the same to both.
+
+        :param other: another tokenizer
+        """
+        return all(np.array_equal(getattr(self, name), getattr(other, name)) for name in ("q01", "q99", "mask"))
+
     def decode(self, bins: ArrayLike) -> Float64Array:
         """
         Commands for bins.
@@ -106,3 +154,8 @@ class ActionTokenizer:
         if ((array < 0) | (array >= N_BINS)).any():
             raise InvalidActionError(f"Action bins must lie in 0..{N_BINS - 1}, got {array.tolist()}.")
         return array.astype(np.int64)
+
+
+def _read_json(path: str) -> dict[str, Any]:
+    with open(path, encoding="utf-8") as file:
+        return json.load(file)

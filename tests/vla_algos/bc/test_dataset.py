@@ -3,8 +3,10 @@ import pytest
 import torch as th
 
 from vla_algos.bc.dataset import DemonstrationSet
+from vla_algos.models.openvla.config import get_preset
+from vla_algos.models.openvla.processor import Processor
+from vla_gym.actions.statistics import dataset_statistics
 from vla_gym.actions.tokenizer import ActionTokenizer
-from vla_gym.datasets.collect import Episode
 
 
 def make(m=10, **changes):
@@ -20,10 +22,35 @@ def make(m=10, **changes):
 
 
 def test_batches_keep_rows_together_in_the_models_layout():
-    inputs, bins = make().batch(np.array([7, 2]), "cpu")
+    inputs, bins, mask = make().batch(np.array([7, 2]), "cpu")
     assert inputs["images"].shape == (2, 3, 4, 6) and inputs["images"].dtype == th.uint8
     assert inputs["instructions"] == ["right", "left"]
     assert inputs["images"][:, 0, 0, 0].tolist() == inputs["proprio"][:, 0].tolist() == bins[:, 0].tolist() == [7, 2]
+    assert mask.shape == bins.shape and mask.all()
+
+
+def test_parts_of_a_batch():
+    batch = make().batch(np.arange(6), "cpu")
+    part = batch.part(2, 4)
+    assert part.bins[:, 0].tolist() == part.inputs["images"][:, 0, 0, 0].tolist() == [2, 3]
+    assert part.inputs["instructions"] == ["left", "right"] and part.mask.shape == (2, 7)
+
+
+def test_cameras_are_stacked_in_the_order_asked_for():
+    images = make().images
+    data = make(wrist=255 - images)
+    both = data.batch(np.array([3]), "cpu", ("agentview", "wrist")).inputs["images"]
+    assert both[0, :, 0, 0].tolist() == [3, 3, 3, 252, 252, 252]
+    assert data.batch(np.array([3]), "cpu", ("wrist",)).inputs["images"][0, :, 0, 0].tolist() == [252] * 3
+    with pytest.raises(ValueError, match="no camera 'wrist'"):
+        make().batch(np.array([3]), "cpu", ("wrist",))
+
+
+def test_selections_share_the_frames():
+    data = make()
+    part = data.select(np.array([8, 1])).select(np.array([True, False]))
+    assert part.images is data.images
+    assert part.batch(np.array([0]), "cpu").inputs["images"][0, 0, 0, 0] == part.bins[0, 0] == 8
 
 
 @pytest.mark.parametrize(("fraction", "n_held_out"), [(0.0, 0), (0.01, 1), (0.5, 2)])
@@ -46,7 +73,10 @@ def test_split_that_leaves_nothing_is_refused():
         ({"proprio": np.zeros((9, 8), np.float32)}, r"proprio is \(9, 8\)"),
         ({"bins": np.full((10, 7), 256)}, r"range over 256..256; expected 0..255"),
         ({"bins": np.zeros((10, 6), np.int64)}, "6 columns; expected a multiple of 7"),
-        ({"instruction_ids": np.full(10, 2)}, "beyond the 2 instructions"),
+        ({"instruction_ids": np.full(10, 2)}, "instruction_ids range over 2..2; expected 0..1"),
+        ({"frame_ids": np.full(10, 10)}, "frame_ids range over 10..10; expected 0..9"),
+        ({"n_commands": np.full(10, 2)}, "n_commands range over 2..2; expected 0..1"),
+        ({"wrist": np.zeros((10, 4, 4, 3), np.uint8)}, r"wrist is \(10, 4, 4, 3\)"),
     ],
 )
 def test_arrays_that_do_not_fit_are_named(changes, message):
@@ -54,39 +84,65 @@ def test_arrays_that_do_not_fit_are_named(changes, message):
         make(**changes)
 
 
-def test_from_episodes_pairs_each_observation_with_the_commands_from_there_on() -> None:
+def test_from_episodes_pairs_each_observation_with_the_commands_from_there_on(episodes) -> None:
     tokenizer = ActionTokenizer()
-    rng = np.random.default_rng(0)
-
-    def episode(length: int, instruction: str) -> Episode:
-        commands = rng.uniform(-1, 1, (length, 7))
-        commands[:, 6] = np.where(commands[:, 6] < 0, -1.0, 1.0)
-        return Episode(
-            images=rng.integers(0, 256, (length, 4, 4, 3), dtype=np.uint8),
-            proprio=rng.normal(size=(length, 8)).astype(np.float32),
-            commands=commands,
-            instruction=instruction,
-            task_id=0,
-            init_state_id=0,
-            success=True,
-        )
-
-    episodes = [episode(5, "a"), episode(3, "b"), episode(2, "a")]
-    data = DemonstrationSet.from_episodes(episodes, tokenizer, chunk_size=3)
+    three = episodes(3, lengths=(5, 3, 2), instructions=("a", "b", "a"))
+    data = DemonstrationSet.from_episodes(iter(three), tokenizer, chunk_size=3)
     assert len(data) == 10 and data.n_tokens == 21
     assert data.instructions == ("a", "b")
     np.testing.assert_array_equal(data.instruction_ids, [0] * 5 + [1] * 3 + [0] * 2)
     np.testing.assert_array_equal(data.episode_ids, [0] * 5 + [1] * 3 + [2] * 2)
+    np.testing.assert_array_equal(data.n_commands, [3, 3, 3, 2, 1, 3, 2, 1, 2, 1])
+    mask = data.batch(np.arange(10), "cpu").mask.reshape(10, 3, 7)
     row = 0
-    for one in episodes:
+    for one in three:
         for t in range(len(one)):
             np.testing.assert_array_equal(data.images[row], one.images[t])
             np.testing.assert_array_equal(data.proprio[row], one.proprio[t])
             chunk = data.bins[row].reshape(3, 7)
             for ahead in range(3):
+                is_demonstrated = t + ahead < len(one)
                 standing = np.array([0.0] * 6 + [one.commands[-1, 6]])
-                command = one.commands[t + ahead] if t + ahead < len(one) else standing
+                command = one.commands[t + ahead] if is_demonstrated else standing
                 np.testing.assert_array_equal(chunk[ahead], tokenizer.encode(command))
+                assert (mask[row, ahead] == is_demonstrated).all()
             row += 1
+    assert data.norm_stats == {}
     with pytest.raises(ValueError, match="no episodes"):
         DemonstrationSet.from_episodes([], tokenizer)
+
+
+def test_without_a_tokenizer_bins_span_the_demonstrated_range(episodes) -> None:
+    some = episodes(4)
+    data = DemonstrationSet.from_episodes(some, name="mine")
+    entry = dataset_statistics([one.commands for one in some], [one.proprio for one in some])
+    assert data.norm_stats == {"mine": entry}
+    np.testing.assert_array_equal(data.action_tokenizer.q01, entry["action"]["q01"])
+    expected = data.action_tokenizer.encode(np.concatenate([one.commands for one in some]))
+    np.testing.assert_array_equal(data.bins, expected)
+
+
+def test_episodes_without_images_are_refused(episodes) -> None:
+    with pytest.raises(ValueError, match="no images of camera 'agentview'"):
+        DemonstrationSet.from_episodes(episodes(2, image_size=0), image_size=8)
+
+
+def test_frames_on_disk_are_those_in_memory(tmp_path, episodes) -> None:
+    some = episodes(3, image_size=8)
+    for size in (None, 4):
+        kept = [
+            DemonstrationSet.from_episodes(some, image_size=size, image_folder=folder) for folder in (None, tmp_path)
+        ]
+        assert isinstance(kept[1].images, np.memmap) and kept[0].images.shape[1] == (size or 8)
+        np.testing.assert_array_equal(kept[0].images, kept[1].images)
+        np.testing.assert_array_equal(kept[0].wrist, kept[1].wrist)
+
+
+def test_frames_shrink_as_the_model_would_do_it(episodes) -> None:
+    some = episodes(2, image_size=128)
+    processor = Processor(get_preset("nano"))
+    whole = DemonstrationSet.from_episodes(some).batch(np.arange(3), "cpu").inputs["images"]
+    small = DemonstrationSet.from_episodes(some, image_size=64).batch(np.arange(3), "cpu").inputs["images"]
+    assert small.shape == (3, 3, 64, 64)
+    assert DemonstrationSet.from_episodes(some, image_size=64).camera_size == (128, 128)
+    th.testing.assert_close(processor.images(small), processor.images(whole), atol=0, rtol=0)

@@ -145,3 +145,13 @@ def test_soft_cross_entropy_of_hard_targets_is_the_usual_one():
     bins = th.arange(15).reshape(5, 3) % 8
     loss = soft_cross_entropy(logits, th.eye(8)[bins])
     assert loss.item() == pytest.approx(F.cross_entropy(logits.flatten(0, 1), bins.flatten()).item(), rel=1e-6)
+
+
+def test_soft_cross_entropy_counts_what_the_mask_keeps():
+    logits = th.randn(2, 3, 8, generator=th.Generator().manual_seed(0))
+    bins = th.tensor([[1, 2, 3], [4, 5, 6]])
+    mask = th.tensor([[True, True, False], [False, True, False]])
+    losses = F.cross_entropy(logits.flatten(0, 1), bins.flatten(), reduction="none").view(2, 3)
+    targets = th.eye(8)[bins]
+    assert soft_cross_entropy(logits, targets, mask).item() == pytest.approx(losses[mask].mean().item())
+    assert soft_cross_entropy(logits, targets, mask, 6).item() == pytest.approx(losses[mask].sum().item() / 6)

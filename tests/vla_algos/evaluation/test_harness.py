@@ -3,12 +3,16 @@ import os
 import signal
 from collections import Counter
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 
+from vla_algos import VLAPolicy
 from vla_algos.evaluation import evaluate_policy_on_suite, wilson_interval
+from vla_algos.evaluation.harness import policy_env_kwargs
+from vla_gym import ActionTokenizer
 from vla_gym.envs.toy_env import INSTRUCTIONS, ToyLiberoEnv
 from vla_gym.instructions import decode_instruction
 
@@ -116,3 +120,20 @@ def test_subprocesses_give_the_same_result():
 def test_nothing_to_do_is_refused():
     with pytest.raises(ValueError, match="0 episodes"):
         evaluate_policy_on_suite(HandMade(), "toy", n_init_states=0, env_fn=ToyLiberoEnv)
+
+
+def test_the_environment_decodes_by_the_models_statistics():
+    toy = ToyLiberoEnv()
+    stats = {"mine": {"action": {"q01": [-0.2] * 7, "q99": [0.2] * 7}}}
+    plain, fitted = (
+        VLAPolicy(toy.observation_space, toy.action_space, lambda _: 0.0, vla="nano", norm_stats=norm_stats)
+        for norm_stats in (None, stats)
+    )
+    holder = SimpleNamespace(policy=fitted)
+    for model in (fitted, holder):
+        assert (policy_env_kwargs(model, {"chunk_size": 2})["action_tokenizer"].q99 == 0.2).all()
+    own = ActionTokenizer()
+    assert policy_env_kwargs(fitted, {"action_tokenizer": own}) == {"action_tokenizer": own}
+    assert policy_env_kwargs(fitted, {"action_type": "continuous"}) == {"action_type": "continuous"}
+    for model in (plain, object(), SimpleNamespace(policy=None)):
+        assert policy_env_kwargs(model, None) == {}

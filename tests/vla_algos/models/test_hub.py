@@ -175,3 +175,12 @@ def test_sharded_weights(folder, lively_nano):
     (folder / "b.safetensors").unlink()
     with pytest.raises(CheckpointError, match=r"b.safetensors is missing"):
         load_vla(folder)
+
+
+def test_presets_can_be_changed_and_checkpoints_cannot(tmp_path):
+    model = load_vla("nano", config_changes={"image_size": 32})
+    assert model.config.patches == 4
+    save_vla(model, tmp_path / "small")
+    assert load_vla(tmp_path / "small").config.patches == 4
+    with pytest.raises(CheckpointError, match=r"config_changes=.* is for presets"):
+        load_vla(tmp_path / "small", config_changes={"image_size": 64})

@@ -5,9 +5,11 @@ from gymnasium import spaces
 from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.utils import obs_as_tensor
 
+from vla_algos import TokenPPO
 from vla_algos.errors import SpaceError
 from vla_algos.models import load_vla, save_vla
 from vla_algos.policies import VLAPolicy
+from vla_gym import ActionTokenizer
 from vla_gym.envs.toy_env import ToyLiberoEnv
 
 
@@ -151,3 +153,48 @@ def test_unsuitable_spaces_are_named():
         VLAPolicy(env.observation_space["agentview"], env.action_space, lambda _: 0.0, vla="nano")
     with pytest.raises(SpaceError, match="use_sde=True"):
         VLAPolicy(env.observation_space, env.action_space, lambda _: 0.0, use_sde=True, vla="nano")
+
+
+def test_the_wrist_camera_reaches_a_model_that_asks_for_it(monkeypatch):
+    toy = ToyLiberoEnv()
+    space = spaces.Dict({**toy.observation_space.spaces, "wrist": toy.observation_space["agentview"]})
+    changes = {"config_changes": {"cameras": ["agentview", "wrist"]}}
+    policy = VLAPolicy(space, toy.action_space, lambda _: 0.0, vla="nano", seed=0, vla_kwargs=changes)
+    obs = observations(3)
+    obs["wrist"] = obs["agentview"][::-1].copy()
+    inputs = policy.model_inputs(obs_as_tensor(obs, "cpu"))
+    assert np.array_equal(inputs["images"][:, 3:].permute(0, 2, 3, 1), obs["wrist"])
+    assert np.array_equal(inputs["images"][:, :3].permute(0, 2, 3, 1), obs["agentview"])
+    assert policy.predict(obs, deterministic=True)[0].shape == (3, 7)
+    with pytest.raises(SpaceError, match="lacks wrist"):
+        make_policy(vla_kwargs=changes)
+    small = spaces.Dict({**toy.observation_space.spaces, "wrist": spaces.Box(0, 255, (32, 32, 3), np.uint8)})
+    with pytest.raises(SpaceError, match=r"wrist is \(32, 32, 3\), agentview \(64, 64, 3\)"):
+        VLAPolicy(small, toy.action_space, lambda _: 0.0, vla="nano", vla_kwargs=changes)
+
+
+def test_statistics_given_outlive_saving(tmp_path):
+    assert (make_policy().action_tokenizer.q99 == 1.0).all()
+    stats = {name: {"action": {"q01": [-q] * 7, "q99": [q] * 7}} for name, q in (("a", 0.2), ("b", 0.3))}
+    policy = make_policy(norm_stats=stats, unnorm_key="b")
+    policy.save(tmp_path / "policy.pt")
+    assert (VLAPolicy.load(tmp_path / "policy.pt", device="cpu").action_tokenizer.q99 == 0.3).all()
+    save_vla(policy.vla, tmp_path / "vla")
+    assert (make_policy(vla=tmp_path / "vla", unnorm_key="a").action_tokenizer.q99 == 0.2).all()
+
+
+class ToyWithTokenizer(ToyLiberoEnv):
+    def __init__(self, q99):
+        super().__init__()
+        self.action_tokenizer = ActionTokenizer([-q99] * 7, [q99] * 7)
+
+
+def test_an_environment_with_other_bins_is_refused():
+    stats = {"mine": {"action": {"q01": [-0.2] * 7, "q99": [0.2] * 7}}}
+    kwargs = {"vla": "nano", "norm_stats": stats}
+    TokenPPO("VLAPolicy", ToyWithTokenizer(0.2), n_steps=4, policy_kwargs=kwargs, device="cpu")
+    # the toy task has no tokenizer of its own
+    TokenPPO("VLAPolicy", ToyLiberoEnv(), n_steps=4, policy_kwargs=kwargs, device="cpu")
+    for q99, own in ((1.0, kwargs), (0.2, {"vla": "nano"})):
+        with pytest.raises(SpaceError, match=r"other action statistics.*from_checkpoint"):
+            TokenPPO("VLAPolicy", ToyWithTokenizer(q99), n_steps=4, policy_kwargs=own, device="cpu")

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from vla_gym import ActionTokenizer
 from vla_gym.actions.tokenizer import CENTRES, EDGES
-from vla_gym.errors import InvalidActionError
+from vla_gym.errors import InvalidActionError, UnknownNameError
 
 HALF_BIN = (EDGES[1] - EDGES[0]) / 2
 
@@ -56,6 +58,30 @@ def test_norm_stats_round_trip() -> None:
     np.testing.assert_array_equal(tokenizer.q99, 0.2)
     with pytest.raises(ValueError, match="q01"):
         ActionTokenizer.from_norm_stats({"action": {}})
+
+
+def norm_stats(**ranges: float) -> dict[str, dict[str, Any]]:
+    return {name: {"action": {"q01": [-q] * 7, "q99": [q] * 7}} for name, q in ranges.items()}
+
+
+def test_a_checkpoint_names_its_data_set_unless_there_is_one() -> None:
+    assert (ActionTokenizer.from_checkpoint_stats({}).q99 == 1.0).all()
+    assert (ActionTokenizer.from_checkpoint_stats(norm_stats(a=0.2)).q99 == 0.2).all()
+    assert (ActionTokenizer.from_checkpoint_stats(norm_stats(a=0.2, b=0.3), "b").q99 == 0.3).all()
+    for key, stats in ((None, norm_stats(a=0.2, b=0.3)), ("c", norm_stats(a=0.2)), ("c", {})):
+        with pytest.raises(UnknownNameError, match=f"Unknown unnorm_key {key!r}.*Name the data set"):
+            ActionTokenizer.from_checkpoint_stats(stats, key)
+
+
+def test_statistics_of_a_checkpoint_folder(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        ActionTokenizer.from_checkpoint(tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    assert (ActionTokenizer.from_checkpoint(tmp_path).q99 == 1.0).all()
+    (tmp_path / "config.json").write_text(json.dumps({"norm_stats": norm_stats(a=0.2, b=0.3)}))
+    assert (ActionTokenizer.from_checkpoint(tmp_path, "a").q99 == 0.2).all()
+    (tmp_path / "dataset_statistics.json").write_text(json.dumps(norm_stats(fine_tuned=0.4)))
+    assert (ActionTokenizer.from_checkpoint(tmp_path).q99 == 0.4).all()
 
 
 @pytest.mark.parametrize(

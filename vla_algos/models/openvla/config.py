@@ -91,6 +91,7 @@ class OpenVLAConfig:
     :param proprio_mean: (proprio_dim,) subtracted before encoding
     :param proprio_std: (proprio_dim,) divided by
     :param proprio_frequencies: Fourier frequencies per number
+    :param cameras: keys of the observation whose images are read, one after the other
     :param chunk_size: actions per decision, 7 tokens each
     :param value_head_width: hidden channels of the value head, 0 for no value head
     :param detach_value: stop the gradient of the value at the hidden state it reads
@@ -107,6 +108,7 @@ class OpenVLAConfig:
     proprio_mean: list[float] = field(default_factory=list)
     proprio_std: list[float] = field(default_factory=list)
     proprio_frequencies: int = 6
+    cameras: list[str] = field(default_factory=lambda: ["agentview"])
     chunk_size: int = 1
     value_head_width: int = 0
     detach_value: bool = False
@@ -209,14 +211,21 @@ PRESETS: dict[str, OpenVLAConfig] = {
 }
 
 
-def get_preset(name: str) -> OpenVLAConfig:
+def get_preset(name: str, **changes: Any) -> OpenVLAConfig:
     """
     Configuration of a preset.
 
     :param name: one of :data:`PRESETS`
+    :param changes: fields that shall differ, such as ``image_size=96``, ``cameras=["agentview", "wrist"]`` or
+        ``proprio_dim=0``
     :return: a copy that may be changed
-    :raises UnknownNameError: if there is no such preset
+    :raises UnknownNameError: if there is no such preset or field
     """
     if name not in PRESETS:
         raise UnknownNameError("preset", name, PRESETS)
-    return copy.deepcopy(PRESETS[name])
+    config = copy.deepcopy(PRESETS[name])
+    valid = [f.name for f in dataclasses.fields(config)]
+    for key in changes:
+        if key not in valid:
+            raise UnknownNameError("field of a preset", key, valid)
+    return dataclasses.replace(config, **changes)

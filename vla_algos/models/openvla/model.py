@@ -1,9 +1,9 @@
 """
 OpenVLA: image patches and an instruction in, action tokens (and, if asked for, a value) out.
 
-Sequence: ``<s>``, patches, [proprioception token], rest of the prompt, action tokens. Batches are aligned on the left:
-shorter prompts are filled up at the end, the filling is hidden from attention, and positions count on without it, so a
-row of a batch is computed as if it were alone.
+Sequence: ``<s>``, patches of each camera, [proprioception token], rest of the prompt, action tokens. Batches are
+aligned on the left: shorter prompts are filled up at the end, the filling is hidden from attention, and positions count
+on without it, so a row of a batch is computed as if it were alone.
 
 Letters in shapes: N observations, A action tokens (7 per action), S columns of the prompt, V vocabulary.
 """
@@ -127,7 +127,7 @@ class OpenVLA(nn.Module):
         """
         Choose actions token by token: one prefill, then one cached step per further token.
 
-        :param images: (N, 3, H, W) uint8 RGB
+        :param images: (N, 3 * cameras, H, W) uint8 RGB
         :param instructions: N texts
         :param proprio: (N, proprio_dim) float32, None for a model without it
         :param temperature: divides the logits, above 0
@@ -175,7 +175,7 @@ class OpenVLA(nn.Module):
         """
         Log-probabilities of given actions in one teacher-forced pass, with gradients.
 
-        :param images: (N, 3, H, W) uint8 RGB
+        :param images: (N, 3 * cameras, H, W) uint8 RGB
         :param instructions: N texts
         :param bins: (N, A) int64, 0..255
         :param proprio: (N, proprio_dim) float32, None for a model without it
@@ -199,7 +199,7 @@ class OpenVLA(nn.Module):
         """
         Teacher-forced logits over the 256 bins, with gradients.
 
-        :param images: (N, 3, H, W) uint8 RGB
+        :param images: (N, 3 * cameras, H, W) uint8 RGB
         :param instructions: N texts
         :param bins: (N, A) int64, 0..255
         :param proprio: (N, proprio_dim) float32, None for a model without it
@@ -214,7 +214,7 @@ class OpenVLA(nn.Module):
         """
         Values of observations, with gradients.
 
-        :param images: (N, 3, H, W) uint8 RGB
+        :param images: (N, 3 * cameras, H, W) uint8 RGB
         :param instructions: N texts
         :param proprio: (N, proprio_dim) float32, None for a model without it
         :return: (N,) float32; NaN for a model without value head
@@ -226,13 +226,14 @@ class OpenVLA(nn.Module):
         """
         Input embeddings of the language model: ``<s>``, patches, [proprioception token], rest of the prompt.
 
-        :param pixels: (N, 3 * towers, image_size, image_size), normalised
+        :param pixels: (N * cameras, 3 * towers, image_size, image_size), normalised, the cameras of a row adjacent
         :param ids: (N, L) int64 prompt ids, ``<s>`` first
         :param proprio: (N, proprio_dim) float32, None for a model without it
         :return: (N, S, hidden)
         """
         text = self.language_model.model.embed_tokens(ids)
-        parts = [text[:, :1], self.projector(self.vision_backbone(pixels.to(self.dtype)))]
+        patches = self.projector(self.vision_backbone(pixels.to(self.dtype)))
+        parts = [text[:, :1], patches.reshape(len(ids), -1, patches.shape[-1])]
         if proprio is not None:
             parts.append(self.proprio_encoder(proprio))
         return th.cat([*parts, text[:, 1:]], dim=1)

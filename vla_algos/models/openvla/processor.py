@@ -53,15 +53,18 @@ class Processor:
         """
         Resize and normalise.
 
-        :param images: (N, 3, H, W) uint8 RGB
-        :return: (N, 3 * towers, image_size, image_size) float32
+        :param images: (N, 3 * cameras, H, W) uint8 RGB
+        :return: (N * cameras, 3 * towers, image_size, image_size) float32, the cameras of a row adjacent
         :raises ModelInputError: if the type or the shape is wrong
         """
-        if images.ndim != 4 or images.shape[1] != 3 or images.dtype != th.uint8:
+        channels = 3 * len(self.config.cameras)
+        if images.ndim != 4 or images.shape[1] != channels or images.dtype != th.uint8:
             raise ModelInputError(
-                f"Images are {tuple(images.shape)} {images.dtype}; expected (N, 3, H, W) torch.uint8. "
+                f"Images are {tuple(images.shape)} {images.dtype}; expected (N, {channels}, H, W) torch.uint8, "
+                f"cameras: {', '.join(self.config.cameras)}. "
                 "Transpose height x width x channel images, and do not scale them."
             )
+        images = images.reshape(-1, 3, *images.shape[-2:])
         size = (self.config.image_size, self.config.image_size)
         if images.shape[-2:] != size:
             # in uint8, which torch offers on the CPU alone, it is faster and rounds as Pillow does

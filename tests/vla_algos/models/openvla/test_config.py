@@ -39,3 +39,11 @@ def test_damaged_config(change):
 def test_small_presets_are_small(name, most):
     with th.device("meta"):
         assert sum(p.numel() for p in OpenVLA(get_preset(name)).parameters()) < most
+
+
+def test_fields_of_a_preset_can_be_changed():
+    config = get_preset("nano", image_size=32, cameras=["agentview", "wrist"], proprio_dim=0)
+    assert config.image_size == 32 and config.patches == 4 and config.proprio_dim == 0
+    assert get_preset("nano").cameras == ["agentview"]
+    with pytest.raises(UnknownNameError, match=r"Unknown field of a preset 'image_sice'. Did you mean 'image_size'"):
+        get_preset("nano", image_sice=32)

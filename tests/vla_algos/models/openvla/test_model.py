@@ -211,6 +211,53 @@ def test_model_without_proprio_and_value_head(inputs):
         model.decode_actions(inputs.images, inputs.instructions, inputs.proprio)
 
 
+@pytest.fixture
+def two_cameras(lively_nano):
+    config = copy.deepcopy(lively_nano.config)
+    config.cameras = ["agentview", "wrist"]
+    model = OpenVLA(config)
+    model.load_state_dict(lively_nano.state_dict())
+    return model
+
+
+def test_two_cameras_decode_as_they_score(two_cameras, inputs):
+    images = th.cat([inputs.images, inputs.images.flip(0)], dim=1)
+    for temperature in (1.0, 1.5):
+        decoded = two_cameras.decode_actions(images, inputs.instructions, inputs.proprio, temperature=temperature)
+        scored = two_cameras.score_actions(
+            images, inputs.instructions, decoded.bins, inputs.proprio, temperature=temperature
+        )
+        th.testing.assert_close(scored.log_probs, decoded.log_probs, atol=1e-4, rtol=0)
+        th.testing.assert_close(scored.values, decoded.values, atol=1e-5, rtol=1e-5)
+
+
+def test_each_camera_matters_and_its_place(two_cameras, inputs):
+    first, second = inputs.images, inputs.images.flip(0)
+    args = inputs.instructions, inputs.bins, inputs.proprio
+    base = two_cameras.action_logits(th.cat([first, second], dim=1), *args)
+    for images in ((first, first), (second, second), (second, first)):
+        other = two_cameras.action_logits(th.cat(images, dim=1), *args)
+        assert (base - other).abs().amax(dim=(1, 2)).min() > 1e-2
+
+
+def test_patches_of_the_cameras_follow_each_other(two_cameras, lively_nano, inputs):
+    images = th.cat([inputs.images, inputs.images.flip(0)], dim=1)
+    ids = th.tensor([[1, 5, 2]]).expand(4, -1)
+    embeds = two_cameras.embed_prompts(two_cameras.processor.images(images), ids, inputs.proprio)
+    singles = [
+        lively_nano.embed_prompts(lively_nano.processor.images(view), ids, inputs.proprio)
+        for view in (inputs.images, inputs.images.flip(0))
+    ]
+    patches = lively_nano.config.patches
+    expected = th.cat([singles[0][:, : 1 + patches], singles[1][:, 1:]], dim=1)
+    th.testing.assert_close(embeds, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_missing_camera_is_named(two_cameras, inputs):
+    with pytest.raises(ModelInputError, match=r"expected \(N, 6, H, W\) torch.uint8, cameras: agentview, wrist"):
+        two_cameras.decode_actions(inputs.images, inputs.instructions, inputs.proprio)
+
+
 def test_input_errors(lively_nano, inputs):
     images, texts, bins, proprio = inputs
     with pytest.raises(ModelInputError, match="3 instructions for 4 images"):

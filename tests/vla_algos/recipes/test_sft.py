@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from vla_algos.bc import BC
+from vla_algos.evaluation.harness import EpisodeRecord, EvaluationResult
+from vla_algos.models import load_vla
+from vla_algos.recipes.sft import SFTResult, SFTSettings, run_sft
+from vla_gym.actions.tokenizer import ActionTokenizer
+from vla_gym.datasets.collect import collect_episode
+from vla_gym.datasets.episode import Episode
+from vla_gym.envs.libero_env import LiberoEnv
+from vla_gym.experts.scripted import ScriptedExpert
+
+SMALL = {
+    "vla": "nano",
+    "chunk_size": 2,
+    "image_size": 32,
+    "n_eval_states": 0,
+    "bc_kwargs": {"batch_size": 8, "device": "cpu"},
+}
+
+
+def episodes(n: int) -> list[Episode]:
+    rng = np.random.default_rng(0)
+    return [
+        Episode(
+            images=rng.integers(0, 256, (6, 40, 40, 3), dtype=np.uint8),
+            wrist_images=rng.integers(0, 256, (6, 40, 40, 3), dtype=np.uint8),
+            proprio=rng.normal(size=(6, 8)).astype(np.float32),
+            commands=0.3 * rng.uniform(-1, 1, (6, 7)),
+            instruction="open the drawer",
+            task_id=3,
+            init_state_id=i,
+            success=i != 1,
+        )
+        for i in range(n)
+    ]
+
+
+def test_it_trains_and_writes_what_it_found(tmp_path: Path) -> None:
+    settings = SFTSettings(**SMALL, epochs=2, cameras=("agentview", "wrist"), use_proprio=False, frames_on_disk=True)
+    told: list[str] = []
+    result = run_sft(settings, iter(episodes(5)), tmp_path, told.append)
+    assert result.n_episodes == 4 and result.n_decisions == 24, "the failed episode is left out"
+    assert result.n_steps == 6 and [figures["step"] for figures in result.validations] == [1, 2, 3, 4, 5, 6]
+    assert result.demonstrated == {3: {0, 2, 3, 4}} and len(told) == 2
+    saved = json.loads((tmp_path / "results.json").read_text())
+    assert saved["n_steps"] == 6 and saved["validations"] == result.validations and saved["peak_memory_mb"] > 50
+    best = load_vla(tmp_path / "best").config
+    assert best.cameras == ["agentview", "wrist"] and best.proprio_dim == 0 and best.image_size == 32
+    assert best.chunk_size == 2
+    assert ActionTokenizer.from_checkpoint(tmp_path / "best").q99[:6].max() < 0.4
+
+
+def test_it_goes_on_where_it_was_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = run_sft(SFTSettings(**SMALL, epochs=2), episodes(5), tmp_path / "whole")
+    learn = BC.learn
+
+    def learn_three_steps(self: BC, *args: Any, **kwargs: Any) -> BC:
+        return learn(self, *args, **kwargs, callback=lambda *_: self.num_timesteps < 3)
+
+    monkeypatch.setattr(BC, "learn", learn_three_steps)
+    run_sft(SFTSettings(**SMALL, epochs=2), episodes(5), tmp_path / "stopped")
+    monkeypatch.undo()
+    resumed = run_sft(SFTSettings(**SMALL, epochs=2), episodes(5), tmp_path / "stopped", resume=True)
+    assert resumed.validations == whole.validations
+    for name in ("best/model.safetensors", "best/config.json"):
+        assert (tmp_path / "stopped" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_initial_states_that_were_demonstrated_are_counted_apart() -> None:
+    outcomes = ((3, 0, True), (3, 7, False), (4, 0, True))
+    records = tuple(EpisodeRecord(task, k, success, 10) for task, k, success in outcomes)
+    evaluation = EvaluationResult("LIBERO-Goal-v0", "primitive", True, 0, {3: "a", 4: "b"}, records, {}, None)
+    result = SFTResult(SFTSettings(), Path(), 1, 6, 1, [], {"greedy": evaluation}, {3: {0}}, {}, 0.0)
+    assert result.split_success("greedy") == {"demonstrated": (1, 1), "held out": (1, 2)}
+
+
+@pytest.mark.slow
+def test_it_is_judged_in_the_simulator(tmp_path: Path) -> None:
+    env = LiberoEnv("LIBERO-Goal-v0", task_ids=[8], action_type="continuous", image_size=64, render_quality="fast")
+    expert = ScriptedExpert(env, np.random.default_rng(0))
+    recorded = [collect_episode(env, expert, {"task_id": 8, "init_state_id": k}) for k in (0, 5)]
+    env.close()
+    settings = SFTSettings(**{**SMALL, "chunk_size": 8, "n_eval_states": 2, "n_envs": 1, "epochs": 0.2})
+    result = run_sft(settings, recorded, tmp_path)
+    for mode, evaluation in result.evaluations.items():
+        assert evaluation.n_episodes == 2 and evaluation.deterministic == (mode == "greedy")
+        assert result.split_success(mode)["held out"][1] == 1
+    assert set(json.loads((tmp_path / "results.json").read_text())["evaluations"]) == {"greedy", "sampled"}

@@ -1,0 +1,76 @@
+"""``vla-rl sft``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+
+def sft(
+    data: Annotated[Path, typer.Option(help="Demonstrations: an HDF5 file, or a folder of them.")],
+    out: Annotated[Path, typer.Option(help="Folder for model, logs and figures.")] = Path("runs/sft"),
+    vla: Annotated[str, typer.Option(help="compact, a checkpoint folder, or a Hugging Face id.")] = "compact",
+    epochs: Annotated[float, typer.Option(help="Passes over the demonstrations.")] = 5.0,
+    chunk_size: Annotated[int, typer.Option(help="Commands per decision; a checkpoint has its own.")] = 8,
+    image_size: Annotated[int, typer.Option(help="Of a preset's images, px.")] = 96,
+    wrist: Annotated[bool, typer.Option("--wrist", help="Give a preset the wrist camera, too.")] = False,
+    proprio: Annotated[bool, typer.Option(help="Give a preset proprioception.")] = True,
+    lora_rank: Annotated[int, typer.Option(help="Train adapters of this rank; 0: all weights.")] = 0,
+    learning_rate: Annotated[float | None, typer.Option(help="Largest learning rate.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Decisions per gradient step.")] = None,
+    micro_batch_size: Annotated[int | None, typer.Option(help="Decisions per backward pass.")] = None,
+    bf16: Annotated[bool, typer.Option("--bf16", help="Compute in bfloat16, if the hardware knows it.")] = False,
+    env_id: Annotated[str, typer.Option(help="Suite of the demonstrations.")] = "LIBERO-Goal-v0",
+    assets: Annotated[str, typer.Option(help="auto, primitive, or a folder in LIBERO's layout.")] = "auto",
+    render_quality: Annotated[str, typer.Option(help="fast or full, as in the demonstrations.")] = "fast",
+    eval_states: Annotated[int, typer.Option(help="Initial states per task to evaluate on; 0: none.")] = 50,
+    frames_on_disk: Annotated[
+        bool, typer.Option("--frames-on-disk", help="Keep frames in a file, if the memory is too small.")
+    ] = False,
+    seed: Annotated[int, typer.Option(help="Seed of everything.")] = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run in --out.")] = False,
+) -> None:
+    """Fine-tune a VLA on demonstrations, and measure its success rate."""
+    from vla_algos.recipes.sft import SFTSettings, run_sft
+    from vla_gym.datasets.hdf5 import load_episodes
+
+    console = Console()
+    given = {"learning_rate": learning_rate, "batch_size": batch_size, "micro_batch_size": micro_batch_size}
+    bc_kwargs = SFTSettings().bc_kwargs | {name: value for name, value in given.items() if value is not None}
+    settings = SFTSettings(
+        vla=vla,
+        chunk_size=chunk_size,
+        image_size=image_size,
+        cameras=("agentview", "wrist") if wrist else ("agentview",),
+        use_proprio=proprio,
+        epochs=epochs,
+        lora={"rank": lora_rank} if lora_rank else None,
+        bc_kwargs=bc_kwargs | {"use_bf16": bf16},
+        frames_on_disk=frames_on_disk,
+        seed=seed,
+        env_id=env_id,
+        assets=assets,
+        render_quality=render_quality,
+        n_eval_states=eval_states,
+    )
+    result = run_sft(
+        settings, load_episodes(data), out, lambda text: console.print(f"[bold]{text}[/bold]"), resume=resume
+    )
+
+    table = Table(title="validation, teacher-forced | free-running")
+    for column in ("step", "token accuracy", "L1 error", "bin error"):
+        table.add_column(column, justify="right")
+    for row in result.validations:
+        pairs = [f"{row[f'{n}_forced']:.3f} | {row[f'{n}_free']:.3f}" for n in ("accuracy", "l1_error", "bin_error")]
+        table.add_row(str(int(row["step"])), *pairs)
+    console.print(table)
+    for mode, evaluation in result.evaluations.items():
+        parts = ", ".join(f"{name} {s}/{n}" for name, (s, n) in result.split_success(mode).items())
+        console.print(f"[bold]{mode}[/bold]: {parts}")
+        console.print(str(evaluation), highlight=False)
+    stages = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in result.seconds.items())
+    console.print(f"{stages}; peak memory {result.peak_memory_mb:.0f} MB; written to {result.folder}")

@@ -1,0 +1,281 @@
+"""
+Supervised fine-tuning of a VLA on demonstrations, from files to success rate.
+
+The action statistics of the demonstrations decide what the bins mean and are stored with the model. Validation on
+held-out episodes chooses the model; the simulator then says what it is worth, apart for initial states that were
+demonstrated and for others.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import resource
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vla_algos.bc import BC
+from vla_algos.bc.bc import BEST_FOLDER, LAST_FILE
+from vla_algos.bc.dataset import DemonstrationSet
+from vla_algos.common.save_util import write_then_rename
+from vla_algos.evaluation.harness import EvaluationResult, evaluate_policy_on_suite
+from vla_algos.models import save_vla
+from vla_algos.models.openvla.config import PRESETS
+from vla_algos.policies import VLAPolicy
+from vla_gym.datasets.episode import Episode
+
+N_VALIDATIONS = 10
+
+
+@dataclass(frozen=True)
+class SFTSettings:
+    """
+    What to train, how long, and how to judge it.
+
+    :param vla: preset, checkpoint folder or Hugging Face id
+    :param chunk_size: commands per decision; a checkpoint has its own
+    :param image_size: of a preset's images (px); frames are kept at this size, while a checkpoint resizes by itself
+    :param cameras: of a preset
+    :param use_proprio: whether a preset gets proprioception
+    :param epochs: passes over the demonstrations
+    :param lora: train adapters: keywords of :func:`vla_algos.models.lora.add_lora`; None: train all weights
+    :param bc_kwargs: further keywords of :class:`BC`
+    :param frames_on_disk: keep frames in a file instead of in memory
+    :param seed: of everything
+    :param env_id: suite to evaluate in
+    :param assets: asset pack to evaluate with; it should be that of the demonstrations
+    :param render_quality: "fast" or "full", as in the demonstrations
+    :param n_eval_states: initial states per task and evaluation; 0: no evaluation
+    :param n_envs: environments side by side
+    """
+
+    vla: str = "compact"
+    chunk_size: int = 8
+    image_size: int = 96
+    cameras: tuple[str, ...] = ("agentview",)
+    use_proprio: bool = True
+    epochs: float = 5.0
+    lora: dict[str, Any] | None = None
+    bc_kwargs: dict[str, Any] = field(
+        default_factory=lambda: {
+            "batch_size": 32,
+            "learning_rate": 1e-3,
+            "token_dropout": 0.3,
+            "full_dropout": 0.5,
+            # recorded commands carry noise of many bins; neighbouring bins are as good as the one that was drawn
+            "label_smoothing": 0.5,
+            "smoothing_width": 3.0,
+            "validation_samples": 128,
+        }
+    )
+    frames_on_disk: bool = False
+    seed: int = 0
+    env_id: str = "LIBERO-Goal-v0"
+    assets: str = "auto"
+    render_quality: str = "fast"
+    n_eval_states: int = 50
+    n_envs: int = 8
+
+    @property
+    def is_preset(self) -> bool:
+        """Whether training starts from fresh weights."""
+        return self.vla in PRESETS
+
+    @property
+    def policy_kwargs(self) -> dict[str, Any]:
+        """Keywords of the policy."""
+        kwargs: dict[str, Any] = {"vla": self.vla, "lora": self.lora}
+        if self.is_preset:
+            changes: dict[str, Any] = {"image_size": self.image_size, "cameras": list(self.cameras)}
+            if not self.use_proprio:
+                changes["proprio_dim"] = 0
+            kwargs["vla_kwargs"] = {"config_changes": changes}
+        return kwargs
+
+
+@dataclass(frozen=True)
+class SFTResult:
+    """
+    What came out.
+
+    :param settings: of the run
+    :param folder: where everything was written
+    :param n_episodes: demonstrations
+    :param n_decisions: control steps in them
+    :param n_steps: gradient steps
+    :param validations: figures of every validation, with their ``step``
+    :param evaluations: ``greedy`` and ``sampled``; empty if there was no evaluation
+    :param demonstrated: initial states that were demonstrated, per task
+    :param seconds: wall time of each stage
+    :param peak_memory_mb: of this process so far, megabytes
+    """
+
+    settings: SFTSettings
+    folder: Path
+    n_episodes: int
+    n_decisions: int
+    n_steps: int
+    validations: list[dict[str, float]]
+    evaluations: dict[str, EvaluationResult]
+    demonstrated: dict[int, set[int]]
+    seconds: dict[str, float]
+    peak_memory_mb: float
+
+    def split_success(self, mode: str) -> dict[str, tuple[int, int]]:
+        """
+        Successes and episodes, apart for initial states that were demonstrated and for others.
+
+        :param mode: "greedy" or "sampled"
+        :return: ``demonstrated`` and ``held out`` -> (successes, episodes)
+        """
+        counted = {}
+        for name, is_wanted in (("demonstrated", True), ("held out", False)):
+            outcomes = [
+                episode.is_success
+                for episode in self.evaluations[mode].episodes
+                if (episode.init_state_id in self.demonstrated.get(episode.task_id, ())) == is_wanted
+            ]
+            counted[name] = (sum(outcomes), len(outcomes))
+        return counted
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain JSON values."""
+        return {
+            "settings": asdict(self.settings),
+            "n_episodes": self.n_episodes,
+            "n_decisions": self.n_decisions,
+            "n_steps": self.n_steps,
+            "validations": self.validations,
+            "evaluations": {mode: result.to_dict() for mode, result in self.evaluations.items()},
+            "split_success": {mode: self.split_success(mode) for mode in self.evaluations},
+            "demonstrated": {task_id: sorted(states) for task_id, states in self.demonstrated.items()},
+            "seconds": self.seconds,
+            "peak_memory_mb": self.peak_memory_mb,
+        }
+
+
+def run_sft(
+    settings: SFTSettings,
+    episodes: Iterable[Episode],
+    folder: str | Path,
+    announce: Callable[[str], None] = lambda _: None,
+    resume: bool = False,
+) -> SFTResult:
+    """
+    Train, choose the best model by validation, evaluate it.
+
+    :param settings: what and how
+    :param episodes: demonstrations, read once and one by one; unsuccessful ones are left out
+    :param folder: where to write ``best/`` (the model), ``last.zip`` (to go on from), ``logs/`` and ``results.json``
+    :param announce: told what begins
+    :param resume: go on from ``last.zip`` of an interrupted run with the same settings and demonstrations
+    :return: what came out
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    seconds: dict[str, float] = {}
+    demonstrated: dict[int, set[int]] = defaultdict(set)
+
+    start = time.perf_counter()
+    announce("reading the demonstrations")
+    dataset = DemonstrationSet.from_episodes(
+        _successful(episodes, demonstrated),
+        chunk_size=settings.chunk_size,
+        image_size=settings.image_size if settings.is_preset else None,
+        image_folder=folder / "frames" if settings.frames_on_disk else None,
+    )
+    n_episodes = len(set(dataset.episode_ids))
+    seconds["reading"] = time.perf_counter() - start
+
+    start = time.perf_counter()
+    model, n_steps = _model(settings, dataset, folder, resume)
+    announce(f"training on {n_episodes} episodes, {len(dataset)} decisions: {n_steps} gradient steps")
+    model.learn(n_steps, reset_num_timesteps=not resume, progress_bar=True)
+    if not model.validations:
+        save_vla(model.policy.vla, folder / BEST_FOLDER)
+    seconds["training"] = time.perf_counter() - start
+
+    evaluations: dict[str, EvaluationResult] = {}
+    if settings.n_eval_states:
+        best = VLAPolicy(model.observation_space, model.action_space, lambda _: 0.0, vla=folder / BEST_FOLDER).to(
+            model.device
+        )
+        for mode in ("greedy", "sampled"):
+            start = time.perf_counter()
+            announce(f"evaluation of the best model, {mode} actions")
+            evaluations[mode] = _evaluate(settings, best, sorted(demonstrated), mode, dataset.camera_size[0])
+            seconds[f"evaluation {mode}"] = time.perf_counter() - start
+    result = SFTResult(
+        settings,
+        folder,
+        n_episodes,
+        len(dataset),
+        model.num_timesteps,
+        model.validations,
+        evaluations,
+        dict(demonstrated),
+        seconds,
+        _peak_memory_mb(),
+    )
+    with write_then_rename(folder / "results.json") as temporary:
+        temporary.write_text(json.dumps(result.to_dict(), indent=2) + "\n", encoding="utf-8")
+    return result
+
+
+def _successful(episodes: Iterable[Episode], demonstrated: dict[int, set[int]]) -> Iterator[Episode]:
+    for episode in episodes:
+        if episode.success:
+            demonstrated[episode.task_id].add(episode.init_state_id)
+            yield episode
+
+
+def _model(settings: SFTSettings, dataset: DemonstrationSet, folder: Path, resume: bool) -> tuple[BC, int]:
+    """The model and the gradient steps that it still has to do."""
+    if resume:
+        model = BC.load(folder / LAST_FILE, dataset=dataset)
+        return model, model.remaining_steps
+    model = BC(
+        "VLAPolicy",
+        None,
+        dataset,
+        seed=settings.seed,
+        checkpoint_folder=folder,
+        tensorboard_log=str(folder / "logs"),
+        policy_kwargs=settings.policy_kwargs,
+        **settings.bc_kwargs,
+    )
+    n_steps = math.ceil(settings.epochs * len(dataset) / model.batch_size)
+    model.validation_interval = max(1, n_steps // N_VALIDATIONS)
+    return model, n_steps
+
+
+def _evaluate(
+    settings: SFTSettings, policy: VLAPolicy, task_ids: list[int], mode: str, image_size: int
+) -> EvaluationResult:
+    return evaluate_policy_on_suite(
+        policy,
+        settings.env_id,
+        n_init_states=settings.n_eval_states,
+        task_ids=task_ids,
+        n_envs=settings.n_envs,
+        deterministic=mode == "greedy",
+        env_kwargs={
+            "chunk_size": settings.chunk_size,
+            "image_size": image_size,
+            "cameras": tuple(policy.vla.config.cameras),
+            "render_quality": settings.render_quality,
+            "assets": settings.assets,
+        },
+        progress_bar=True,
+        seed=settings.seed,
+    )
+
+
+def _peak_memory_mb() -> float:
+    # kilobytes on Linux, bytes on macOS
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
