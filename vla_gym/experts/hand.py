@@ -64,6 +64,14 @@ class Hand:
         """Orientation of the end effector, (3, 3)."""
         return self.core.data.site_xmat[self.core.robot.eef_site].reshape(3, 3).copy()
 
+    def angle_to(self, mat: Float64Array) -> float:
+        """
+        Angle (rad) between the hand's orientation and another.
+
+        :param mat: (3, 3)
+        """
+        return float(np.linalg.norm(rotation_vector(mat @ self.mat.T)))
+
     def reach(
         self,
         target: Live,
