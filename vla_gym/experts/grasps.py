@@ -23,9 +23,9 @@ MAX_WIDTH = 0.07
 """Thickest stretch (m) that is grasped; the gripper opens to 8 cm."""
 MIN_GAP = 0.012
 """Two stretches closer than this (m) are one: no finger fits between them."""
-DEPTHS = (0.03, 0.018, 0.045, 0.07)
+DEPTHS = (0.022, 0.03, 0.012, 0.045, 0.07)
 """How far (m) below the object's top the fingertips go."""
-MIN_HEIGHT = 0.009
+MIN_HEIGHT = 0.011
 """Least height (m) of the fingertips above the object's underside."""
 YAWS = np.deg2rad(np.arange(-90.0, 91.0, 15.0))
 """Directions of closing that are tried (rad from the rest orientation)."""
@@ -33,7 +33,9 @@ LATERALS = np.array([0.0, 0.015, -0.015, 0.03, -0.03, 0.05, -0.05])
 """Places of the slice (m) along the object."""
 _PAD = np.array([(y, z) for y in (-0.007, 0.0, 0.007) for z in (-0.002, 0.006, 0.014)])
 """Lines of a pad: along it, and up from the fingertips (m)."""
-APPROACH = (0.0, 0.05, 0.12)
+LENIENCIES = (0.0, 0.006)
+"""Depths (m) to which the hand may be in other things, if it has to."""
+APPROACH = (0.0, 0.07)
 """Heights above a grasp at which the hand must be free (m)."""
 
 
@@ -61,18 +63,24 @@ def find_grasps(thing: Thing, rehearsal: Rehearsal, hand_pos: Float64Array) -> I
     :param hand_pos: where the hand comes from (m), (3,)
     """
     pos, mat = thing.pos, thing.mat
-    for grasp in sorted(candidates(thing, hand_pos), key=lambda grasp: grasp.cost):
-        rehearsal.put_arm_back()
-        place, crowding = pos + mat @ grasp.pos, 0.0
-        for height in APPROACH:
-            if not rehearsal.can_reach(place + [0.0, 0.0, height], grasp.mat):
-                break
-            here = rehearsal.crowding(holds_thing=False)
-            if here is None:
-                break
-            crowding = max(crowding, here)
-        else:
-            yield Grasp(grasp.pos, grasp.mat, grasp.cost + 0.2 * crowding)
+    grasps = sorted(candidates(thing, hand_pos), key=lambda grasp: grasp.cost)
+    for leniency in LENIENCIES:
+        has_any = False
+        for grasp in grasps:
+            rehearsal.put_arm_back()
+            place, crowding = pos + mat @ grasp.pos, 0.0
+            for height in APPROACH:
+                if not rehearsal.can_reach(place + [0.0, 0.0, height], grasp.mat):
+                    break
+                here = rehearsal.crowding(holds_thing=False, leniency=leniency)
+                if here is None:
+                    break
+                crowding = max(crowding, here)
+            else:
+                has_any = True
+                yield Grasp(grasp.pos, grasp.mat, grasp.cost + 0.2 * crowding)
+        if has_any:
+            return
 
 
 def candidates(thing: Thing, hand_pos: Float64Array) -> Iterator[Grasp]:

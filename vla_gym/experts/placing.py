@@ -8,7 +8,7 @@ import numpy as np
 
 from vla_gym.experts.geometry import Obstacles, Thing
 from vla_gym.experts.grasps import Grasp, find_grasps
-from vla_gym.experts.hand import Hand, Motion, Trial
+from vla_gym.experts.hand import ANGLE_TOLERANCE, Hand, Motion, Trial
 from vla_gym.experts.placements import UPRIGHT, Placement, Target, about_vertical, find_placement, target_of
 from vla_gym.experts.rehearsal import Rehearsal
 from vla_gym.experts.style import Style
@@ -27,8 +27,12 @@ FUNNEL = 5.0
 """Height that the hand keeps above a grasp per horizontal distance from it."""
 FUNNEL_MOUTH = 0.006
 """Horizontal distance (m) within which it goes straight down."""
+TURN_AS_DISTANCE = 0.1
+"""Horizontal distance (m) that a radian of turning left to do counts as."""
+RISE_FIRST = 4.0
+"""How much more rising counts than moving across, where the hand is too low."""
 HAND_RADIUS = 0.11
-HAND_HEIGHT = 0.05
+HAND_HEIGHT = 0.02
 """The hand is wide (m) from this height (m) above the fingertips on."""
 CLEARANCE = 0.025
 PRESS_DEPTH = 0.015
@@ -49,7 +53,8 @@ def pick_and_place(hand: Hand, atom: Atom, style: Style) -> Motion:
     for attempt in range(1 + MAX_REGRASPS):
         plan = plan_pick(hand, thing, target, style, attempt)
         if plan is None:
-            return
+            yield from hand.go_home()
+            continue
         grasp, placement = plan
         if (yield from pick(hand, thing, grasp, style)) and (
             yield from carry(hand, thing, target, placement, grasp, style)
@@ -113,18 +118,22 @@ def pick(hand: Hand, thing: Thing, grasp: Grasp, style: Style) -> Trial:
         place()[2] + style.height,
         obstacles.highest_along(hand.pos, place(), 0.03) + CLEARANCE,
         obstacles.highest_along(hand.pos, place(), HAND_RADIUS) + CLEARANCE - HAND_HEIGHT,
-        thing.top() + 0.01,
+        thing.top() + CLEARANCE,
     )
-    if hand.pos[2] < safe - 0.03:
+    if hand.pos[2] < safe - 0.05:
         yield from hand.rise(safe - hand.pos[2])
 
     def through_funnel() -> Float64Array:
         offset = place() - hand.pos
-        aside = max(float(np.linalg.norm(offset[:2])) - FUNNEL_MOUTH, 0.0) + 0.1 * hand.angle_to(grasp.mat)
-        offset[2] += min(FUNNEL * aside, max(safe - place()[2], 0.0))
+        aside = max(float(np.linalg.norm(offset[:2])) - FUNNEL_MOUTH, 0.0) + TURN_AS_DISTANCE * hand.angle_to(grasp.mat)
+        offset[2] += min(FUNNEL * aside, safe - place()[2])
+        offset[2] *= RISE_FIRST if offset[2] > 0.0 else 1.0
         return offset
 
-    yield from hand.steer(through_funnel, grasp.mat, tolerance=0.007, max_steps=100)
+    def is_there() -> bool:
+        return bool(np.linalg.norm(place() - hand.pos) < 0.007) and hand.angle_to(grasp.mat) < ANGLE_TOLERANCE
+
+    yield from hand.steer(through_funnel, grasp.mat, tolerance=0.0, stop=is_there, max_steps=90)
     yield from hand.close(style.close_steps)
     lifted = hand.pos + np.array([0.0, 0.0, 0.05])
     yield from hand.reach(lambda: lifted, tolerance=0.025, max_steps=15)

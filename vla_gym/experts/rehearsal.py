@@ -15,11 +15,15 @@ from vla_gym.type_aliases import Float64Array
 NEAR = 0.015
 """Distance (m) from which on something beside the hand counts as near."""
 MARGIN = 0.003
-"""Distance (m) that the robot keeps from everything but the object to be grasped."""
+"""Distance (m) that the robot keeps from what is beside it."""
+MAX_DIP = 0.003
+"""Depth (m) to which fingertips may be sent into a surface below them, which stops them."""
 MAX_OVERLAP = 0.004
 """Depth (m) to which a placed object may reach into another: resting contact, and rounding."""
 LIMIT_MARGIN = 0.05
 """Distance (rad) that the arm keeps from its joint limits."""
+UPRIGHT = 0.7
+"""Vertical part of a contact's normal from which on the contact is with something above or below."""
 OPEN = 0.04
 IK_STEPS = 20
 IK_DAMPING = 1e-4
@@ -95,11 +99,12 @@ class Rehearsal:
         self._data.qpos[self._joint : self._joint + 3] = pos
         self._data.qpos[self._joint + 3 : self._joint + 7] = quat
 
-    def crowding(self, holds_thing: bool) -> float | None:
+    def crowding(self, holds_thing: bool, leniency: float = 0.0) -> float | None:
         """
         How close the gripper is to other things beside it.
 
         :param holds_thing: whether the object moves with the hand: the two may touch, and the object has to be free too
+        :param leniency: depth (m) to which the robot may be in other things
         :return: from 0 (nothing within ``NEAR``) to 1; None if something is hit
         """
         data = self._data
@@ -110,12 +115,13 @@ class Rehearsal:
         is_of_robot = robot.any(axis=1) & ~robot.all(axis=1)
         is_with_thing = is_of_robot & thing.any(axis=1)
         is_with_others = is_of_robot & ~is_with_thing
-        if (dist[is_with_others] < MARGIN).any():
+        is_beside = is_with_others & (np.abs(data.contact.frame[: data.ncon, 2]) < UPRIGHT)
+        least = np.where(is_beside, MARGIN, -MAX_DIP) - leniency
+        if (dist < least)[is_with_others].any():
             return None
         if holds_thing:
             if (dist[thing.any(axis=1) & ~thing.all(axis=1) & ~is_of_robot] < -MAX_OVERLAP).any():
                 return None
-        elif (dist[is_with_thing] < 0.0).any():
+        elif (dist[is_with_thing] < -leniency).any():
             return None
-        is_beside = is_with_others & (np.abs(data.contact.frame[: data.ncon, 2]) < 0.7)
         return float(1.0 - dist[is_beside].min(initial=NEAR) / NEAR)
