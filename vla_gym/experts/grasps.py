@@ -103,9 +103,9 @@ def candidates(thing: Thing, hand_pos: Float64Array) -> Iterator[Grasp]:
                 middle = np.array([*(centre[:2] + lateral * along[:2]), height])
                 for position, width, roughness in _stretches(boxes, middle, across, along):
                     place = middle + position * across
-                    cost = 0.25 * abs(yaw) / (np.pi / 2) + 0.08 * rank + 1.5 * width + 6.0 * roughness
+                    cost = 0.25 * abs(yaw) / (np.pi / 2) + 0.08 * rank + 1.5 * width + 12.0 * roughness
                     cost += 2.0 * float(np.linalg.norm(place[:2] - centre[:2]))
-                    cost += 0.3 * float(np.linalg.norm(place[:2] - hand_pos[:2]))
+                    cost += 0.15 * float(np.linalg.norm(place[:2] - hand_pos[:2]))
                     yield Grasp(to_object @ (place - pos), mat, cost)
 
 

@@ -16,17 +16,24 @@ from vla_gym.tasks.goals import Atom
 from vla_gym.type_aliases import Float64Array
 
 MAX_REGRASPS = 3
-MAX_GRASPS = 6
+MAX_GRASPS = 8
 """How many grasps are compared, and tried in turn."""
 NEARLY_BEST = 0.02
 """Difference in cost within which the style chooses."""
-MAX_SLIP = 0.03
+NO_PLACEMENT_COST = 0.25
+"""An object that cannot be put down without touching something may still be lowered until it does."""
+MAX_SLIP = 0.06
 """How far (m) a held object may move in the hand before it counts as lost."""
 MIN_LIFT = 0.012
 FUNNEL = 5.0
 """Height that the hand keeps above a grasp per horizontal distance from it."""
 FUNNEL_MOUTH = 0.006
 """Horizontal distance (m) within which it goes straight down."""
+AT_GRASP = (0.008, 0.009)
+"""Horizontal and vertical distance (m) from a grasp at which the fingers close."""
+STUCK_STEPS = 8
+MAX_SHORT_OF_GRASP = 0.02
+"""Height (m) above a grasp at which they close as well, if the hand gets no further."""
 TURN_AS_DISTANCE = 0.1
 """Horizontal distance (m) that a radian of turning left to do counts as."""
 RISE_FIRST = 4.0
@@ -79,23 +86,27 @@ def plan_pick(
     :return: None if the object cannot be grasped
     """
     rehearsal = Rehearsal(hand.core, thing)
-    plans: list[tuple[Grasp, Placement]] = []
-    rest: list[tuple[Grasp, Placement]] = []
-    for grasp in islice(find_grasps(thing, rehearsal, hand.pos), 3 * MAX_GRASPS):
+    plans: list[tuple[float, Grasp, Placement]] = []
+    for grasp in islice(find_grasps(thing, rehearsal, hand.pos), MAX_GRASPS):
         placement = find_placement(thing, target, grasp, rehearsal)
-        if placement is None:
-            rest.append((grasp, UPRIGHT))
-        else:
-            plans.append((grasp, placement))
-        if len(plans) == MAX_GRASPS or (not plans and len(rest) == MAX_GRASPS):
-            break
-    plans = sorted(plans or rest, key=lambda plan: plan[0].cost + 0.1 * abs(plan[1].turn))
+        plans.append((grasp.cost + cost_of(placement), grasp, placement or UPRIGHT))
+    plans.sort(key=lambda plan: plan[0])
     if not plans:
         return None
-    if attempt:
-        return plans[attempt % len(plans)]
-    good = [plan for plan in plans if plan[0].cost < plans[0][0].cost + NEARLY_BEST]
-    return good[int(style.choice * len(good))]
+    good = [plan for plan in plans if plan[0] < plans[0][0] + NEARLY_BEST]
+    _, grasp, placement = plans[attempt % len(plans)] if attempt else good[int(style.choice * len(good))]
+    return grasp, placement
+
+
+def cost_of(placement: Placement | None) -> float:
+    """
+    What a placement adds to the cost of a grasp.
+
+    :param placement: None if none was found that is free
+    """
+    if placement is None:
+        return NO_PLACEMENT_COST
+    return 0.1 * abs(placement.turn) + float(np.abs(placement.offset).sum())
 
 
 def pick(hand: Hand, thing: Thing, grasp: Grasp, style: Style) -> Trial:
@@ -130,10 +141,17 @@ def pick(hand: Hand, thing: Thing, grasp: Grasp, style: Style) -> Trial:
         offset[2] *= RISE_FIRST if offset[2] > 0.0 else 1.0
         return offset
 
-    def is_there() -> bool:
-        return bool(np.linalg.norm(place() - hand.pos) < 0.007) and hand.angle_to(grasp.mat) < ANGLE_TOLERANCE
+    heights: list[float] = []
 
-    yield from hand.steer(through_funnel, grasp.mat, tolerance=0.0, stop=is_there, max_steps=90)
+    def is_there() -> bool:
+        offset = np.abs(place() - hand.pos)
+        heights.append(float(hand.pos[2]))
+        is_stuck = len(heights) > STUCK_STEPS and max(heights[-STUCK_STEPS:]) - min(heights[-STUCK_STEPS:]) < 0.002
+        if np.linalg.norm(offset[:2]) > AT_GRASP[0] or hand.angle_to(grasp.mat) > ANGLE_TOLERANCE:
+            return False
+        return bool(offset[2] < AT_GRASP[1] or (is_stuck and offset[2] < MAX_SHORT_OF_GRASP))
+
+    yield from hand.steer(through_funnel, grasp.mat, tolerance=0.0, stop=is_there, max_steps=80)
     yield from hand.close(style.close_steps)
     lifted = hand.pos + np.array([0.0, 0.0, 0.05])
     yield from hand.reach(lambda: lifted, tolerance=0.025, max_steps=15)
