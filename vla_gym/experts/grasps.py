@@ -16,7 +16,7 @@ import numpy as np
 
 from vla_gym.experts.geometry import Boxes, Thing
 from vla_gym.experts.hand import turned
-from vla_gym.experts.rehearsal import Rehearsal
+from vla_gym.experts.rehearsal import MIN_DEXTERITY, Rehearsal
 from vla_gym.type_aliases import Float64Array
 
 MAX_WIDTH = 0.07
@@ -28,7 +28,7 @@ DEPTHS = (0.022, 0.03, 0.012, 0.045, 0.07)
 MIN_HEIGHT = 0.011
 """Least height (m) of the fingertips above the object's underside."""
 YAWS = np.deg2rad(np.arange(-90.0, 91.0, 15.0))
-"""Directions of closing that are tried (rad from the rest orientation)."""
+"""Directions of closing that are tried (rad from the rest orientation), besides the object's own axes."""
 LATERALS = np.array([0.0, 0.015, -0.015, 0.03, -0.03, 0.05, -0.05])
 """Places of the slice (m) along the object."""
 _PAD = np.array([(y, z) for y in (-0.007, 0.0, 0.007) for z in (-0.002, 0.006, 0.014)])
@@ -70,7 +70,8 @@ def find_grasps(thing: Thing, rehearsal: Rehearsal, hand_pos: Float64Array) -> I
             rehearsal.put_arm_back()
             place, crowding = pos + mat @ grasp.pos, 0.0
             for height in APPROACH:
-                if not rehearsal.can_reach(place + [0.0, 0.0, height], grasp.mat):
+                dexterity = 0.0 if leniency else MIN_DEXTERITY
+                if not rehearsal.can_reach(place + [0.0, 0.0, height], grasp.mat, dexterity):
                     break
                 here = rehearsal.crowding(holds_thing=False, leniency=leniency)
                 if here is None:
@@ -96,7 +97,7 @@ def candidates(thing: Thing, hand_pos: Float64Array) -> Iterator[Grasp]:
     centre = 0.5 * (low + high)
     heights = sorted({max(high[2] - depth, low[2] + MIN_HEIGHT): i for i, depth in reversed([*enumerate(DEPTHS)])}.items())
     for height, rank in heights:
-        for yaw in YAWS[:-1]:  # a half turn of a hand with two equal fingers closes in the same way
+        for yaw in np.append(YAWS, _own_yaws(thing)):
             mat = turned(float(yaw))
             across, along = mat[:, 0], mat[:, 1]
             for lateral in LATERALS:
@@ -107,6 +108,13 @@ def candidates(thing: Thing, hand_pos: Float64Array) -> Iterator[Grasp]:
                     cost += 2.0 * float(np.linalg.norm(place[:2] - centre[:2]))
                     cost += 0.15 * float(np.linalg.norm(place[:2] - hand_pos[:2]))
                     yield Grasp(to_object @ (place - pos), mat, cost)
+
+
+def _own_yaws(thing: Thing) -> Float64Array:
+    """Turns of the hand with which it closes along the object's horizontal axes (rad), (2,)."""
+    flattest = thing.mat[:, int(np.argmin(np.abs(thing.mat[2])))]
+    turn = float(np.arctan2(flattest[1], flattest[0]))
+    return np.array([(turn + quarter) % np.pi - np.pi / 2 for quarter in (0.0, np.pi / 2)])
 
 
 def _stretches(

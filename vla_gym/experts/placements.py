@@ -24,6 +24,8 @@ DROPS = (0.005, 0.03, 0.06)
 """Heights (m) above the target at which the object may be let go."""
 DESCENT = (0.0, 0.08)
 """Heights (m) above the place at which object and hand must be free."""
+NARROW = 0.05
+"""Half width (m) below which a target between walls is narrow."""
 SURFACE_RADIUS = 0.02
 
 
@@ -41,6 +43,12 @@ class Target:
     rim: float
     axes: Float64Array
 
+    @property
+    def is_narrow(self) -> bool:
+        """Whether the object has to be let down exactly, between walls."""
+        widths = np.linalg.norm(self.axes, axis=1)
+        return bool(0.0 < widths.min() < NARROW and self.rim > self.point()[2] + 0.02)
+
 
 @dataclass(frozen=True)
 class Placement:
@@ -49,13 +57,12 @@ class Placement:
 
     :param offset: from the target's point (m), (3,)
     :param turn: rotation of the object about the vertical on the way (rad)
+    :param mat: orientation of the object there, (3, 3)
     """
 
     offset: Float64Array
     turn: float
-
-
-UPRIGHT = Placement(np.zeros(3), 0.0)
+    mat: Float64Array
 
 
 def target_of(core: SimCore, atom: Atom, share: tuple[int, int] = (0, 1)) -> Target:
@@ -107,7 +114,7 @@ def find_placement(thing: Thing, target: Target, grasp: Grasp, rehearsal: Rehear
     start = target.point()
     mat, foot = thing.mat, np.array([0.0, 0.0, thing.pos[2] - thing.bottom()])
     try:
-        for placement in _ways(target):
+        for placement in _ways(target, mat):
             rotation = about_vertical(placement.turn)
             rehearsal.put_arm_back()
             for height in DESCENT:
@@ -135,11 +142,21 @@ def about_vertical(angle: float) -> Float64Array:
     return np.array([[c, -s, 0.0], [s, c, 0.0], [0.0, 0.0, 1.0]])
 
 
-def _ways(target: Target) -> Iterator[Placement]:
+def _aligning_turns(target: Target, mat: Float64Array) -> list[float]:
+    """Turns that bring the object's horizontal axes in line with the target's (rad), the smallest first."""
+    flattest = mat[:, int(np.argmin(np.abs(mat[2])))]
+    turn = np.arctan2(target.axes[0, 1], target.axes[0, 0]) - np.arctan2(flattest[1], flattest[0])
+    quarter = np.pi / 2
+    first = float((turn + quarter / 2) % quarter - quarter / 2)
+    return sorted((first + n * quarter for n in (-2, -1, 0, 1)), key=abs)
+
+
+def _ways(target: Target, mat: Float64Array) -> Iterator[Placement]:
     has_room = bool(target.axes.any())
     places = sorted(product(SHARES, SHARES), key=lambda s: s[0] ** 2 + s[1] ** 2) if has_room else [(0.0, 0.0)]
+    turns = [0.0, *(_aligning_turns(target, mat) if has_room else ()), *TURNS[1:]]
     for drop in DROPS:
-        for turn in TURNS:
+        for turn in turns:
             for first, second in places[:9]:
                 offset = first * target.axes[0] + second * target.axes[1]
-                yield Placement(offset + [0.0, 0.0, drop], float(turn))
+                yield Placement(offset + [0.0, 0.0, drop], float(turn), about_vertical(float(turn)) @ mat)

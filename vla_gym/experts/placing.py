@@ -8,8 +8,8 @@ import numpy as np
 
 from vla_gym.experts.geometry import Obstacles, Thing
 from vla_gym.experts.grasps import Grasp, find_grasps
-from vla_gym.experts.hand import ANGLE_TOLERANCE, Hand, Motion, Trial
-from vla_gym.experts.placements import UPRIGHT, Placement, Target, about_vertical, find_placement, target_of
+from vla_gym.experts.hand import ANGLE_TOLERANCE, Hand, Motion, Trial, rotation_vector
+from vla_gym.experts.placements import Placement, Target, about_vertical, find_placement, target_of
 from vla_gym.experts.rehearsal import Rehearsal
 from vla_gym.experts.style import Style
 from vla_gym.tasks.goals import Atom
@@ -64,7 +64,7 @@ def pick_and_place(hand: Hand, atom: Atom, style: Style) -> Motion:
             continue
         grasp, placement = plan
         if (yield from pick(hand, thing, grasp, style)) and (
-            yield from carry(hand, thing, target, placement, grasp, style)
+            yield from carry(hand, thing, target, placement, style)
         ):
             yield from lower_and_release(hand, thing, target, placement, atom, style)
             return
@@ -89,7 +89,7 @@ def plan_pick(
     plans: list[tuple[float, Grasp, Placement]] = []
     for grasp in islice(find_grasps(thing, rehearsal, hand.pos), MAX_GRASPS):
         placement = find_placement(thing, target, grasp, rehearsal)
-        plans.append((grasp.cost + cost_of(placement), grasp, placement or UPRIGHT))
+        plans.append((grasp.cost + cost_of(placement), grasp, placement or Placement(np.zeros(3), 0.0, thing.mat)))
     plans.sort(key=lambda plan: plan[0])
     if not plans:
         return None
@@ -158,9 +158,7 @@ def pick(hand: Hand, thing: Thing, grasp: Grasp, style: Style) -> Trial:
     return bool(thing.pos[2] > start_height + MIN_LIFT)
 
 
-def carry(
-    hand: Hand, thing: Thing, target: Target, placement: Placement, grasp: Grasp, style: Style
-) -> Trial:
+def carry(hand: Hand, thing: Thing, target: Target, placement: Placement, style: Style) -> Trial:
     """
     Bring the held object to above its target.
 
@@ -168,7 +166,6 @@ def carry(
     :param thing: the object
     :param target: where it shall go
     :param placement: how it is put down there
-    :param grasp: how it is held
     :param style: how
     :return: whether it is still in the hand
     """
@@ -188,16 +185,22 @@ def carry(
     )
     height = way + CLEARANCE + style.height / 3
 
+    aside = np.zeros(3) if target.is_narrow else style.place_offset
+
     def upwards() -> Float64Array:
         return np.array([0.0, 0.0, max(height - thing.bottom(), 0.0)])
 
     def across() -> Float64Array:
-        offset = target.point() + placement.offset + style.place_offset - thing.pos
+        offset = target.point() + placement.offset + aside - thing.pos
         return np.array([offset[0], offset[1], height - thing.bottom()])
 
     yield from hand.steer(upwards, tolerance=0.025, stop=has_lost)
-    mat = about_vertical(placement.turn) @ grasp.mat if placement.turn else None
-    yield from hand.steer(across, mat, tolerance=0.02, stop=has_lost, max_steps=100)
+    mat = None
+    if placement.turn or target.is_narrow:  # what the object has turned in the hand is made good
+        turn = rotation_vector(placement.mat @ thing.mat.T)
+        mat = about_vertical(float(turn[2])) @ hand.mat
+    tolerance = 0.006 if target.is_narrow else 0.02
+    yield from hand.steer(across, mat, tolerance, stop=has_lost, max_steps=100)
     return not has_lost()
 
 
@@ -214,10 +217,11 @@ def lower_and_release(
     :param atom: what shall hold in the end
     :param style: how
     """
+    aside = np.zeros(3) if target.is_narrow else style.place_offset
     is_dropped = placement.offset[2] > PRESS_DEPTH
 
     def remaining() -> Float64Array:
-        offset = target.point() + placement.offset + style.place_offset - thing.pos
+        offset = target.point() + placement.offset + aside - thing.pos
         offset[2] += thing.pos[2] - thing.bottom() - (0.0 if is_dropped else PRESS_DEPTH)
         return offset
 

@@ -24,6 +24,8 @@ LIMIT_MARGIN = 0.05
 """Distance (rad) that the arm keeps from its joint limits."""
 UPRIGHT = 0.7
 """Vertical part of a contact's normal from which on the contact is with something above or below."""
+MIN_DEXTERITY = 0.085
+"""Least singular value of the Jacobian (m, rad); below, the arm is nearly stretched and hardly moves."""
 OPEN = 0.04
 IK_STEPS = 20
 IK_DAMPING = 1e-4
@@ -59,26 +61,28 @@ class Rehearsal:
         by_address = {int(address): joint for joint, address in enumerate(self._model.jnt_qposadr)}
         return [by_address[int(address)] for address in self._core.robot.gripper_qpos]
 
-    def can_reach(self, pos: Float64Array, mat: Float64Array) -> bool:
+    def can_reach(self, pos: Float64Array, mat: Float64Array, min_dexterity: float = MIN_DEXTERITY) -> bool:
         """
         Put the arm where the hand is at a pose, starting from where the arm was put before.
 
         :param pos: of the end effector (m), (3,)
         :param mat: its orientation, (3, 3)
-        :return: whether its joints allow it
+        :param min_dexterity: least singular value of the Jacobian that will do
+        :return: whether its joints allow it, and let the hand move on from there in every direction
         """
         model, data, robot = self._model, self._data, self._core.robot
         jacobian = np.empty((6, model.nv))
         for _ in range(IK_STEPS):
             mujoco.mj_kinematics(model, data)
+            mujoco.mj_comPos(model, data)
+            mujoco.mj_jacSite(model, data, jacobian[:3], jacobian[3:], robot.eef_site)
+            j = jacobian[:, robot.qvel]
             offset = pos - data.site_xpos[robot.eef_site]
             turn = rotation_vector(mat @ data.site_xmat[robot.eef_site].reshape(3, 3).T)
             if np.linalg.norm(offset) < POS_TOLERANCE and np.linalg.norm(turn) < ANGLE_TOLERANCE:
                 joints = data.qpos[robot.qpos]
-                return bool(np.all(joints > self._range[:, 0]) and np.all(joints < self._range[:, 1]))
-            mujoco.mj_comPos(model, data)
-            mujoco.mj_jacSite(model, data, jacobian[:3], jacobian[3:], robot.eef_site)
-            j = jacobian[:, robot.qvel]
+                is_within = np.all(joints > self._range[:, 0]) and np.all(joints < self._range[:, 1])
+                return bool(is_within and np.linalg.svd(j, compute_uv=False)[-1] > min_dexterity)
             step = j.T @ np.linalg.solve(j @ j.T + IK_DAMPING * np.eye(6), np.concatenate((offset, turn)))
             data.qpos[robot.qpos] += step * min(1.0, MAX_IK_STEP / float(np.abs(step).max()))
         return False
