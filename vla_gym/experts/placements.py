@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import product
+from itertools import islice, product
 
 import numpy as np
 
@@ -16,16 +16,17 @@ from vla_gym.tasks.goals import Atom
 from vla_gym.type_aliases import Float64Array
 
 Live = Callable[[], Float64Array]
-TURNS = np.deg2rad([0.0, 30.0, -30.0, 60.0, -60.0, 90.0, -90.0])
-"""Turns of the object about the vertical that are tried (rad)."""
+TURNS = np.deg2rad([0.0, 30.0, -30.0, 60.0, -60.0])
+"""Turns of the object about the vertical that are tried where it is put on another object (rad)."""
 SHARES = (0.0, 0.35, -0.35, 0.7, -0.7)
 """Places within a region that are tried, as shares of its half extents."""
-DROPS = (0.005, 0.03, 0.06)
+DROPS = (0.005, 0.04)
 """Heights (m) above the target at which the object may be let go."""
 DESCENT = (0.0, 0.08)
 """Heights (m) above the place at which object and hand must be free."""
 NARROW = 0.05
 """Half width (m) below which a target between walls is narrow."""
+MAX_WAYS = 60
 SURFACE_RADIUS = 0.02
 
 
@@ -114,7 +115,7 @@ def find_placement(thing: Thing, target: Target, grasp: Grasp, rehearsal: Rehear
     start = target.point()
     mat, foot = thing.mat, np.array([0.0, 0.0, thing.pos[2] - thing.bottom()])
     try:
-        for placement in _ways(target, mat):
+        for placement in islice(_ways(target, mat), MAX_WAYS):
             rotation = about_vertical(placement.turn)
             rehearsal.put_arm_back()
             for height in DESCENT:
@@ -153,10 +154,10 @@ def _aligning_turns(target: Target, mat: Float64Array) -> list[float]:
 
 def _ways(target: Target, mat: Float64Array) -> Iterator[Placement]:
     has_room = bool(target.axes.any())
-    places = sorted(product(SHARES, SHARES), key=lambda s: s[0] ** 2 + s[1] ** 2) if has_room else [(0.0, 0.0)]
-    turns = [0.0, *(_aligning_turns(target, mat) if has_room else ()), *TURNS[1:]]
+    places = sorted(product(SHARES, SHARES), key=lambda s: s[0] ** 2 + s[1] ** 2)[:9] if has_room else [(0.0, 0.0)]
+    turns = [0.0, *_aligning_turns(target, mat)] if has_room else TURNS
     for drop in DROPS:
         for turn in turns:
-            for first, second in places[:9]:
+            for first, second in places:
                 offset = first * target.axes[0] + second * target.axes[1]
                 yield Placement(offset + [0.0, 0.0, drop], float(turn), about_vertical(float(turn)) @ mat)

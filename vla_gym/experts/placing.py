@@ -18,6 +18,8 @@ from vla_gym.type_aliases import Float64Array
 MAX_REGRASPS = 3
 MAX_GRASPS = 8
 """How many grasps are compared, and tried in turn."""
+MAX_MISPLACED = 3
+"""After so many grasps without a placement that is free, none is looked for."""
 NEARLY_BEST = 0.02
 """Difference in cost within which the style chooses."""
 NO_PLACEMENT_COST = 0.25
@@ -86,16 +88,17 @@ def plan_pick(
     :return: None if the object cannot be grasped
     """
     rehearsal = Rehearsal(hand.core, thing)
-    plans: list[tuple[float, Grasp, Placement]] = []
+    plans: list[tuple[float, Grasp, Placement | None]] = []
     for grasp in islice(find_grasps(thing, rehearsal, hand.pos), MAX_GRASPS):
-        placement = find_placement(thing, target, grasp, rehearsal)
-        plans.append((grasp.cost + cost_of(placement), grasp, placement or Placement(np.zeros(3), 0.0, thing.mat)))
+        is_hopeless = len(plans) >= MAX_MISPLACED and all(found is None for _, _, found in plans)
+        placement = None if is_hopeless else find_placement(thing, target, grasp, rehearsal)
+        plans.append((grasp.cost + cost_of(placement), grasp, placement))
     plans.sort(key=lambda plan: plan[0])
     if not plans:
         return None
     good = [plan for plan in plans if plan[0] < plans[0][0] + NEARLY_BEST]
     _, grasp, placement = plans[attempt % len(plans)] if attempt else good[int(style.choice * len(good))]
-    return grasp, placement
+    return grasp, placement or Placement(np.zeros(3), 0.0, thing.mat)
 
 
 def cost_of(placement: Placement | None) -> float:
