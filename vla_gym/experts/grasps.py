@@ -33,6 +33,7 @@ LATERALS = np.array([0.0, 0.015, -0.015, 0.03, -0.03, 0.05, -0.05])
 """Places of the slice (m) along the object."""
 _PAD = np.array([(y, z) for y in (-0.007, 0.0, 0.007) for z in (-0.002, 0.006, 0.014)])
 """Lines of a pad: along it, and up from the fingertips (m)."""
+GOOD_DEXTERITY = 0.13
 LENIENCIES = (0.0, 0.006)
 """Depths (m) to which the hand may be in other things, if it has to."""
 APPROACH = (0.0, 0.07)
@@ -68,7 +69,7 @@ def find_grasps(thing: Thing, rehearsal: Rehearsal, hand_pos: Float64Array) -> I
         has_any = False
         for grasp in grasps:
             rehearsal.put_arm_back()
-            place, crowding = pos + mat @ grasp.pos, 0.0
+            place, crowding, stretch = pos + mat @ grasp.pos, 0.0, 0.0
             for height in APPROACH:
                 dexterity = 0.0 if leniency else MIN_DEXTERITY
                 if not rehearsal.can_reach(place + [0.0, 0.0, height], grasp.mat, dexterity):
@@ -77,9 +78,10 @@ def find_grasps(thing: Thing, rehearsal: Rehearsal, hand_pos: Float64Array) -> I
                 if here is None:
                     break
                 crowding = max(crowding, here)
+                stretch = max(stretch, GOOD_DEXTERITY - rehearsal.dexterity)
             else:
                 has_any = True
-                yield Grasp(grasp.pos, grasp.mat, grasp.cost + 0.2 * crowding)
+                yield Grasp(grasp.pos, grasp.mat, grasp.cost + 0.2 * crowding + 2.0 * stretch)
         if has_any:
             return
 

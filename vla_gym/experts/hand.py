@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 
+import mujoco
 import numpy as np
 
 from vla_gym.sim.controller import MAX_ROTATION, MAX_TRANSLATION
@@ -31,6 +32,9 @@ GAIN = 1.6
 ROTATION_GAIN = 1.2
 MAX_TURN = 0.35
 """Cap on the norm of a rotation command."""
+FULL_SPEED_DEXTERITY = 0.11
+"""Dexterity below which the hand is slowed down: a stretched arm overshoots."""
+MIN_SPEED_SHARE = 0.5
 ANGLE_TOLERANCE = 0.06
 """Angle (rad) below which an orientation counts as right."""
 MAX_STEPS = 80
@@ -64,6 +68,13 @@ class Hand:
     def mat(self) -> Float64Array:
         """Orientation of the end effector, (3, 3)."""
         return self.core.data.site_xmat[self.core.robot.eef_site].reshape(3, 3).copy()
+
+    def dexterity(self) -> float:
+        """Least singular value of the arm's Jacobian (m, rad): small where the arm is nearly stretched."""
+        model, robot = self.core.model, self.core.robot
+        jacobian = np.empty((6, model.nv))
+        mujoco.mj_jacSite(model, self.core.data, jacobian[:3], jacobian[3:], robot.eef_site)
+        return float(np.linalg.svd(jacobian[:, robot.qvel], compute_uv=False)[-1])
 
     def angle_to(self, mat: Float64Array) -> float:
         """
@@ -192,7 +203,8 @@ class Hand:
         :param turn: rotation left to do, axis-angle (rad), (3,)
         """
         command = np.zeros(COMMAND_DIM)
-        command[:3] = capped(GAIN * offset / MAX_TRANSLATION, self.speed)
+        share = float(np.clip(self.dexterity() / FULL_SPEED_DEXTERITY, MIN_SPEED_SHARE, 1.0))
+        command[:3] = capped(GAIN * offset / MAX_TRANSLATION, share * self.speed)
         command[3:6] = capped(ROTATION_GAIN * turn / MAX_ROTATION, MAX_TURN)
         command[6] = self.gripper
         return command

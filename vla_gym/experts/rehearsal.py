@@ -43,6 +43,7 @@ class Rehearsal:
 
     def __init__(self, core: SimCore, thing: Thing) -> None:
         self._core, self._thing = core, thing
+        self.dexterity = 0.0
         self._model = model = copy.copy(core.model)
         self._data = mujoco.MjData(model)
         self._is_robot = is_robot_geom(model)
@@ -82,7 +83,8 @@ class Rehearsal:
             if np.linalg.norm(offset) < POS_TOLERANCE and np.linalg.norm(turn) < ANGLE_TOLERANCE:
                 joints = data.qpos[robot.qpos]
                 is_within = np.all(joints > self._range[:, 0]) and np.all(joints < self._range[:, 1])
-                return bool(is_within and np.linalg.svd(j, compute_uv=False)[-1] > min_dexterity)
+                self.dexterity = float(np.linalg.svd(j, compute_uv=False)[-1])
+                return bool(is_within and self.dexterity > min_dexterity)
             step = j.T @ np.linalg.solve(j @ j.T + IK_DAMPING * np.eye(6), np.concatenate((offset, turn)))
             data.qpos[robot.qpos] += step * min(1.0, MAX_IK_STEP / float(np.abs(step).max()))
         return False
