@@ -34,8 +34,11 @@ LATERALS = np.array([0.0, 0.015, -0.015, 0.03, -0.03, 0.05, -0.05])
 _PAD = np.array([(y, z) for y in (-0.007, 0.0, 0.007) for z in (-0.002, 0.006, 0.014)])
 """Lines of a pad: along it, and up from the fingertips (m)."""
 GOOD_DEXTERITY = 0.13
-LENIENCIES = (0.0, 0.006)
-"""Depths (m) to which the hand may be in other things, if it has to."""
+"""Below, a grasp costs more."""
+PASSES = ((0.0, MIN_DEXTERITY), (0.0, 0.05), (0.006, 0.05))
+"""Depth (m) to which the hand may be in other things, and least dexterity; the later only where nothing else is left."""
+MAX_REHEARSED = 250
+"""How many candidates are rehearsed in a pass."""
 APPROACH = (0.0, 0.07)
 """Heights above a grasp at which the hand must be free (m)."""
 
@@ -65,13 +68,12 @@ def find_grasps(thing: Thing, rehearsal: Rehearsal, hand_pos: Float64Array) -> I
     """
     pos, mat = thing.pos, thing.mat
     grasps = sorted(candidates(thing, hand_pos), key=lambda grasp: grasp.cost)
-    for leniency in LENIENCIES:
+    for leniency, dexterity in PASSES:
         has_any = False
-        for grasp in grasps:
+        for grasp in grasps[:MAX_REHEARSED]:
             rehearsal.put_arm_back()
             place, crowding, stretch = pos + mat @ grasp.pos, 0.0, 0.0
             for height in APPROACH:
-                dexterity = 0.0 if leniency else MIN_DEXTERITY
                 if not rehearsal.can_reach(place + [0.0, 0.0, height], grasp.mat, dexterity):
                     break
                 here = rehearsal.crowding(holds_thing=False, leniency=leniency)

@@ -32,9 +32,9 @@ GAIN = 1.6
 ROTATION_GAIN = 1.2
 MAX_TURN = 0.35
 """Cap on the norm of a rotation command."""
-FULL_SPEED_DEXTERITY = 0.11
-"""Dexterity below which the hand is slowed down: a stretched arm overshoots."""
-MIN_SPEED_SHARE = 0.5
+STRETCHED = (0.06, 0.11)
+"""Dexterities between which the hand is slowed down: a stretched arm overshoots."""
+MIN_SPEED_SHARE = 0.4
 ANGLE_TOLERANCE = 0.06
 """Angle (rad) below which an orientation counts as right."""
 MAX_STEPS = 80
@@ -203,7 +203,7 @@ class Hand:
         :param turn: rotation left to do, axis-angle (rad), (3,)
         """
         command = np.zeros(COMMAND_DIM)
-        share = float(np.clip(self.dexterity() / FULL_SPEED_DEXTERITY, MIN_SPEED_SHARE, 1.0))
+        share = float(np.interp(self.dexterity(), STRETCHED, (MIN_SPEED_SHARE, 1.0)))
         command[:3] = capped(GAIN * offset / MAX_TRANSLATION, share * self.speed)
         command[3:6] = capped(ROTATION_GAIN * turn / MAX_ROTATION, MAX_TURN)
         command[6] = self.gripper
