@@ -16,6 +16,7 @@ import numpy as np
 
 from vla_gym.envs.libero_env import LiberoEnv
 from vla_gym.errors import UnknownNameError
+from vla_gym.experts.articulated import move_joint
 from vla_gym.experts.hand import Hand, Motion, capped
 from vla_gym.experts.placing import holds, pick_and_place
 from vla_gym.experts.style import Style
@@ -27,7 +28,16 @@ MAX_ROUNDS = 4
 """How often the list of atoms is gone through; a later skill may undo what an earlier one did."""
 
 Skill = Callable[[Hand, Atom, Style], Motion]
-SKILLS: Mapping[str, Skill] = MappingProxyType({"on": pick_and_place, "in": pick_and_place})
+SKILLS: Mapping[str, Skill] = MappingProxyType(
+    {
+        "on": pick_and_place,
+        "in": pick_and_place,
+        "open": move_joint,
+        "close": move_joint,
+        "turnon": move_joint,
+        "turnoff": move_joint,
+    }
+)
 """Predicate -> motion that brings it about."""
 ORDER = ("open", "turnon", "turnoff", "in", "on", "close")
 """Predicates in the order in which they are brought about: drawers are opened first and closed last."""

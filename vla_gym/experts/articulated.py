@@ -1,0 +1,334 @@
+"""
+Open, close and turn the parts of fixtures: drawers, doors and knobs.
+
+All of them are the same motion. The part's geometry says where to take hold of it: by its handle to draw it out or to
+turn it, from outside with closed fingers to shut it. That pose of the hand is fixed to the part, and the joint says
+where the part takes it; the hand is steered to where the part shall be a little later, until the goal holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import mujoco
+import numpy as np
+
+from vla_gym.experts.geometry import Obstacles, Thing, geom_points
+from vla_gym.experts.hand import ANGLE_TOLERANCE, DOWN, Hand, Motion, rotation_vector
+from vla_gym.experts.style import Style
+from vla_gym.sim.controller import rotation_matrix
+from vla_gym.sim.core import SimCore
+from vla_gym.tasks.goals import JOINT_RULES, Atom, JointRule
+from vla_gym.tasks.registry import GRIPPER_CLOSE, GRIPPER_OPEN
+from vla_gym.type_aliases import Float64Array
+
+MAX_MARGIN = 0.15
+"""How far (m or rad) beyond its threshold a joint is moved at most."""
+LEAD = 0.045
+"""How far (m) the hand is steered ahead of the part."""
+MAX_LEAD_ANGLE = 0.35
+MAX_SLIP = 0.045
+"""How far (m) the hand may get from its place on the part before it has lost it."""
+STANDOFF = 0.09
+"""Distance (m) from which a part is approached and to which the hand withdraws."""
+PUSH_DEPTH = 0.004
+MAX_TRIES = 3
+TILTS = np.deg2rad([0.0, 15.0, 30.0, 45.0, 55.0, 65.0, 75.0, 90.0])
+"""Angles between the hand and the vertical that are tried."""
+PAD_DEPTH = 0.004
+"""Distance (m) from the end effector back to the middle of the finger pads."""
+GRIP_DEPTH = 0.016
+"""How far (m) below its top an upright handle is held."""
+MAX_HANDLE_WIDTH = 0.06
+KNOB_RADIUS = 0.04
+"""A part whose middle is closer (m) than this to its axis is a knob."""
+MAX_LEAD_STEPS = 120
+STUCK_STEPS = 15
+STUCK_WAY = 0.002
+"""A part is stuck when it moves less than this (m or rad) in ``STUCK_STEPS`` control steps."""
+
+
+def _box(low: tuple[float, float, float], high: tuple[float, float, float]) -> Float64Array:
+    axes = [np.linspace(a, b, 4) for a, b in zip(low, high, strict=True)]
+    return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3)
+
+
+# the open or closed fingers, the palm and the wrist in the hand's frame: x along closing, z out of the hand
+_OPEN = np.concatenate(
+    [_box((0.04, -0.011, -0.04), (0.064, 0.011, 0.008)), _box((-0.064, -0.011, -0.04), (-0.04, 0.011, 0.008))]
+)
+_CLOSED = _box((-0.025, -0.011, -0.04), (0.025, 0.011, 0.008))
+_PALM = np.concatenate(
+    [_box((-0.104, -0.032, -0.12), (0.104, 0.032, -0.03)), _box((-0.06, -0.15, -0.28), (0.05, 0.06, -0.14))]
+)
+
+
+class Part:
+    """
+    The moving part of a fixture.
+
+    :param core: the simulation
+    :param joint: name of the joint that it moves on
+    """
+
+    def __init__(self, core: SimCore, joint: str) -> None:
+        self._data = core.data
+        self._joint = core.model.joint(joint).id
+        self._qpos = int(core.model.jnt_qposadr[self._joint])
+        self.range: Float64Array = core.model.jnt_range[self._joint]
+        self.is_slide = int(core.model.jnt_type[self._joint]) == int(mujoco.mjtJoint.mjJNT_SLIDE)
+        self.thing = Thing(core, core.model.body(int(core.model.jnt_bodyid[self._joint])).name)
+
+    @property
+    def qpos(self) -> float:
+        """Position of the joint (m or rad)."""
+        return float(self._data.qpos[self._qpos])
+
+    @property
+    def axis(self) -> Float64Array:
+        """Direction of the joint, (3,)."""
+        return self._data.xaxis[self._joint].copy()
+
+    def arm(self, point: Float64Array) -> Float64Array:
+        """
+        Way of a point per unit of the joint (m or m/rad), (3,).
+
+        :param point: fixed to the part (m), (3,)
+        """
+        return self.axis if self.is_slide else np.cross(self.axis, point - self._data.xanchor[self._joint])
+
+    def moved(self, point: Float64Array, mat: Float64Array, change: float) -> tuple[Float64Array, Float64Array]:
+        """
+        Where a pose that is fixed to the part gets when the joint moves.
+
+        :param point: position now (m), (3,)
+        :param mat: orientation now, (3, 3)
+        :param change: of the joint (m or rad)
+        """
+        if self.is_slide:
+            return point + change * self.axis, mat
+        turn, anchor = rotation_matrix(change * self.axis), self._data.xanchor[self._joint]
+        return anchor + turn @ (point - anchor), turn @ mat
+
+
+@dataclass(frozen=True)
+class Hold:
+    """
+    Where the hand is put to a part, in the part's frame.
+
+    :param pos: end effector (m), (3,)
+    :param mat: its orientation, (3, 3)
+    :param grips: whether the fingers close on the part
+    :param approach: offset (m) from which the hand comes, (3,)
+    :param cost: the lower the better
+    """
+
+    pos: Float64Array
+    mat: Float64Array
+    grips: bool
+    approach: Float64Array
+    cost: float
+
+
+def move_joint(hand: Hand, atom: Atom, style: Style) -> Motion:
+    """
+    Fulfil ``(Open a)``, ``(Close a)``, ``(Turnon a)`` or ``(Turnoff a)``.
+
+    :param hand: the gripper
+    :param atom: the atom
+    :param style: how
+    """
+    rule = JOINT_RULES[atom.category][atom.predicate]
+    part = Part(hand.core, atom.joints[0])
+    goal = goal_position(rule, part.range)
+    for attempt in range(MAX_TRIES):
+        if is_beyond(part, rule.above, goal):
+            return
+        # what is not shut by pushing is shut by its handle
+        hold = find_hold(hand.core, part, goal, style, pushes=atom.predicate == "close" and attempt < 1)
+        yield from take_hold(hand, part, hold, style)
+        yield from lead(hand, part, hold, goal)
+        yield from withdraw(hand, part, hold)
+
+
+def goal_position(rule: JointRule, limits: Float64Array) -> float:
+    """
+    A joint position that fulfils a rule with a margin.
+
+    :param rule: the rule
+    :param limits: lowest and highest position (m or rad), (2,)
+    """
+    beyond = 0.5 * float(limits[1 if rule.above else 0] - rule.threshold)
+    return rule.threshold + float(np.clip(beyond, -MAX_MARGIN, MAX_MARGIN))
+
+
+def is_beyond(part: Part, above: bool, goal: float) -> bool:
+    """
+    Whether a joint has got to a position or further.
+
+    :param part: the part that it moves
+    :param above: whether further means more
+    :param goal: the position (m or rad)
+    """
+    return part.qpos > goal if above else part.qpos < goal
+
+
+def find_hold(core: SimCore, part: Part, goal: float, style: Style, pushes: bool) -> Hold:
+    """
+    The best place for the hand to move a part from.
+
+    :param core: the simulation
+    :param part: the part
+    :param goal: where its joint shall get (m or rad)
+    :param style: how
+    :param pushes: whether to push with closed fingers instead of gripping
+    """
+    outwards = _outwards(core, part, goal)
+    handle = _handle(core, part, outwards)
+    points = handle.points()
+    centre = 0.5 * (points.max(axis=0) + points.min(axis=0))
+    height = float(np.ptp(points[:, 2]))
+    centre[2] += max(0.0, 0.5 * height - GRIP_DEPTH)  # an upright handle is held at its upper end
+    others, without_part = Obstacles(core, handle), Obstacles(core, part.thing)
+    fingers = _CLOSED if pushes else _OPEN
+    best: Hold | None = None
+    for mat in _orientations(core, handle, outwards):
+        width = float(np.ptp(points @ mat[:, 0]))
+        if not pushes and width > MAX_HANDLE_WIDTH:
+            continue
+        pos = centre + PAD_DEPTH * mat[:, 2]
+        approach = -STANDOFF * mat[:, 2]
+        if pushes:
+            face = float((points @ outwards).max() - centre @ outwards)
+            thickness = float((fingers @ mat.T @ -outwards).max())
+            pos = centre + (face + thickness - PUSH_DEPTH - PAD_DEPTH) * outwards + PAD_DEPTH * mat[:, 2]
+            approach = STANDOFF * outwards
+        end_pos, end_mat = part.moved(pos, mat, goal - part.qpos)
+        in_the_way = sum(
+            float(obstacles.hit(at + shape @ turn.T).mean())
+            for obstacles, at, turn in (
+                (others, pos + approach, mat),
+                (others, pos, mat),
+                (without_part, end_pos, end_mat),
+            )
+            for shape in (fingers, _PALM)
+        )
+        turns = max(float(np.linalg.norm(rotation_vector(m @ DOWN.T))) for m in (mat, end_mat))
+        cost = 20.0 * in_the_way + turns
+        if best is None or cost < best.cost:
+            frame = part.thing.mat.T
+            best = Hold(frame @ (pos - part.thing.pos), frame @ mat, not pushes, frame @ approach, cost)
+    if best is None:
+        raise ValueError("The part has no handle that fits between the fingers.")
+    return best
+
+
+def take_hold(hand: Hand, part: Part, hold: Hold, style: Style) -> Motion:
+    """
+    Bring the hand to a part, from above and then from outside.
+
+    :param hand: the gripper
+    :param part: the part
+    :param hold: where
+    :param style: how
+    """
+    mat = part.thing.mat @ hold.mat
+
+    def place() -> Float64Array:
+        return part.thing.pos + part.thing.mat @ hold.pos
+
+    def before() -> Float64Array:
+        return place() + part.thing.mat @ hold.approach
+
+    top = max(hand.pos[2], before()[2] + style.height)
+
+    def above() -> Float64Array:
+        return np.array([*before()[:2], top])
+
+    hand.gripper = GRIPPER_OPEN if hold.grips else GRIPPER_CLOSE
+    yield from hand.reach(above, mat, tolerance=0.03)
+    yield from hand.reach(before, mat, tolerance=0.015)
+    yield from hand.reach(place, mat, tolerance=0.007, max_steps=40)
+    if hold.grips:
+        yield from hand.close(style.close_steps)
+
+
+def lead(hand: Hand, part: Part, hold: Hold, goal: float) -> Motion:
+    """
+    Move a part on its joint, until it is where it shall be, or the hand has lost it, or it does not move any more.
+
+    :param hand: the gripper
+    :param part: the part
+    :param hold: where the hand is on it
+    :param goal: where its joint shall get (m or rad)
+    """
+    above = goal > part.qpos
+    way: list[float] = []
+    for _ in range(MAX_LEAD_STEPS):
+        pos = part.thing.pos + part.thing.mat @ hold.pos
+        way.append(part.qpos)
+        is_stuck = len(way) > STUCK_STEPS and abs(way[-1] - way[-STUCK_STEPS]) < STUCK_WAY
+        if is_beyond(part, above, goal) or is_stuck or np.linalg.norm(hand.pos - pos) > MAX_SLIP:
+            return
+        ahead = min(LEAD / float(np.linalg.norm(part.arm(pos))), MAX_LEAD_ANGLE)
+        target, mat = part.moved(pos, part.thing.mat @ hold.mat, ahead if above else -ahead)
+        turn = rotation_vector(mat @ hand.mat.T)
+        is_turned = float(np.linalg.norm(turn)) < ANGLE_TOLERANCE
+        yield hand.command(target - hand.pos, np.zeros(3) if is_turned else turn)
+
+
+def withdraw(hand: Hand, part: Part, hold: Hold) -> Motion:
+    """
+    Let go of a part, and leave it the way the hand came.
+
+    :param hand: the gripper
+    :param part: the part
+    :param hold: where the hand is on it
+    """
+    if hold.grips:
+        yield from hand.open()
+    away = hand.pos + part.thing.mat @ hold.approach
+    yield from hand.reach(lambda: away, tolerance=0.02, max_steps=25)
+    hand.gripper = GRIPPER_OPEN
+    up = hand.pos + np.array([0.0, 0.0, STANDOFF])
+    yield from hand.reach(lambda: up, DOWN, tolerance=0.03, max_steps=40)
+
+
+def _outwards(core: SimCore, part: Part, goal: float) -> Float64Array:
+    """Direction in which the handle sticks out: the way in which a part opens, or the axis of a knob, (3,)."""
+    points = part.thing.points()
+    middle = 0.5 * (points.max(axis=0) + points.min(axis=0))
+    arm = part.arm(middle)
+    if not part.is_slide and np.linalg.norm(arm) < KNOB_RADIUS:
+        return np.asarray(part.axis * np.sign(part.axis[2]))
+    # parts open towards the far end of their range
+    far = part.range[int(np.argmax(np.abs(part.range)))]
+    return np.asarray(arm / np.linalg.norm(arm) * np.sign(far))
+
+
+def _handle(core: SimCore, part: Part, outwards: Float64Array) -> Thing:
+    """The collision geom of a part that sticks out furthest."""
+    geoms = part.thing.geoms
+    extents = [(geom_points(core, geoms[k : k + 1]) @ outwards).max() for k in range(len(geoms))]
+    handle = Thing(core, core.model.body(part.thing.body).name)
+    handle.geoms = geoms[[int(np.argmax(extents))]]
+    return handle
+
+
+def _orientations(core: SimCore, handle: Thing, outwards: Float64Array) -> Iterator[Float64Array]:
+    """Orientations of the hand that may suit a handle, (3, 3) each."""
+    up = np.array([0.0, 0.0, 1.0])
+    if abs(outwards[2]) > 0.9:
+        frame = core.data.geom_xmat[handle.geoms[0]].reshape(3, 3)
+        closings = [column for column in frame.T if abs(column[2]) < 0.1]
+        pairs = [(closing, -up) for closing in closings]
+    else:
+        side = np.cross(up, outwards)
+        pairs = []
+        for tilt in TILTS:
+            ahead = -np.cos(tilt) * up - np.sin(tilt) * outwards
+            pairs += [(side, ahead), (np.cross(side, ahead), ahead)]
+    for closing, ahead in pairs:
+        for x in (closing, -closing):
+            yield np.column_stack([x, np.cross(ahead, x), ahead])
