@@ -14,8 +14,9 @@ from dataclasses import dataclass
 import mujoco
 import numpy as np
 
-from vla_gym.experts.geometry import Obstacles, Thing, geom_points
+from vla_gym.experts.geometry import Thing, geom_points
 from vla_gym.experts.hand import ANGLE_TOLERANCE, DOWN, Hand, Motion, rotation_vector
+from vla_gym.experts.rehearsal import Rehearsal
 from vla_gym.experts.style import Style
 from vla_gym.sim.controller import rotation_matrix
 from vla_gym.sim.core import SimCore
@@ -34,10 +35,21 @@ STANDOFF = 0.09
 """Distance (m) from which a part is approached and to which the hand withdraws."""
 PUSH_DEPTH = 0.004
 MAX_TRIES = 3
-TILTS = np.deg2rad([0.0, 15.0, 30.0, 45.0, 55.0, 65.0, 75.0, 90.0])
+TILTS = np.deg2rad([0.0, 15.0, 30.0, 40.0, 50.0, 60.0, 75.0, 90.0])
 """Angles between the hand and the vertical that are tried."""
+KNOB_TILTS = np.deg2rad([0.0, 20.0, -20.0, 35.0, -35.0])
+OVERLAP_COST = 100.0
+REACH_COST = 100.0
+HOOK_COST = 1.0
 PAD_DEPTH = 0.004
 """Distance (m) from the end effector back to the middle of the finger pads."""
+TIP_LENGTH = 0.012
+"""Distance (m) from the end effector to the fingertips."""
+CLOSED_HALF = np.array([0.022, 0.01])
+"""Half extents (m) of the closed fingers along closing and along the pads."""
+HOOK_DEPTH = 0.004
+HOOK_PRESS = 0.025
+"""How far (m) the hand is steered below the part while it hooks it."""
 GRIP_DEPTH = 0.016
 """How far (m) below its top an upright handle is held."""
 MAX_HANDLE_WIDTH = 0.06
@@ -47,21 +59,7 @@ MAX_LEAD_STEPS = 120
 STUCK_STEPS = 15
 STUCK_WAY = 0.002
 """A part is stuck when it moves less than this (m or rad) in ``STUCK_STEPS`` control steps."""
-
-
-def _box(low: tuple[float, float, float], high: tuple[float, float, float]) -> Float64Array:
-    axes = [np.linspace(a, b, 4) for a, b in zip(low, high, strict=True)]
-    return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3)
-
-
-# the open or closed fingers, the palm and the wrist in the hand's frame: x along closing, z out of the hand
-_OPEN = np.concatenate(
-    [_box((0.04, -0.011, -0.04), (0.064, 0.011, 0.008)), _box((-0.064, -0.011, -0.04), (-0.04, 0.011, 0.008))]
-)
-_CLOSED = _box((-0.025, -0.011, -0.04), (0.025, 0.011, 0.008))
-_PALM = np.concatenate(
-    [_box((-0.104, -0.032, -0.12), (0.104, 0.032, -0.03)), _box((-0.06, -0.15, -0.28), (0.05, 0.06, -0.14))]
-)
+UP = np.array([0.0, 0.0, 1.0])
 
 
 class Part:
@@ -75,7 +73,7 @@ class Part:
     def __init__(self, core: SimCore, joint: str) -> None:
         self._data = core.data
         self._joint = core.model.joint(joint).id
-        self._qpos = int(core.model.jnt_qposadr[self._joint])
+        self.address = int(core.model.jnt_qposadr[self._joint])
         self.range: Float64Array = core.model.jnt_range[self._joint]
         self.is_slide = int(core.model.jnt_type[self._joint]) == int(mujoco.mjtJoint.mjJNT_SLIDE)
         self.thing = Thing(core, core.model.body(int(core.model.jnt_bodyid[self._joint])).name)
@@ -83,7 +81,7 @@ class Part:
     @property
     def qpos(self) -> float:
         """Position of the joint (m or rad)."""
-        return float(self._data.qpos[self._qpos])
+        return float(self._data.qpos[self.address])
 
     @property
     def axis(self) -> Float64Array:
@@ -115,20 +113,20 @@ class Part:
 @dataclass(frozen=True)
 class Hold:
     """
-    Where the hand is put to a part, in the part's frame.
+    Where the hand is put to a part.
 
-    :param pos: end effector (m), (3,)
-    :param mat: its orientation, (3, 3)
+    :param pos: end effector in the part's frame (m), (3,)
+    :param mat: its orientation in that frame, (3, 3)
     :param grips: whether the fingers close on the part
-    :param approach: offset (m) from which the hand comes, (3,)
-    :param cost: the lower the better
+    :param approach: offset (m) from which the hand comes, in that frame, (3,)
+    :param press: offset (m) at which the hand is steered beside the part while it moves, (3,)
     """
 
     pos: Float64Array
     mat: Float64Array
     grips: bool
     approach: Float64Array
-    cost: float
+    press: Float64Array
 
 
 def move_joint(hand: Hand, atom: Atom, style: Style) -> Motion:
@@ -146,7 +144,7 @@ def move_joint(hand: Hand, atom: Atom, style: Style) -> Motion:
         if is_beyond(part, rule.above, goal):
             return
         # what is not shut by pushing is shut by its handle
-        hold = find_hold(hand.core, part, goal, style, pushes=atom.predicate == "close" and attempt < 1)
+        hold = find_hold(hand.core, part, goal, pushes=atom.predicate == "close" and attempt < 1)
         yield from take_hold(hand, part, hold, style)
         yield from lead(hand, part, hold, goal)
         yield from withdraw(hand, part, hold)
@@ -174,54 +172,78 @@ def is_beyond(part: Part, above: bool, goal: float) -> bool:
     return part.qpos > goal if above else part.qpos < goal
 
 
-def find_hold(core: SimCore, part: Part, goal: float, style: Style, pushes: bool) -> Hold:
+def find_hold(core: SimCore, part: Part, goal: float, pushes: bool) -> Hold:
     """
     The best place for the hand to move a part from.
 
     :param core: the simulation
     :param part: the part
     :param goal: where its joint shall get (m or rad)
-    :param style: how
-    :param pushes: whether to push with closed fingers instead of gripping
+    :param pushes: whether to push with closed fingers instead of drawing
+    :raises ExpertError: if the part offers no place
     """
-    outwards = _outwards(core, part, goal)
+    outwards = _outwards(core, part)
     handle = _handle(core, part, outwards)
-    points = handle.points()
-    centre = 0.5 * (points.max(axis=0) + points.min(axis=0))
-    height = float(np.ptp(points[:, 2]))
-    centre[2] += max(0.0, 0.5 * height - GRIP_DEPTH)  # an upright handle is held at its upper end
-    others, without_part = Obstacles(core, handle), Obstacles(core, part.thing)
-    fingers = _CLOSED if pushes else _OPEN
-    best: Hold | None = None
-    for mat in _orientations(core, handle, outwards):
-        width = float(np.ptp(points @ mat[:, 0]))
-        if not pushes and width > MAX_HANDLE_WIDTH:
-            continue
-        pos = centre + PAD_DEPTH * mat[:, 2]
-        approach = -STANDOFF * mat[:, 2]
-        if pushes:
-            face = float((points @ outwards).max() - centre @ outwards)
-            thickness = float((fingers @ mat.T @ -outwards).max())
-            pos = centre + (face + thickness - PUSH_DEPTH - PAD_DEPTH) * outwards + PAD_DEPTH * mat[:, 2]
-            approach = STANDOFF * outwards
-        end_pos, end_mat = part.moved(pos, mat, goal - part.qpos)
-        in_the_way = sum(
-            float(obstacles.hit(at + shape @ turn.T).mean())
-            for obstacles, at, turn in (
-                (others, pos + approach, mat),
-                (others, pos, mat),
-                (without_part, end_pos, end_mat),
-            )
-            for shape in (fingers, _PALM)
-        )
-        turns = max(float(np.linalg.norm(rotation_vector(m @ DOWN.T))) for m in (mat, end_mat))
-        cost = 20.0 * in_the_way + turns
-        if best is None or cost < best.cost:
-            frame = part.thing.mat.T
-            best = Hold(frame @ (pos - part.thing.pos), frame @ mat, not pushes, frame @ approach, cost)
+    holds = list(_pushes(handle, outwards) if pushes else _draws(core, part, handle, outwards))
+    change = goal - part.qpos
+
+    def turn(hold: Hold) -> float:
+        mats = (hold.mat, part.moved(hold.pos, hold.mat, change)[1])
+        return max(float(np.linalg.norm(rotation_vector(mat @ DOWN.T))) for mat in mats)
+
+    rehearsal = Rehearsal(core)
+    touchable = np.zeros(core.model.ngeom, dtype=bool)
+    touchable[part.thing.geoms] = True
+    nothing = np.zeros_like(touchable)
+    best, lowest = None, np.inf
+    for cost, hold in sorted(((turn(hold) + HOOK_COST * hold.press.any(), hold) for hold in holds), key=lambda x: x[0]):
+        if cost > lowest:
+            break
+        rehearsal.restart(hold.grips)
+        for pos, may_touch in ((hold.pos + hold.approach, nothing), (hold.pos, nothing if hold.grips else touchable)):
+            cost += REACH_COST * rehearsal.take(pos, hold.mat) + OVERLAP_COST * rehearsal.overlap(may_touch)
+        rehearsal.set_joint(part.address, goal)
+        cost += REACH_COST * rehearsal.take(*part.moved(hold.pos, hold.mat, change))
+        cost += OVERLAP_COST * rehearsal.overlap(touchable)
+        if cost < lowest:
+            best, lowest = hold, cost
     if best is None:
-        raise ValueError("The part has no handle that fits between the fingers.")
-    return best
+        raise ValueError("no hold")
+    frame = part.thing.mat.T
+    return Hold(frame @ (best.pos - part.thing.pos), frame @ best.mat, best.grips, frame @ best.approach, best.press)
+
+
+def _pushes(handle: Thing, outwards: Float64Array) -> Iterator[Hold]:
+    """Ways of pushing a part from outside, in the world's frame."""
+    points = handle.points()
+    centre = _grip_centre(points)
+    face = float((points @ outwards).max() - centre @ outwards)
+    for mat in _orientations(outwards):
+        thickness = float(np.abs(mat[:, :2].T @ outwards) @ CLOSED_HALF + max(0.0, -TIP_LENGTH * mat[:, 2] @ outwards))
+        pos = centre + (face + thickness - PUSH_DEPTH) * outwards
+        yield Hold(pos, mat, False, STANDOFF * outwards, np.zeros(3))
+
+
+def _draws(core: SimCore, part: Part, handle: Thing, outwards: Float64Array) -> Iterator[Hold]:
+    """Ways of drawing a part by its handle, in the world's frame."""
+    points = handle.points()
+    centre = _grip_centre(points)
+    is_knob = abs(outwards[2]) > 0.9
+    for mat in _knob_orientations(core, handle) if is_knob else _orientations(outwards):
+        if np.ptp(points @ mat[:, 0]) < MAX_HANDLE_WIDTH:
+            yield Hold(centre + PAD_DEPTH * mat[:, 2], mat, True, -STANDOFF * mat[:, 2], np.zeros(3))
+        elif not is_knob:
+            # too wide to grip this way: the tips of the closed fingers go behind it, from above
+            inside = centre @ outwards - (points @ outwards).min() + CLOSED_HALF[1]
+            tip = centre - inside * outwards + (points[:, 2].max() - centre[2] - HOOK_DEPTH) * UP
+            yield Hold(tip - TIP_LENGTH * mat[:, 2], mat, False, STANDOFF * UP, -HOOK_PRESS * UP)
+
+
+def _grip_centre(points: Float64Array) -> Float64Array:
+    """Where a handle is held: at its middle, if it is upright near its upper end (m), (3,)."""
+    centre = 0.5 * (points.max(axis=0) + points.min(axis=0))
+    centre[2] += max(0.0, 0.5 * float(np.ptp(points[:, 2])) - GRIP_DEPTH)
+    return np.asarray(centre)
 
 
 def take_hold(hand: Hand, part: Part, hold: Hold, style: Style) -> Motion:
@@ -275,7 +297,7 @@ def lead(hand: Hand, part: Part, hold: Hold, goal: float) -> Motion:
         target, mat = part.moved(pos, part.thing.mat @ hold.mat, ahead if above else -ahead)
         turn = rotation_vector(mat @ hand.mat.T)
         is_turned = float(np.linalg.norm(turn)) < ANGLE_TOLERANCE
-        yield hand.command(target - hand.pos, np.zeros(3) if is_turned else turn)
+        yield hand.command(target + hold.press - hand.pos, np.zeros(3) if is_turned else turn)
 
 
 def withdraw(hand: Hand, part: Part, hold: Hold) -> Motion:
@@ -295,7 +317,7 @@ def withdraw(hand: Hand, part: Part, hold: Hold) -> Motion:
     yield from hand.reach(lambda: up, DOWN, tolerance=0.03, max_steps=40)
 
 
-def _outwards(core: SimCore, part: Part, goal: float) -> Float64Array:
+def _outwards(core: SimCore, part: Part) -> Float64Array:
     """Direction in which the handle sticks out: the way in which a part opens, or the axis of a knob, (3,)."""
     points = part.thing.points()
     middle = 0.5 * (points.max(axis=0) + points.min(axis=0))
@@ -303,8 +325,13 @@ def _outwards(core: SimCore, part: Part, goal: float) -> Float64Array:
     if not part.is_slide and np.linalg.norm(arm) < KNOB_RADIUS:
         return np.asarray(part.axis * np.sign(part.axis[2]))
     # parts open towards the far end of their range
-    far = part.range[int(np.argmax(np.abs(part.range)))]
-    return np.asarray(arm / np.linalg.norm(arm) * np.sign(far))
+    opening = arm / np.linalg.norm(arm) * np.sign(part.range[int(np.argmax(np.abs(part.range)))])
+    if part.is_slide:
+        return np.asarray(opening)
+    # a door: the normal of its panel
+    panel = int(part.thing.geoms[np.argmax(core.model.geom_aabb[part.thing.geoms, 3:].prod(axis=1))])
+    normal = core.data.geom_xmat[panel].reshape(3, 3)[:, int(np.argmin(core.model.geom_aabb[panel, 3:]))]
+    return np.asarray(normal * np.sign(normal @ opening))
 
 
 def _handle(core: SimCore, part: Part, outwards: Float64Array) -> Thing:
@@ -316,19 +343,23 @@ def _handle(core: SimCore, part: Part, outwards: Float64Array) -> Thing:
     return handle
 
 
-def _orientations(core: SimCore, handle: Thing, outwards: Float64Array) -> Iterator[Float64Array]:
-    """Orientations of the hand that may suit a handle, (3, 3) each."""
-    up = np.array([0.0, 0.0, 1.0])
-    if abs(outwards[2]) > 0.9:
-        frame = core.data.geom_xmat[handle.geoms[0]].reshape(3, 3)
-        closings = [column for column in frame.T if abs(column[2]) < 0.1]
-        pairs = [(closing, -up) for closing in closings]
-    else:
-        side = np.cross(up, outwards)
-        pairs = []
-        for tilt in TILTS:
-            ahead = -np.cos(tilt) * up - np.sin(tilt) * outwards
-            pairs += [(side, ahead), (np.cross(side, ahead), ahead)]
-    for closing, ahead in pairs:
-        for x in (closing, -closing):
-            yield np.column_stack([x, np.cross(ahead, x), ahead])
+def _orientations(outwards: Float64Array) -> Iterator[Float64Array]:
+    """Orientations of a hand that points down or inwards, (3, 3) each."""
+    side = np.cross(UP, outwards)
+    for tilt in TILTS:
+        ahead = -np.cos(tilt) * UP - np.sin(tilt) * outwards
+        for closing in (side, np.cross(side, ahead)):
+            yield from _both_ways(closing, ahead)
+
+
+def _knob_orientations(core: SimCore, handle: Thing) -> Iterator[Float64Array]:
+    """Orientations of a hand that closes across the lever of a knob, (3, 3) each."""
+    frame = core.data.geom_xmat[handle.geoms[0]].reshape(3, 3)
+    for closing in (column for column in frame.T if abs(column[2]) < 0.1):
+        for tilt in KNOB_TILTS:
+            yield from _both_ways(closing, -np.cos(tilt) * UP + np.sin(tilt) * np.cross(UP, closing))
+
+
+def _both_ways(closing: Float64Array, ahead: Float64Array) -> Iterator[Float64Array]:
+    for x in (closing, -closing):
+        yield np.column_stack([x, np.cross(ahead, x), ahead])
