@@ -203,8 +203,9 @@ def find_hold(core: SimCore, part: Part, goal: float, pushes: bool) -> Hold:
         for pos, may_touch in ((hold.pos + hold.approach, nothing), (hold.pos, nothing if hold.grips else touchable)):
             cost += REACH_COST * rehearsal.take(pos, hold.mat) + OVERLAP_COST * rehearsal.overlap(may_touch)
         rehearsal.set_joint(part.address, goal)
-        cost += REACH_COST * rehearsal.take(*part.moved(hold.pos, hold.mat, change))
-        cost += OVERLAP_COST * rehearsal.overlap(touchable)
+        for pos, may_touch in ((hold.pos, touchable), (hold.pos + hold.approach, nothing)):
+            cost += REACH_COST * rehearsal.take(*part.moved(pos, hold.mat, change))
+            cost += OVERLAP_COST * rehearsal.overlap(may_touch)
         if cost < lowest:
             best, lowest = hold, cost
     if best is None:
@@ -236,7 +237,7 @@ def _draws(core: SimCore, part: Part, handle: Thing, outwards: Float64Array) -> 
             # too wide to grip this way: the tips of the closed fingers go behind it, from above
             inside = centre @ outwards - (points @ outwards).min() + CLOSED_HALF[1]
             tip = centre - inside * outwards + (points[:, 2].max() - centre[2] - HOOK_DEPTH) * UP
-            yield Hold(tip - TIP_LENGTH * mat[:, 2], mat, False, STANDOFF * UP, -HOOK_PRESS * UP)
+            yield Hold(tip - TIP_LENGTH * mat[:, 2], mat, False, -STANDOFF * mat[:, 2], -HOOK_PRESS * UP)
 
 
 def _grip_centre(points: Float64Array) -> Float64Array:
@@ -271,7 +272,7 @@ def take_hold(hand: Hand, part: Part, hold: Hold, style: Style) -> Motion:
     hand.gripper = GRIPPER_OPEN if hold.grips else GRIPPER_CLOSE
     yield from hand.reach(above, mat, tolerance=0.03)
     yield from hand.reach(before, mat, tolerance=0.015)
-    yield from hand.reach(place, mat, tolerance=0.007, max_steps=40)
+    yield from hand.lower(lambda: place() - hand.pos, tolerance=0.007)
     if hold.grips:
         yield from hand.close(style.close_steps)
 
@@ -311,7 +312,7 @@ def withdraw(hand: Hand, part: Part, hold: Hold) -> Motion:
     if hold.grips:
         yield from hand.open()
     away = hand.pos + part.thing.mat @ hold.approach
-    yield from hand.reach(lambda: away, tolerance=0.02, max_steps=25)
+    yield from hand.lower(lambda: away - hand.pos, tolerance=0.02)
     hand.gripper = GRIPPER_OPEN
     up = hand.pos + np.array([0.0, 0.0, STANDOFF])
     yield from hand.reach(lambda: up, DOWN, tolerance=0.03, max_steps=40)
