@@ -33,7 +33,12 @@ MAX_SLIP = 0.045
 """How far (m) the hand may get from its place on the part before it has lost it."""
 STANDOFF = 0.09
 """Distance (m) from which a part is approached and to which the hand withdraws."""
+MIN_DROP = 0.02
+"""Least height (m) above the point of approach from which the hand comes down."""
+PUSH_STANDOFF = 0.05
 PUSH_DEPTH = 0.004
+PUSH_PLACES = (-0.8, -0.5, -0.2, 0.2, 0.5, 0.8)
+"""Where a door is pushed, from its middle (0) to its edges (1)."""
 MAX_TRIES = 3
 TILTS = np.deg2rad([0.0, 15.0, 30.0, 40.0, 50.0, 60.0, 75.0, 90.0])
 """Angles between the hand and the vertical that are tried."""
@@ -59,6 +64,7 @@ MAX_LEAD_STEPS = 120
 STUCK_STEPS = 15
 STUCK_WAY = 0.002
 """A part is stuck when it moves less than this (m or rad) in ``STUCK_STEPS`` control steps."""
+VERBOSE = False
 UP = np.array([0.0, 0.0, 1.0])
 
 
@@ -184,7 +190,7 @@ def find_hold(core: SimCore, part: Part, goal: float, pushes: bool) -> Hold:
     """
     outwards = _outwards(core, part)
     handle = _handle(core, part, outwards)
-    holds = list(_pushes(handle, outwards) if pushes else _draws(core, part, handle, outwards))
+    holds = list(_pushes(core, part, handle, outwards) if pushes else _draws(core, part, handle, outwards))
     change = goal - part.qpos
 
     def turn(hold: Hold) -> float:
@@ -195,12 +201,19 @@ def find_hold(core: SimCore, part: Part, goal: float, pushes: bool) -> Hold:
     touchable = np.zeros(core.model.ngeom, dtype=bool)
     touchable[part.thing.geoms] = True
     nothing = np.zeros_like(touchable)
+    height = float(core.data.site_xpos[core.robot.eef_site, 2])
     best, lowest = None, np.inf
     for cost, hold in sorted(((turn(hold) + HOOK_COST * hold.press.any(), hold) for hold in holds), key=lambda x: x[0]):
         if cost > lowest:
             break
         rehearsal.restart(hold.grips)
-        for pos, may_touch in ((hold.pos + hold.approach, nothing), (hold.pos, nothing if hold.grips else touchable)):
+        before = hold.pos + hold.approach
+        above = np.append(before[:2], max(before[2] + MIN_DROP, height))
+        for pos, may_touch in (
+            (above, nothing),
+            (before, nothing),
+            (hold.pos, nothing if hold.grips else touchable),
+        ):
             cost += REACH_COST * rehearsal.take(pos, hold.mat) + OVERLAP_COST * rehearsal.overlap(may_touch)
         rehearsal.set_joint(part.address, goal)
         for pos, may_touch in ((hold.pos, touchable), (hold.pos + hold.approach, nothing)):
@@ -211,18 +224,40 @@ def find_hold(core: SimCore, part: Part, goal: float, pushes: bool) -> Hold:
     if best is None:
         raise ValueError("no hold")
     frame = part.thing.mat.T
+    if VERBOSE:
+        print("hold", best.pos.round(3), best.mat[:, 2].round(2), best.mat[:, 0].round(2), round(turn(best), 2), round(lowest, 2))
     return Hold(frame @ (best.pos - part.thing.pos), frame @ best.mat, best.grips, frame @ best.approach, best.press)
 
 
-def _pushes(handle: Thing, outwards: Float64Array) -> Iterator[Hold]:
+def _pushes(core: SimCore, part: Part, handle: Thing, outwards: Float64Array) -> Iterator[Hold]:
     """Ways of pushing a part from outside, in the world's frame."""
-    points = handle.points()
-    centre = _grip_centre(points)
-    face = float((points @ outwards).max() - centre @ outwards)
-    for mat in _orientations(outwards):
-        thickness = float(np.abs(mat[:, :2].T @ outwards) @ CLOSED_HALF + max(0.0, -TIP_LENGTH * mat[:, 2] @ outwards))
-        pos = centre + (face + thickness - PUSH_DEPTH) * outwards
-        yield Hold(pos, mat, False, STANDOFF * outwards, np.zeros(3))
+    for centre, face in _push_points(core, part, handle, outwards):
+        for mat in _orientations(outwards):
+            reach = np.abs(mat[:, :2].T @ outwards) @ CLOSED_HALF + max(0.0, -TIP_LENGTH * mat[:, 2] @ outwards)
+            pos = centre + (face + float(reach) - PUSH_DEPTH) * outwards
+            yield Hold(pos, mat, False, PUSH_STANDOFF * outwards, np.zeros(3))
+
+
+def _push_points(
+    core: SimCore, part: Part, handle: Thing, outwards: Float64Array
+) -> Iterator[tuple[Float64Array, float]]:
+    """Points (m) at which to push, with the distance (m) of the surface: a drawer's handle, places along a door."""
+    if part.is_slide:
+        points = handle.points()
+        centre = _grip_centre(points)
+        yield centre, float((points @ outwards).max() - centre @ outwards)
+        return
+    panel = _panel(core, part)
+    points = geom_points(core, np.array([panel]))
+    along = np.cross(UP, outwards)
+    centre, half = _grip_centre(points), 0.5 * float(np.ptp(points @ along))
+    for place in PUSH_PLACES:
+        yield centre + place * half * along, float((points @ outwards).max() - centre @ outwards)
+
+
+def _panel(core: SimCore, part: Part) -> int:
+    """The largest collision geom of a part."""
+    return int(part.thing.geoms[np.argmax(core.model.geom_aabb[part.thing.geoms, 3:].prod(axis=1))])
 
 
 def _draws(core: SimCore, part: Part, handle: Thing, outwards: Float64Array) -> Iterator[Hold]:
@@ -264,7 +299,7 @@ def take_hold(hand: Hand, part: Part, hold: Hold, style: Style) -> Motion:
     def before() -> Float64Array:
         return place() + part.thing.mat @ hold.approach
 
-    top = max(hand.pos[2], before()[2] + style.height)
+    top = max(hand.pos[2], before()[2] + MIN_DROP + style.height)
 
     def above() -> Float64Array:
         return np.array([*before()[:2], top])
@@ -330,7 +365,7 @@ def _outwards(core: SimCore, part: Part) -> Float64Array:
     if part.is_slide:
         return np.asarray(opening)
     # a door: the normal of its panel
-    panel = int(part.thing.geoms[np.argmax(core.model.geom_aabb[part.thing.geoms, 3:].prod(axis=1))])
+    panel = _panel(core, part)
     normal = core.data.geom_xmat[panel].reshape(3, 3)[:, int(np.argmin(core.model.geom_aabb[panel, 3:]))]
     return np.asarray(normal * np.sign(normal @ opening))
 

@@ -20,6 +20,8 @@ METRES_PER_RADIAN = 0.1
 FINGER_STROKE = 0.04
 MIN_OVERLAP = 0.002
 """Contacts less deep (m) than this do not count."""
+MAX_TOUCH = 0.008
+"""Depth (m) up to which the fingers may overlap with what they are to touch."""
 _ARM_PREFIXES = ("robot0_", "gripper0_")
 _FINGER_WORDS = ("finger",)
 
@@ -96,7 +98,8 @@ class Rehearsal:
         first, second = self._data.contact.geom[: self._data.ncon].T
         depth = -self._data.contact.dist[: self._data.ncon]
         is_touch = (self._is_finger[first] & touchable[second]) | (self._is_finger[second] & touchable[first])
-        counts = (self._is_arm[first] != self._is_arm[second]) & ~is_touch & (depth > MIN_OVERLAP)
+        limit = np.where(is_touch, MAX_TOUCH, MIN_OVERLAP)
+        counts = (self._is_arm[first] != self._is_arm[second]) & (depth > limit)
         return float(depth[counts].sum())
 
     def _offset(self, pos: Float64Array, mat: Float64Array) -> Float64Array:
