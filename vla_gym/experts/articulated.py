@@ -16,7 +16,7 @@ import numpy as np
 
 from vla_gym.experts.geometry import Thing, geom_points
 from vla_gym.experts.hand import ANGLE_TOLERANCE, DOWN, Hand, Motion, rotation_vector
-from vla_gym.experts.rehearsal import Rehearsal
+from vla_gym.experts.dry_run import DryRun
 from vla_gym.experts.style import Style
 from vla_gym.sim.controller import rotation_matrix
 from vla_gym.sim.core import SimCore
@@ -197,7 +197,7 @@ def find_hold(core: SimCore, part: Part, goal: float, pushes: bool) -> Hold:
         mats = (hold.mat, part.moved(hold.pos, hold.mat, change)[1])
         return max(float(np.linalg.norm(rotation_vector(mat @ DOWN.T))) for mat in mats)
 
-    rehearsal = Rehearsal(core)
+    dry_run = DryRun(core)
     touchable = np.zeros(core.model.ngeom, dtype=bool)
     touchable[part.thing.geoms] = True
     nothing = np.zeros_like(touchable)
@@ -206,7 +206,7 @@ def find_hold(core: SimCore, part: Part, goal: float, pushes: bool) -> Hold:
     for cost, hold in sorted(((turn(hold) + HOOK_COST * hold.press.any(), hold) for hold in holds), key=lambda x: x[0]):
         if cost > lowest:
             break
-        rehearsal.restart(hold.grips)
+        dry_run.restart(hold.grips)
         before = hold.pos + hold.approach
         above = np.append(before[:2], max(before[2] + MIN_DROP, height))
         for pos, may_touch in (
@@ -214,11 +214,11 @@ def find_hold(core: SimCore, part: Part, goal: float, pushes: bool) -> Hold:
             (before, nothing),
             (hold.pos, nothing if hold.grips else touchable),
         ):
-            cost += REACH_COST * rehearsal.take(pos, hold.mat) + OVERLAP_COST * rehearsal.overlap(may_touch)
-        rehearsal.set_joint(part.address, goal)
+            cost += REACH_COST * dry_run.take(pos, hold.mat) + OVERLAP_COST * dry_run.overlap(may_touch)
+        dry_run.set_joint(part.address, goal)
         for pos, may_touch in ((hold.pos, touchable), (hold.pos + hold.approach, nothing)):
-            cost += REACH_COST * rehearsal.take(*part.moved(pos, hold.mat, change))
-            cost += OVERLAP_COST * rehearsal.overlap(may_touch)
+            cost += REACH_COST * dry_run.take(*part.moved(pos, hold.mat, change))
+            cost += OVERLAP_COST * dry_run.overlap(may_touch)
         if cost < lowest:
             best, lowest = hold, cost
     if best is None:

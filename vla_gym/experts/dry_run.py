@@ -26,7 +26,7 @@ _ARM_PREFIXES = ("robot0_", "gripper0_")
 _FINGER_WORDS = ("finger",)
 
 
-class Rehearsal:
+class DryRun:
     """
     Follows the hand from pose to pose, as the arm would.
 
