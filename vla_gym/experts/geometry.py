@@ -2,17 +2,68 @@
 
 from __future__ import annotations
 
-from functools import cached_property
-
 import mujoco
 import numpy as np
 
 from vla_gym.sim.core import SimCore
 from vla_gym.type_aliases import BoolArray, Float64Array, Int64Array
 
-POINTS_PER_EDGE = 5
-_GRID = np.stack(np.meshgrid(*[np.linspace(-1.0, 1.0, POINTS_PER_EDGE)] * 3, indexing="ij"), axis=-1).reshape(-1, 3)
+_CORNERS = np.stack(np.meshgrid(*[np.array([-1.0, 1.0])] * 3, indexing="ij"), axis=-1).reshape(-1, 3)
 _ROBOT_PREFIXES = ("robot0_", "gripper0_", "mount0_")
+MAX_OBSTACLE_HALF_WIDTH = 0.3
+"""Tables and floors, which are wider (m), are not on the way."""
+
+
+class Boxes:
+    """
+    Bounding boxes of collision geoms at the moment of making; nearly all of LIBERO's are boxes.
+
+    :param core: the simulation
+    :param geoms: their numbers, (g,)
+    """
+
+    def __init__(self, core: SimCore, geoms: Int64Array) -> None:
+        model, data = core.model, core.data
+        self.rotations: Float64Array = data.geom_xmat[geoms].reshape(-1, 3, 3)
+        self.half: Float64Array = model.geom_aabb[geoms, 3:].copy()
+        self.centres: Float64Array = data.geom_xpos[geoms] + np.einsum(
+            "gij,gj->gi", self.rotations, model.geom_aabb[geoms, :3]
+        )
+
+    def corners(self) -> Float64Array:
+        """Their corners (m), (8 g, 3)."""
+        local = _CORNERS[None] * self.half[:, None]
+        return np.asarray((self.centres[:, None] + np.einsum("gij,gnj->gni", self.rotations, local)).reshape(-1, 3))
+
+    def tops(self) -> Float64Array:
+        """Height of each one's highest corner (m), (g,)."""
+        return np.asarray(self.centres[:, 2] + (np.abs(self.rotations[:, 2, :]) * self.half).sum(axis=1))
+
+    def cuts(self, origins: Float64Array, direction: Float64Array) -> Float64Array:
+        """
+        Where parallel lines run through the boxes.
+
+        :param origins: a point of each line (m), (n, 3)
+        :param direction: unit vector, (3,)
+        :return: entry and exit as distances from the origin (m), entry beyond exit where a box is missed, (n, g, 2)
+        """
+        start = np.einsum("gji,ngj->ngi", self.rotations, origins[:, None] - self.centres[None])
+        slope = np.einsum("gji,j->gi", self.rotations, direction)
+        slope = np.where(np.abs(slope) < 1e-9, 1e-9, slope)
+        one, other = (-self.half - start) / slope, (self.half - start) / slope
+        return np.stack([np.minimum(one, other).max(axis=-1), np.maximum(one, other).min(axis=-1)], axis=-1)
+
+    def distances(self, points: Float64Array) -> Float64Array:
+        """
+        Horizontal distance of points from the boxes.
+
+        :param points: (n, 2) m
+        :return: (n, g) m
+        """
+        offset = np.zeros((len(points), len(self.half), 3))
+        offset[..., :2] = points[:, None] - self.centres[None, :, :2]
+        beyond = np.abs(np.einsum("gji,ngj->ngi", self.rotations, offset)) - self.half
+        return np.asarray(np.linalg.norm(np.maximum(beyond, 0.0), axis=-1))
 
 
 class Thing:
@@ -26,9 +77,7 @@ class Thing:
     def __init__(self, core: SimCore, body: str) -> None:
         self.core = core
         self.body = core.model.body(body).id
-        self.geoms = _solid_geoms(core.model, core.model.body_rootid == core.model.body_rootid[self.body])
-        if core.model.body_rootid[self.body] != self.body:  # a part of a fixture
-            self.geoms = _solid_geoms(core.model, _is_below(core.model, self.body))
+        self.geoms = _solid_geoms(core.model, _is_below(core.model, self.body))
 
     @property
     def pos(self) -> Float64Array:
@@ -40,59 +89,51 @@ class Thing:
         """Orientation, (3, 3)."""
         return self.core.data.xmat[self.body].reshape(3, 3).copy()
 
-    def points(self) -> Float64Array:
-        """Points spread over the bounding boxes of its collision geoms (m), (n, 3)."""
-        return geom_points(self.core, self.geoms)
+    def boxes(self) -> Boxes:
+        """Bounding boxes of its collision geoms."""
+        return Boxes(self.core, self.geoms)
 
     def bottom(self) -> float:
         """Height of its lowest point (m)."""
-        return float(self.points()[:, 2].min())
+        return float(self.boxes().corners()[:, 2].min())
 
     def top(self) -> float:
         """Height of its highest point (m)."""
-        return float(self.points()[:, 2].max())
+        return float(self.boxes().corners()[:, 2].max())
+
+    def radius(self) -> float:
+        """Largest horizontal distance (m) of its parts from its origin."""
+        return float(np.linalg.norm(self.boxes().corners()[:, :2] - self.pos[:2], axis=1).max())
+
+    def height_at(self, point: Float64Array, radius: float) -> float | None:
+        """
+        Height of its surface around a point.
+
+        :param point: (2,) m
+        :param radius: how far around (m)
+        :return: m; None where it has no part
+        """
+        boxes = self.boxes()
+        near = boxes.distances(point[None])[0] < radius
+        return float(boxes.tops()[near].max()) if near.any() else None
 
 
 class Obstacles:
     """
-    Everything solid but the robot and one object, as oriented boxes at the moment of making.
+    Everything solid but the robot and one object, at the moment of making.
 
     :param core: the simulation
     :param but: what does not count
     """
 
     def __init__(self, core: SimCore, but: Thing) -> None:
-        self._core = core
-        names = [core.model.body(int(body)).name for body in core.model.geom_bodyid]
-        is_robot = np.array([name.startswith(_ROBOT_PREFIXES) for name in names])
         solid = _solid_geoms(core.model, np.ones(core.model.nbody, dtype=bool))
-        self.geoms = np.array(
-            [g for g in solid if not is_robot[g] and g not in set(but.geoms.tolist())], dtype=np.int64
-        )
-        data, model = core.data, core.model
-        self.rotations: Float64Array = data.geom_xmat[self.geoms].reshape(-1, 3, 3)
-        centre, self.half = model.geom_aabb[self.geoms, :3], model.geom_aabb[self.geoms, 3:].copy()
-        self.centres: Float64Array = data.geom_xpos[self.geoms] + np.einsum("gij,gj->gi", self.rotations, centre)
-        is_plane = model.geom_type[self.geoms] == mujoco.mjtGeom.mjGEOM_PLANE
-        self.half[is_plane] = (10.0, 10.0, 1.0)
-        self.centres[is_plane, 2] = data.geom_xpos[self.geoms[is_plane], 2] - 1.0
-
-    def hit(self, points: Float64Array, margin: float = 0.0) -> BoolArray:
-        """
-        Which points lie inside something.
-
-        :param points: (n, 3) m
-        :param margin: how much larger everything is taken (m)
-        :return: (n,) bool
-        """
-        offset = points[:, None, :] - self.centres[None]
-        local = np.einsum("gji,ngj->ngi", self.rotations, offset)
-        return np.asarray((np.abs(local) <= self.half + margin).all(axis=-1).any(axis=-1))
-
-    @cached_property
-    def tops(self) -> Float64Array:
-        """Height of each obstacle's highest corner (m), (g,)."""
-        return np.asarray(self.centres[:, 2] + (np.abs(self.rotations[:, 2, :]) * self.half).sum(axis=1))
+        is_other = ~is_robot_geom(core.model)[solid] & ~np.isin(solid, but.geoms)
+        is_other &= core.model.geom_type[solid] != mujoco.mjtGeom.mjGEOM_PLANE
+        boxes = Boxes(core, solid[is_other])
+        is_small = boxes.half[:, :2].max(axis=1) < MAX_OBSTACLE_HALF_WIDTH
+        self._boxes = Boxes(core, solid[is_other][is_small])
+        self._tops = self._boxes.tops()
 
     def highest_along(self, start: Float64Array, end: Float64Array, radius: float) -> float:
         """
@@ -103,28 +144,19 @@ class Obstacles:
         :param radius: half width of the way (m)
         :return: the highest top (m), or minus infinity
         """
-        steps = np.linspace(0.0, 1.0, 12)[:, None]
-        path = start[:2] + steps * (end[:2] - start[:2])
-        reach = np.linalg.norm(self.half[:, :2], axis=1)
-        distance = np.linalg.norm(path[:, None] - self.centres[None, :, :2], axis=-1).min(axis=0)
-        is_small = self.half[:, :2].max(axis=1) < 0.3  # tables and floors are not on the way
-        near = is_small & (distance < reach + radius)
-        return float(self.tops[near].max()) if near.any() else -np.inf
+        path = start[:2] + np.linspace(0.0, 1.0, 12)[:, None] * (end[:2] - start[:2])
+        near = self._boxes.distances(path).min(axis=0, initial=np.inf) < radius
+        return float(self._tops[near].max()) if near.any() else -np.inf
 
 
-def geom_points(core: SimCore, geoms: Int64Array) -> Float64Array:
+def is_robot_geom(model: mujoco.MjModel) -> BoolArray:
     """
-    Points spread over the bounding boxes of geoms.
+    Which geoms belong to the robot, (ngeom,) bool.
 
-    :param core: the simulation
-    :param geoms: their numbers, (g,)
-    :return: (125 g, 3) m
+    :param model: compiled scene
     """
-    boxes = core.model.geom_aabb[geoms]
-    local = boxes[:, None, :3] + _GRID[None] * boxes[:, None, 3:]
-    rotations = core.data.geom_xmat[geoms].reshape(-1, 3, 3)
-    world = core.data.geom_xpos[geoms][:, None] + np.einsum("gij,gnj->gni", rotations, local)
-    return np.asarray(world.reshape(-1, 3))
+    is_robot = np.array([model.body(body).name.startswith(_ROBOT_PREFIXES) for body in range(model.nbody)])
+    return np.asarray(is_robot[model.geom_bodyid])
 
 
 def _solid_geoms(model: mujoco.MjModel, bodies: BoolArray) -> Int64Array:

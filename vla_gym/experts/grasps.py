@@ -2,50 +2,41 @@
 Where to grasp an object from above, found from its collision geometry.
 
 The fingers can close on any stretch of material that is thinner than the gripper's opening and has room on both sides:
-a carton across its narrow side, a can across its diameter, a bottle at its neck, a bowl or a mug at its wall. So each
-direction of closing cuts a thin slice out of the object, and each uninterrupted stretch of the slice is a candidate.
+a carton across its narrow side, a can across its diameter, a bottle at its neck, a bowl or a mug at its wall. So the
+lines along which the pads would close are cut with the object, and each uninterrupted stretch is a candidate. The arm
+then rehearses the candidates in order, until some are found that it can reach without touching anything.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
-from vla_gym.experts.geometry import Obstacles, Thing
+from vla_gym.experts.geometry import Boxes, Thing
 from vla_gym.experts.hand import turned
-from vla_gym.sim.core import SimCore
+from vla_gym.experts.rehearsal import Rehearsal
 from vla_gym.type_aliases import Float64Array
 
-MAX_WIDTH = 0.066
+MAX_WIDTH = 0.07
 """Thickest stretch (m) that is grasped; the gripper opens to 8 cm."""
-MIN_GAP = 0.02
+MIN_GAP = 0.012
 """Two stretches closer than this (m) are one: no finger fits between them."""
-DEPTHS = (0.03, 0.018)
+DEPTHS = (0.022, 0.03, 0.012, 0.045, 0.07)
 """How far (m) below the object's top the fingertips go."""
-MIN_HEIGHT = 0.008
-"""Least height (m) of the fingertips above what the object stands on."""
-PAD_HALF_WIDTH = 0.009
-SLICE_HALF_HEIGHT = 0.02
-YAWS = np.deg2rad(np.arange(-90.0, 91.0, 10.0))
+MIN_HEIGHT = 0.011
+"""Least height (m) of the fingertips above the object's underside."""
+YAWS = np.deg2rad(np.arange(-90.0, 91.0, 15.0))
 """Directions of closing that are tried (rad from the rest orientation)."""
-LATERALS = (0.0, 0.015, -0.015, 0.03, -0.03, 0.05, -0.05)
+LATERALS = np.array([0.0, 0.015, -0.015, 0.03, -0.03, 0.05, -0.05])
 """Places of the slice (m) along the object."""
-NEARLY_BEST = 0.12
-
-# points of the open fingers and of the palm in the hand's frame: x along closing, y along the pads, z out of the hand
-_FINGERS = np.array(
-    [
-        [side * x, y, z]
-        for y in (-0.01, 0.01)
-        for side in (-1, 1)
-        for x in (0.04, 0.052, 0.064)
-        for z in (0.006, -0.01, -0.03, -0.06, -0.12)
-    ]
-)
-_PALM = np.array(
-    [[x, y, z] for y in (-0.033, 0.033) for x in (-0.105, -0.05, 0.0, 0.05, 0.105) for z in (-0.05, -0.1, -0.16)]
-)
+_PAD = np.array([(y, z) for y in (-0.007, 0.0, 0.007) for z in (-0.002, 0.006, 0.014)])
+"""Lines of a pad: along it, and up from the fingertips (m)."""
+LENIENCIES = (0.0, 0.006)
+"""Depths (m) to which the hand may be in other things, if it has to."""
+APPROACH = (0.0, 0.07)
+"""Heights above a grasp at which the hand must be free (m)."""
 
 
 @dataclass(frozen=True)
@@ -63,71 +54,81 @@ class Grasp:
     cost: float
 
 
-def find_grasps(core: SimCore, thing: Thing) -> list[Grasp]:
+def find_grasps(thing: Thing, rehearsal: Rehearsal, hand_pos: Float64Array) -> Iterator[Grasp]:
     """
-    Grasps of an object from above, best first.
+    Grasps of an object from above that the arm can carry out, about in the order of their cost.
 
-    :param core: the simulation
     :param thing: the object
+    :param rehearsal: of the same object
+    :param hand_pos: where the hand comes from (m), (3,)
     """
-    points = thing.points()
-    top, bottom = points[:, 2].max(), points[:, 2].min()
-    centre = 0.5 * (points.max(axis=0) + points.min(axis=0))
-    obstacles = Obstacles(core, thing)
-    grasps = []
-    for depth in DEPTHS:
-        height = max(top - depth, bottom + MIN_HEIGHT)
-        level = points[np.abs(points[:, 2] - height) < SLICE_HALF_HEIGHT]
-        if len(level) == 0:
-            continue
-        for yaw in YAWS:
+    pos, mat = thing.pos, thing.mat
+    grasps = sorted(candidates(thing, hand_pos), key=lambda grasp: grasp.cost)
+    for leniency in LENIENCIES:
+        has_any = False
+        for grasp in grasps:
+            rehearsal.put_arm_back()
+            place, crowding = pos + mat @ grasp.pos, 0.0
+            for height in APPROACH:
+                if not rehearsal.can_reach(place + [0.0, 0.0, height], grasp.mat):
+                    break
+                here = rehearsal.crowding(holds_thing=False, leniency=leniency)
+                if here is None:
+                    break
+                crowding = max(crowding, here)
+            else:
+                has_any = True
+                yield Grasp(grasp.pos, grasp.mat, grasp.cost + 0.2 * crowding)
+        if has_any:
+            return
+
+
+def candidates(thing: Thing, hand_pos: Float64Array) -> Iterator[Grasp]:
+    """
+    Places where the fingers could close, whether the arm gets there or not.
+
+    :param thing: the object
+    :param hand_pos: where the hand comes from (m), (3,)
+    """
+    boxes, pos, to_object = thing.boxes(), thing.pos, thing.mat.T
+    corners = boxes.corners()
+    low, high = corners.min(axis=0), corners.max(axis=0)
+    centre = 0.5 * (low + high)
+    heights = sorted({max(high[2] - depth, low[2] + MIN_HEIGHT): i for i, depth in reversed([*enumerate(DEPTHS)])}.items())
+    for height, rank in heights:
+        for yaw in YAWS[:-1]:  # a half turn of a hand with two equal fingers closes in the same way
             mat = turned(float(yaw))
-            across, along = mat[:2, 0], mat[:2, 1]
+            across, along = mat[:, 0], mat[:, 1]
             for lateral in LATERALS:
-                offset = (level[:, :2] - centre[:2]) @ along - lateral
-                stretches = _stretches((level[:, :2] - centre[:2])[np.abs(offset) < PAD_HALF_WIDTH] @ across)
-                for low, high in stretches:
-                    middle = 0.5 * (low + high)
-                    place = np.append(centre[:2] + lateral * along + middle * across, height)
-                    cost = _cost(place, mat, high - low, float(yaw), centre, obstacles, points)
-                    cost += 0.1 * (depth != DEPTHS[0])
-                    grasps.append(Grasp(thing.mat.T @ (place - thing.pos), mat, cost))
-    return sorted(grasps, key=lambda grasp: grasp.cost)
+                middle = np.array([*(centre[:2] + lateral * along[:2]), height])
+                for position, width, roughness in _stretches(boxes, middle, across, along):
+                    place = middle + position * across
+                    cost = 0.25 * abs(yaw) / (np.pi / 2) + 0.08 * rank + 1.5 * width + 12.0 * roughness
+                    cost += 2.0 * float(np.linalg.norm(place[:2] - centre[:2]))
+                    cost += 0.15 * float(np.linalg.norm(place[:2] - hand_pos[:2]))
+                    yield Grasp(to_object @ (place - pos), mat, cost)
 
 
-def choose_grasp(grasps: list[Grasp], choice: float) -> Grasp | None:
-    """
-    One of the grasps that are nearly as good as the best.
-
-    :param grasps: best first
-    :param choice: in [0, 1)
-    """
-    good = [grasp for grasp in grasps if grasp.cost < grasps[0].cost + NEARLY_BEST]
-    return good[int(choice * len(good))] if good else None
-
-
-def _stretches(positions: Float64Array) -> list[tuple[float, float]]:
-    """Uninterrupted stretches of material along a line that are thin enough, as (low, high)."""
-    if len(positions) == 0:
-        return []
-    ordered = np.sort(positions)
-    ends = np.flatnonzero(np.diff(ordered) > MIN_GAP)
-    lows, highs = ordered[np.append(0, ends + 1)], ordered[np.append(ends, len(ordered) - 1)]
-    return [(float(a), float(b)) for a, b in zip(lows, highs, strict=True) if b - a < MAX_WIDTH]
-
-
-def _cost(
-    place: Float64Array,
-    mat: Float64Array,
-    width: float,
-    yaw: float,
-    centre: Float64Array,
-    obstacles: Obstacles,
-    points: Float64Array,
-) -> float:
-    fingers, palm = place + _FINGERS @ mat.T, place + _PALM @ mat.T
-    # the object itself is in the way of a finger as well
-    own = np.linalg.norm(fingers[:, None] - points[None], axis=-1).min(axis=1) < 0.008
-    in_the_way = float((obstacles.hit(fingers, 0.004) | own).mean() + obstacles.hit(palm, 0.01).mean())
-    lever = float(np.linalg.norm(place[:2] - centre[:2]))
-    return 8.0 * in_the_way + 0.25 * abs(yaw) / (np.pi / 2) + 2.0 * lever + 1.5 * width
+def _stretches(
+    boxes: Boxes, middle: Float64Array, across: Float64Array, along: Float64Array
+) -> Iterator[tuple[float, float, float]]:
+    """Position, width and roughness (m) of the stretches of material that are thin enough."""
+    origins = middle + _PAD[:, :1] * along + _PAD[:, 1:] * np.array([0.0, 0.0, 1.0])
+    cuts = boxes.cuts(origins, across)
+    line, box = np.nonzero(cuts[..., 0] < cuts[..., 1])
+    if len(line) == 0:
+        return
+    low, high = cuts[line, box].T
+    order = np.argsort(low)
+    line, low, high = line[order], low[order], high[order]
+    reach = np.maximum.accumulate(high)
+    starts = np.append(0, np.flatnonzero(low[1:] - reach[:-1] > MIN_GAP) + 1)
+    for first, last in zip(starts, np.append(starts[1:], len(low)), strict=True):
+        part = slice(first, last)
+        width = float(high[part].max() - low[part].min())
+        if width > MAX_WIDTH:
+            continue
+        ends = np.array([(low[part][line[part] == i].min(), high[part][line[part] == i].max()) for i in set(line[part])])
+        missing = 1.0 - len(ends) / len(_PAD)
+        roughness = float(ends.std(axis=0).min()) + 0.01 * missing
+        yield float(0.5 * (low[part].min() + high[part].max())), width, roughness

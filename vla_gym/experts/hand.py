@@ -53,6 +53,7 @@ class Hand:
         self.core = core
         self.speed = speed
         self.gripper = GRIPPER_OPEN
+        self._home = self.pos
 
     @property
     def pos(self) -> Float64Array:
@@ -63,6 +64,14 @@ class Hand:
     def mat(self) -> Float64Array:
         """Orientation of the end effector, (3, 3)."""
         return self.core.data.site_xmat[self.core.robot.eef_site].reshape(3, 3).copy()
+
+    def angle_to(self, mat: Float64Array) -> float:
+        """
+        Angle (rad) between the hand's orientation and another.
+
+        :param mat: (3, 3)
+        """
+        return float(np.linalg.norm(rotation_vector(mat @ self.mat.T)))
 
     def reach(
         self,
@@ -170,6 +179,10 @@ class Hand:
         """
         target = self.pos + np.array([0.0, 0.0, height])
         return self.reach(lambda: target, tolerance=0.015, max_steps=25)
+
+    def go_home(self) -> Motion:
+        """Return to where the hand was in the beginning, pointing down."""
+        return self.reach(lambda: self._home, DOWN, tolerance=0.03, max_steps=40)
 
     def command(self, offset: Float64Array, turn: Float64Array) -> Float64Array:
         """

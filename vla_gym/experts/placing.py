@@ -2,80 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 
 from vla_gym.experts.geometry import Obstacles, Thing
-from vla_gym.experts.grasps import choose_grasp, find_grasps
-from vla_gym.experts.hand import Hand, Live, Motion, Trial
+from vla_gym.experts.grasps import Grasp, find_grasps
+from vla_gym.experts.hand import ANGLE_TOLERANCE, Hand, Motion, Trial
+from vla_gym.experts.placements import UPRIGHT, Placement, Target, about_vertical, find_placement, target_of
+from vla_gym.experts.rehearsal import Rehearsal
 from vla_gym.experts.style import Style
 from vla_gym.tasks.goals import Atom
 from vla_gym.type_aliases import Float64Array
 
 MAX_REGRASPS = 3
-MAX_SLIP = 0.03
+MAX_GRASPS = 8
+"""How many grasps are compared, and tried in turn."""
+NEARLY_BEST = 0.02
+"""Difference in cost within which the style chooses."""
+NO_PLACEMENT_COST = 0.25
+"""An object that cannot be put down without touching something may still be lowered until it does."""
+MAX_SLIP = 0.06
 """How far (m) a held object may move in the hand before it counts as lost."""
-CORRIDOR = 0.1
-"""Half width (m) of the way that must be clear when an object is carried."""
-CLEARANCE = 0.02
-PRESS_DEPTH = 0.012
+MIN_LIFT = 0.012
+FUNNEL = 5.0
+"""Height that the hand keeps above a grasp per horizontal distance from it."""
+FUNNEL_MOUTH = 0.006
+"""Horizontal distance (m) within which it goes straight down."""
+AT_GRASP = (0.008, 0.009)
+"""Horizontal and vertical distance (m) from a grasp at which the fingers close."""
+STUCK_STEPS = 8
+MAX_SHORT_OF_GRASP = 0.02
+"""Height (m) above a grasp at which they close as well, if the hand gets no further."""
+TURN_AS_DISTANCE = 0.1
+"""Horizontal distance (m) that a radian of turning left to do counts as."""
+RISE_FIRST = 4.0
+"""How much more rising counts than moving across, where the hand is too low."""
+HAND_RADIUS = 0.11
+HAND_HEIGHT = 0.02
+"""The hand is wide (m) from this height (m) above the fingertips on."""
+CLEARANCE = 0.025
+PRESS_DEPTH = 0.015
 """How far (m) below the surface to aim when lowering, so that contact is certain."""
 RETREAT_HEIGHT = 0.1
-
-
-@dataclass(frozen=True)
-class Target:
-    """
-    Where an object shall go.
-
-    :param point: where the middle of its underside shall come to rest (m), (3,)
-    :param rim: height (m) of what the object has to be lifted over there
-    """
-
-    point: Live
-    rim: Callable[[], float]
-
-
-def target_of(hand: Hand, atom: Atom) -> Target:
-    """
-    Where the first argument of ``(On a b)`` or ``(In a b)`` shall go.
-
-    :param hand: the gripper
-    :param atom: the atom
-    """
-    core, data = hand.core, hand.core.data
-    if atom.target_body:
-        support = Thing(core, atom.target_body)
-
-        def on_object() -> Float64Array:
-            points = support.points()
-            near = np.linalg.norm(points[:, :2] - support.pos[:2], axis=1) < 0.03
-            surface = points[near if near.any() else slice(None), 2].max()
-            return np.array([*support.pos[:2], surface])
-
-        return Target(on_object, support.top)
-    site = core.model.site(atom.target_site).id
-    half = np.array(atom.target_size)
-
-    def in_region() -> Float64Array:
-        pos, mat = data.site_xpos[site], data.site_xmat[site].reshape(3, 3)
-        lowest = pos[2] - float(np.abs(mat[2]) @ half) if atom.predicate == "in" else pos[2]
-        return np.array([pos[0], pos[1], lowest])
-
-    if not atom.target_geoms:  # a region of a table
-        return Target(in_region, lambda: float(in_region()[2]))
-    owner = Thing(core, core.model.body(int(core.model.site_bodyid[site])).name)
-
-    def rim() -> float:
-        if atom.predicate != "in" or len(owner.geoms) == 0:
-            return float(in_region()[2])
-        points = owner.points()
-        near = np.linalg.norm(points[:, :2] - in_region()[:2], axis=1) < np.linalg.norm(half[:2]) + 0.03
-        return float(points[near, 2].max()) if near.any() else float(in_region()[2])
-
-    return Target(in_region, rim)
 
 
 def pick_and_place(hand: Hand, atom: Atom, style: Style) -> Motion:
@@ -87,118 +56,174 @@ def pick_and_place(hand: Hand, atom: Atom, style: Style) -> Motion:
     :param style: how
     """
     thing = Thing(hand.core, atom.body)
-    target = target_of(hand, atom)
+    target = target_of(hand.core, atom, _share(hand, atom))
     for attempt in range(1 + MAX_REGRASPS):
-        if not (yield from pick(hand, thing, style, attempt)):
+        plan = plan_pick(hand, thing, target, style, attempt)
+        if plan is None:
+            yield from hand.go_home()
             continue
-        if (yield from carry(hand, thing, target, style)):
-            yield from lower_and_release(hand, thing, target, atom, style)
+        grasp, placement = plan
+        if (yield from pick(hand, thing, grasp, style)) and (
+            yield from carry(hand, thing, target, placement, grasp, style)
+        ):
+            yield from lower_and_release(hand, thing, target, placement, atom, style)
             return
         yield from hand.open()
         yield from hand.rise(RETREAT_HEIGHT)
 
 
-def pick(hand: Hand, thing: Thing, style: Style, attempt: int = 0) -> Trial:
+def plan_pick(
+    hand: Hand, thing: Thing, target: Target, style: Style, attempt: int = 0
+) -> tuple[Grasp, Placement] | None:
+    """
+    A grasp, and a way to put the object down with it.
+
+    :param hand: the gripper
+    :param thing: the object
+    :param target: where it shall go
+    :param style: how
+    :param attempt: the later, the further down the list of grasps
+    :return: None if the object cannot be grasped
+    """
+    rehearsal = Rehearsal(hand.core, thing)
+    plans: list[tuple[float, Grasp, Placement]] = []
+    for grasp in islice(find_grasps(thing, rehearsal, hand.pos), MAX_GRASPS):
+        placement = find_placement(thing, target, grasp, rehearsal)
+        plans.append((grasp.cost + cost_of(placement), grasp, placement or UPRIGHT))
+    plans.sort(key=lambda plan: plan[0])
+    if not plans:
+        return None
+    good = [plan for plan in plans if plan[0] < plans[0][0] + NEARLY_BEST]
+    _, grasp, placement = plans[attempt % len(plans)] if attempt else good[int(style.choice * len(good))]
+    return grasp, placement
+
+
+def cost_of(placement: Placement | None) -> float:
+    """
+    What a placement adds to the cost of a grasp.
+
+    :param placement: None if none was found that is free
+    """
+    if placement is None:
+        return NO_PLACEMENT_COST
+    return 0.1 * abs(placement.turn) + float(np.abs(placement.offset).sum())
+
+
+def pick(hand: Hand, thing: Thing, grasp: Grasp, style: Style) -> Trial:
     """
     Grasp an object and lift it a little.
 
     :param hand: the gripper
     :param thing: the object
+    :param grasp: where
     :param style: how
-    :param attempt: the later, the further down the list of grasps
     :return: whether it is in the hand
     """
-    grasps = find_grasps(hand.core, thing)
-    grasp = choose_grasp(grasps, (style.choice + 0.37 * attempt) % 1.0)
-    if grasp is None:
-        return False
     start_height = thing.pos[2]
 
     def place() -> Float64Array:
         return thing.pos + thing.mat @ grasp.pos + style.grasp_offset
 
-    up = np.array([0.0, 0.0, style.height])
-    safe = max(place()[2] + style.height, Obstacles(hand.core, thing).highest_along(hand.pos, place(), 0.06) + 0.03)
-    if hand.pos[2] < safe - 0.02:
+    obstacles = Obstacles(hand.core, thing)
+    safe = max(
+        place()[2] + style.height,
+        obstacles.highest_along(hand.pos, place(), 0.03) + CLEARANCE,
+        obstacles.highest_along(hand.pos, place(), HAND_RADIUS) + CLEARANCE - HAND_HEIGHT,
+        thing.top() + CLEARANCE,
+    )
+    if hand.pos[2] < safe - 0.05:
         yield from hand.rise(safe - hand.pos[2])
-    over = np.array([0.0, 0.0, max(safe - place()[2], style.height)])
-    yield from hand.reach(lambda: place() + over, grasp.mat, tolerance=0.02)
-    yield from hand.reach(lambda: place() + up, grasp.mat, tolerance=0.012)
-    yield from hand.reach(place, grasp.mat, tolerance=0.005, max_steps=40)
+
+    def through_funnel() -> Float64Array:
+        offset = place() - hand.pos
+        aside = max(float(np.linalg.norm(offset[:2])) - FUNNEL_MOUTH, 0.0) + TURN_AS_DISTANCE * hand.angle_to(grasp.mat)
+        offset[2] += min(FUNNEL * aside, safe - place()[2])
+        offset[2] *= RISE_FIRST if offset[2] > 0.0 else 1.0
+        return offset
+
+    heights: list[float] = []
+
+    def is_there() -> bool:
+        offset = np.abs(place() - hand.pos)
+        heights.append(float(hand.pos[2]))
+        is_stuck = len(heights) > STUCK_STEPS and max(heights[-STUCK_STEPS:]) - min(heights[-STUCK_STEPS:]) < 0.002
+        if np.linalg.norm(offset[:2]) > AT_GRASP[0] or hand.angle_to(grasp.mat) > ANGLE_TOLERANCE:
+            return False
+        return bool(offset[2] < AT_GRASP[1] or (is_stuck and offset[2] < MAX_SHORT_OF_GRASP))
+
+    yield from hand.steer(through_funnel, grasp.mat, tolerance=0.0, stop=is_there, max_steps=80)
     yield from hand.close(style.close_steps)
-    lifted = hand.pos + np.array([0.0, 0.0, 0.03])
-    yield from hand.reach(lambda: lifted, tolerance=0.01, max_steps=20)
-    if thing.pos[2] > start_height + 0.01:
-        return True
-    yield from hand.open()
-    yield from hand.rise(RETREAT_HEIGHT)
-    return False
+    lifted = hand.pos + np.array([0.0, 0.0, 0.05])
+    yield from hand.reach(lambda: lifted, tolerance=0.025, max_steps=15)
+    return bool(thing.pos[2] > start_height + MIN_LIFT)
 
 
-def carry(hand: Hand, thing: Thing, target: Target, style: Style) -> Trial:
+def carry(
+    hand: Hand, thing: Thing, target: Target, placement: Placement, grasp: Grasp, style: Style
+) -> Trial:
     """
     Bring the held object to above its target.
 
     :param hand: the gripper
     :param thing: the object
     :param target: where it shall go
+    :param placement: how it is put down there
+    :param grasp: how it is held
     :param style: how
     :return: whether it is still in the hand
     """
-    held = thing.pos - hand.pos
+    held = hand.mat.T @ (thing.pos - hand.pos)
 
     def has_lost() -> bool:
-        return bool(np.linalg.norm(thing.pos - hand.pos - held) > MAX_SLIP)
-
-    def over_target() -> Float64Array:
-        goal = target.point() + style.place_offset
-        return np.array([goal[0], goal[1], max(goal[2], target.rim())]) - middle_of_underside(thing)
+        return bool(np.linalg.norm(hand.mat.T @ (thing.pos - hand.pos) - held) > MAX_SLIP)
 
     obstacles = Obstacles(hand.core, thing)
-    goal = target.point()
-    way = max(obstacles.highest_along(thing.pos, goal, CORRIDOR), goal[2], target.rim())
-    height = way + CLEARANCE + style.height / 2
+    start, goal = thing.pos, target.point() + placement.offset
+    tip = float(hand.pos[2] - thing.bottom())
+    way = max(
+        obstacles.highest_along(start, goal, thing.radius()),
+        obstacles.highest_along(hand.pos, goal + hand.pos - start, HAND_RADIUS) - tip - HAND_HEIGHT,
+        goal[2],
+        target.rim,
+    )
+    height = way + CLEARANCE + style.height / 3
 
     def upwards() -> Float64Array:
         return np.array([0.0, 0.0, max(height - thing.bottom(), 0.0)])
 
     def across() -> Float64Array:
-        offset = over_target()
+        offset = target.point() + placement.offset + style.place_offset - thing.pos
         return np.array([offset[0], offset[1], height - thing.bottom()])
 
-    yield from hand.steer(upwards, tolerance=0.02, stop=has_lost)
-    yield from hand.steer(across, tolerance=0.012, stop=has_lost, max_steps=100)
+    yield from hand.steer(upwards, tolerance=0.025, stop=has_lost)
+    mat = about_vertical(placement.turn) @ grasp.mat if placement.turn else None
+    yield from hand.steer(across, mat, tolerance=0.02, stop=has_lost, max_steps=100)
     return not has_lost()
 
 
-def lower_and_release(hand: Hand, thing: Thing, target: Target, atom: Atom, style: Style) -> Motion:
+def lower_and_release(
+    hand: Hand, thing: Thing, target: Target, placement: Placement, atom: Atom, style: Style
+) -> Motion:
     """
     Lower the held object onto its target, let go and withdraw.
 
     :param hand: the gripper
     :param thing: the object
     :param target: where it shall go
+    :param placement: how it is put down there
     :param atom: what shall hold in the end
     :param style: how
     """
+    is_dropped = placement.offset[2] > PRESS_DEPTH
 
     def remaining() -> Float64Array:
-        below = target.point() + style.place_offset - [0.0, 0.0, PRESS_DEPTH]
-        return np.asarray(below - middle_of_underside(thing))
+        offset = target.point() + placement.offset + style.place_offset - thing.pos
+        offset[2] += thing.pos[2] - thing.bottom() - (0.0 if is_dropped else PRESS_DEPTH)
+        return offset
 
     yield from hand.lower(remaining, stop=lambda: atom.predicate == "on" and holds(hand, atom))
     yield from hand.open()
     yield from hand.rise(RETREAT_HEIGHT)
-
-
-def middle_of_underside(thing: Thing) -> Float64Array:
-    """
-    Where an object would touch a table: the middle of its outline at its lowest height (m), (3,).
-
-    :param thing: the object
-    """
-    points = thing.points()
-    return np.append(0.5 * (points[:, :2].min(axis=0) + points[:, :2].max(axis=0)), points[:, 2].min())
 
 
 def holds(hand: Hand, atom: Atom) -> bool:
@@ -209,3 +234,9 @@ def holds(hand: Hand, atom: Atom) -> bool:
     :param atom: the atom
     """
     return hand.core.goal.evaluate(hand.core.data)[atom.text]
+
+
+def _share(hand: Hand, atom: Atom) -> tuple[int, int]:
+    """Which one of how many objects that go to the same region an atom is about."""
+    same = [other for other in hand.core.goal.atoms if other.target_site and other.target_site == atom.target_site]
+    return (same.index(atom), len(same)) if same else (0, 1)

@@ -8,7 +8,7 @@ import numpy as np
 
 from vla_gym.type_aliases import Float64Array
 
-SPEED_RANGE = (0.65, 0.8)
+SPEED_RANGE = (0.75, 0.9)
 HEIGHT_RANGE = (0.03, 0.06)
 CLOSE_STEPS_RANGE = (10, 12)
 MAX_PLACE_OFFSET = 0.008
