@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import mujoco
 import numpy as np
 
-from vla_gym.experts.geometry import Thing, geom_points
-from vla_gym.experts.hand import ANGLE_TOLERANCE, DOWN, Hand, Motion, rotation_vector
 from vla_gym.experts.dry_run import DryRun
+from vla_gym.experts.geometry import Boxes, Thing
+from vla_gym.experts.hand import ANGLE_TOLERANCE, DOWN, Hand, Motion, rotation_vector
 from vla_gym.experts.style import Style
 from vla_gym.sim.controller import rotation_matrix
 from vla_gym.sim.core import SimCore
@@ -64,7 +64,6 @@ MAX_LEAD_STEPS = 120
 STUCK_STEPS = 15
 STUCK_WAY = 0.002
 """A part is stuck when it moves less than this (m or rad) in ``STUCK_STEPS`` control steps."""
-VERBOSE = False
 UP = np.array([0.0, 0.0, 1.0])
 
 
@@ -151,9 +150,32 @@ def move_joint(hand: Hand, atom: Atom, style: Style) -> Motion:
             return
         # what is not shut by pushing is shut by its handle
         hold = find_hold(hand.core, part, goal, pushes=atom.predicate == "close" and attempt < 1)
+        if hold is None:
+            return
         yield from take_hold(hand, part, hold, style)
         yield from lead(hand, part, hold, goal)
         yield from withdraw(hand, part, hold)
+
+
+def opening_before(core: SimCore, atom: Atom) -> Atom | None:
+    """
+    What has to be open before an atom can be brought about: the drawer or the door of what something is put into.
+
+    :param core: the simulation
+    :param atom: the atom
+    :return: the atom ``(Open a)``; None where nothing can be opened
+    """
+    category = next((name for name in JOINT_RULES if atom.target_site.startswith(name)), "")
+    if atom.predicate != "in" or "open" not in JOINT_RULES.get(category, {}):
+        return None
+    model = core.model
+    body = int(model.site_bodyid[model.site(atom.target_site).id])
+    # a drawer's region moves with it, a microwave's does not move with the door
+    joints = [j for j in range(model.njnt) if int(model.jnt_bodyid[j]) == body] or [
+        j for j in range(model.njnt) if model.body_rootid[model.jnt_bodyid[j]] == model.body_rootid[body]
+    ]
+    names = tuple(model.joint(j).name for j in joints)
+    return Atom("open", atom.arguments[1:], joints=names, category=category)
 
 
 def goal_position(rule: JointRule, limits: Float64Array) -> float:
@@ -178,7 +200,7 @@ def is_beyond(part: Part, above: bool, goal: float) -> bool:
     return part.qpos > goal if above else part.qpos < goal
 
 
-def find_hold(core: SimCore, part: Part, goal: float, pushes: bool) -> Hold:
+def find_hold(core: SimCore, part: Part, goal: float, pushes: bool) -> Hold | None:
     """
     The best place for the hand to move a part from.
 
@@ -186,7 +208,7 @@ def find_hold(core: SimCore, part: Part, goal: float, pushes: bool) -> Hold:
     :param part: the part
     :param goal: where its joint shall get (m or rad)
     :param pushes: whether to push with closed fingers instead of drawing
-    :raises ExpertError: if the part offers no place
+    :return: None if the part offers no place
     """
     outwards = _outwards(core, part)
     handle = _handle(core, part, outwards)
@@ -222,10 +244,8 @@ def find_hold(core: SimCore, part: Part, goal: float, pushes: bool) -> Hold:
         if cost < lowest:
             best, lowest = hold, cost
     if best is None:
-        raise ValueError("no hold")
+        return None
     frame = part.thing.mat.T
-    if VERBOSE:
-        print("hold", best.pos.round(3), best.mat[:, 2].round(2), best.mat[:, 0].round(2), round(turn(best), 2), round(lowest, 2))
     return Hold(frame @ (best.pos - part.thing.pos), frame @ best.mat, best.grips, frame @ best.approach, best.press)
 
 
@@ -243,12 +263,12 @@ def _push_points(
 ) -> Iterator[tuple[Float64Array, float]]:
     """Points (m) at which to push, with the distance (m) of the surface: a drawer's handle, places along a door."""
     if part.is_slide:
-        points = handle.points()
+        points = handle.boxes().corners()
         centre = _grip_centre(points)
         yield centre, float((points @ outwards).max() - centre @ outwards)
         return
     panel = _panel(core, part)
-    points = geom_points(core, np.array([panel]))
+    points = Boxes(core, np.array([panel])).corners()
     along = np.cross(UP, outwards)
     centre, half = _grip_centre(points), 0.5 * float(np.ptp(points @ along))
     for place in PUSH_PLACES:
@@ -262,7 +282,7 @@ def _panel(core: SimCore, part: Part) -> int:
 
 def _draws(core: SimCore, part: Part, handle: Thing, outwards: Float64Array) -> Iterator[Hold]:
     """Ways of drawing a part by its handle, in the world's frame."""
-    points = handle.points()
+    points = handle.boxes().corners()
     centre = _grip_centre(points)
     is_knob = abs(outwards[2]) > 0.9
     for mat in _knob_orientations(core, handle) if is_knob else _orientations(outwards):
@@ -355,7 +375,7 @@ def withdraw(hand: Hand, part: Part, hold: Hold) -> Motion:
 
 def _outwards(core: SimCore, part: Part) -> Float64Array:
     """Direction in which the handle sticks out: the way in which a part opens, or the axis of a knob, (3,)."""
-    points = part.thing.points()
+    points = part.thing.boxes().corners()
     middle = 0.5 * (points.max(axis=0) + points.min(axis=0))
     arm = part.arm(middle)
     if not part.is_slide and np.linalg.norm(arm) < KNOB_RADIUS:
@@ -373,7 +393,7 @@ def _outwards(core: SimCore, part: Part) -> Float64Array:
 def _handle(core: SimCore, part: Part, outwards: Float64Array) -> Thing:
     """The collision geom of a part that sticks out furthest."""
     geoms = part.thing.geoms
-    extents = [(geom_points(core, geoms[k : k + 1]) @ outwards).max() for k in range(len(geoms))]
+    extents = [(Boxes(core, geoms[k : k + 1]).corners() @ outwards).max() for k in range(len(geoms))]
     handle = Thing(core, core.model.body(part.thing.body).name)
     handle.geoms = geoms[[int(np.argmax(extents))]]
     return handle
