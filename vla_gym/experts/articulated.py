@@ -146,7 +146,7 @@ def move_joint(hand: Hand, atom: Atom, style: Style) -> Motion:
     part = Part(hand.core, atom.joints[0])
     goal = goal_position(rule, part.range)
     for attempt in range(MAX_TRIES):
-        if is_beyond(part, rule.above, goal):
+        if rule(part.qpos):
             return
         # what is not shut by pushing is shut by its handle
         hold = find_hold(hand.core, part, goal, pushes=atom.predicate == "close" and attempt < 1)
@@ -366,7 +366,8 @@ def withdraw(hand: Hand, part: Part, hold: Hold) -> Motion:
     """
     if hold.grips:
         yield from hand.open()
-    away = hand.pos + part.thing.mat @ hold.approach
+    direction = part.thing.mat @ hold.approach / np.linalg.norm(hold.approach)
+    away = hand.pos + STANDOFF * direction
     yield from hand.lower(lambda: away - hand.pos, tolerance=0.02)
     hand.gripper = GRIPPER_OPEN
     up = hand.pos + np.array([0.0, 0.0, STANDOFF])
