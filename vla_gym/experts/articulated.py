@@ -9,7 +9,7 @@ where the part takes it; the hand is steered to where the part shall be a little
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import mujoco
 import numpy as np
@@ -29,6 +29,7 @@ MAX_MARGIN = 0.15
 LEAD = 0.045
 """How far (m) the hand is steered ahead of the part."""
 MAX_LEAD_ANGLE = 0.35
+"""The same (rad), for the parts that turn in place."""
 MAX_SLIP = 0.045
 """How far (m) the hand may get from its place on the part before it has lost it."""
 STANDOFF = 0.09
@@ -37,15 +38,20 @@ MIN_DROP = 0.02
 """Least height (m) above the point of approach from which the hand comes down."""
 PUSH_STANDOFF = 0.05
 PUSH_DEPTH = 0.004
+"""How deep (m) in the surface the fingertips are aimed, so that contact is certain."""
 PUSH_PLACES = (-0.8, -0.5, -0.2, 0.2, 0.5, 0.8)
 """Where a door is pushed, from its middle (0) to its edges (1)."""
 MAX_TRIES = 3
 TILTS = np.deg2rad([0.0, 15.0, 30.0, 40.0, 50.0, 60.0, 75.0, 90.0])
 """Angles between the hand and the vertical that are tried."""
+# beside a knob close to the robot's base, the forearm would have no room above an upright hand
 KNOB_TILTS = np.deg2rad([0.0, 20.0, -20.0, 35.0, -35.0])
 OVERLAP_COST = 100.0
+"""What a metre of depth in something else costs, where a radian of turning the hand costs 1."""
 REACH_COST = 100.0
+"""What a metre out of reach costs."""
 HOOK_COST = 1.0
+"""What it costs that a handle is hooked, not gripped."""
 PAD_DEPTH = 0.004
 """Distance (m) from the end effector back to the middle of the finger pads."""
 TIP_LENGTH = 0.012
@@ -53,6 +59,7 @@ TIP_LENGTH = 0.012
 CLOSED_HALF = np.array([0.022, 0.01])
 """Half extents (m) of the closed fingers along closing and along the pads."""
 HOOK_DEPTH = 0.004
+"""How far (m) below the handle's top the tips are sent behind it."""
 HOOK_PRESS = 0.025
 """How far (m) the hand is steered below the part while it hooks it."""
 GRIP_DEPTH = 0.016
@@ -152,6 +159,7 @@ def move_joint(hand: Hand, atom: Atom, style: Style) -> Motion:
         hold = find_hold(hand.core, part, goal, pushes=atom.predicate == "close" and attempt < 1)
         if hold is None:
             return
+        hold = replace(hold, pos=hold.pos + part.thing.mat.T @ style.grasp_offset)
         yield from take_hold(hand, part, hold, style)
         yield from lead(hand, part, hold, goal)
         yield from withdraw(hand, part, hold)
@@ -202,7 +210,10 @@ def is_beyond(part: Part, above: bool, goal: float) -> bool:
 
 def find_hold(core: SimCore, part: Part, goal: float, pushes: bool) -> Hold | None:
     """
-    The best place for the hand to move a part from.
+    The place for the hand to move a part from that costs least.
+
+    It costs to turn the hand, to ask for poses that the arm does not reach, and to be inside of something: above the
+    part, before it, at it, and at the end, with the part where it shall be.
 
     :param core: the simulation
     :param part: the part
@@ -225,17 +236,15 @@ def find_hold(core: SimCore, part: Part, goal: float, pushes: bool) -> Hold | No
     nothing = np.zeros_like(touchable)
     height = float(core.data.site_xpos[core.robot.eef_site, 2])
     best, lowest = None, np.inf
-    for cost, hold in sorted(((turn(hold) + HOOK_COST * hold.press.any(), hold) for hold in holds), key=lambda x: x[0]):
+    priced = [(turn(hold) + HOOK_COST * hold.press.any(), hold) for hold in holds]
+    for cost, hold in sorted(priced, key=lambda pair: pair[0]):
         if cost > lowest:
             break
         dry_run.restart(hold.grips)
         before = hold.pos + hold.approach
         above = np.append(before[:2], max(before[2] + MIN_DROP, height))
-        for pos, may_touch in (
-            (above, nothing),
-            (before, nothing),
-            (hold.pos, nothing if hold.grips else touchable),
-        ):
+        at_hold = nothing if hold.grips else touchable
+        for pos, may_touch in ((above, nothing), (before, nothing), (hold.pos, at_hold)):
             cost += REACH_COST * dry_run.take(pos, hold.mat) + OVERLAP_COST * dry_run.overlap(may_touch)
         dry_run.set_joint(part.address, goal)
         for pos, may_touch in ((hold.pos, touchable), (hold.pos + hold.approach, nothing)):

@@ -23,7 +23,6 @@ MIN_OVERLAP = 0.002
 MAX_TOUCH = 0.008
 """Depth (m) up to which the fingers may overlap with what they are to touch."""
 _ARM_PREFIXES = ("robot0_", "gripper0_")
-_FINGER_WORDS = ("finger",)
 
 
 class DryRun:
@@ -42,7 +41,7 @@ class DryRun:
         self._low, self._high = limits[:, 0] + LIMIT_MARGIN, limits[:, 1] - LIMIT_MARGIN
         names = [model.body(int(body)).name for body in model.geom_bodyid]
         self._is_arm = np.array([name.startswith(_ARM_PREFIXES) for name in names])
-        self._is_finger = np.array([any(word in name for word in _FINGER_WORDS) for name in names]) & self._is_arm
+        self._is_finger = np.array(["finger" in name for name in names]) & self._is_arm
 
     def restart(self, is_open: bool) -> None:
         """
