@@ -16,10 +16,12 @@ import numpy as np
 
 from vla_gym.envs.libero_env import LiberoEnv
 from vla_gym.errors import UnknownNameError
+from vla_gym.experts.articulated import move_joint, opening_before
 from vla_gym.experts.hand import Hand, Motion, capped
-from vla_gym.experts.placing import holds, pick_and_place
+from vla_gym.experts.placing import pick_and_place
 from vla_gym.experts.style import Style
-from vla_gym.tasks.goals import SPELLING, Atom
+from vla_gym.sim.core import SimCore
+from vla_gym.tasks.goals import SPELLING, Atom, Goal
 from vla_gym.tasks.registry import SETTLE_COMMAND
 from vla_gym.type_aliases import Float64Array
 
@@ -27,7 +29,16 @@ MAX_ROUNDS = 4
 """How often the list of atoms is gone through; a later skill may undo what an earlier one did."""
 
 Skill = Callable[[Hand, Atom, Style], Motion]
-SKILLS: Mapping[str, Skill] = MappingProxyType({"on": pick_and_place, "in": pick_and_place})
+SKILLS: Mapping[str, Skill] = MappingProxyType(
+    {
+        "on": pick_and_place,
+        "in": pick_and_place,
+        "open": move_joint,
+        "close": move_joint,
+        "turnon": move_joint,
+        "turnoff": move_joint,
+    }
+)
 """Predicate -> motion that brings it about."""
 ORDER = ("open", "turnon", "turnoff", "in", "on", "close")
 """Predicates in the order in which they are brought about: drawers are opened first and closed last."""
@@ -95,12 +106,27 @@ def solve(hand: Hand, atoms: tuple[Atom, ...], style: Style) -> Motion:
     :param atoms: the goal
     :param style: how
     """
+    core = hand.core
     for _ in range(MAX_ROUNDS):
         for atom in in_order(atoms):
-            if not holds(hand, atom):
-                yield from SKILLS[atom.predicate](hand, atom, style)
-        if hand.core.is_success():
+            if is_met(core, atom):
+                continue
+            opening = opening_before(core, atom)
+            if opening is not None and not is_met(core, opening):
+                yield from SKILLS[opening.predicate](hand, opening, style)
+            yield from SKILLS[atom.predicate](hand, atom, style)
+        if core.is_success():
             return
+
+
+def is_met(core: SimCore, atom: Atom) -> bool:
+    """
+    Whether an atom, of the goal or not, holds now.
+
+    :param core: the simulation
+    :param atom: the atom
+    """
+    return Goal((atom,), core.model).is_satisfied(core.data)
 
 
 def in_order(atoms: tuple[Atom, ...]) -> list[Atom]:
