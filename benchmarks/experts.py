@@ -24,7 +24,9 @@ from vla_gym.experts.scripted import ScriptedExpert
 from vla_gym.tasks.registry import get_suite
 
 Z = 1.96
-HEADER = "| suite | task | name | success | 95 % interval | median steps | failed states |\n|---|---|---|---|---|---|---|"
+HEADER = (
+    "| suite | task | name | success | 95 % interval | median steps | failed states |\n|---|---|---|---|---|---|---|"
+)
 
 
 def wilson(successes: int, n: int) -> tuple[float, float]:

@@ -83,7 +83,7 @@ def find_grasps(thing: Thing, rehearsal: Rehearsal, hand_pos: Float64Array) -> I
                 stretch = max(stretch, GOOD_DEXTERITY - rehearsal.dexterity)
             else:
                 has_any = True
-                yield Grasp(grasp.pos, grasp.mat, grasp.cost + 0.2 * crowding + 2.0 * stretch)
+                yield Grasp(grasp.pos, grasp.mat, grasp.cost + 0.2 * crowding + 4.0 * stretch)
         if has_any:
             return
 
@@ -99,7 +99,9 @@ def candidates(thing: Thing, hand_pos: Float64Array) -> Iterator[Grasp]:
     corners = boxes.corners()
     low, high = corners.min(axis=0), corners.max(axis=0)
     centre = 0.5 * (low + high)
-    heights = sorted({max(high[2] - depth, low[2] + MIN_HEIGHT): i for i, depth in reversed([*enumerate(DEPTHS)])}.items())
+    heights = sorted(
+        {max(high[2] - depth, low[2] + MIN_HEIGHT): i for i, depth in reversed([*enumerate(DEPTHS)])}.items()
+    )
     for height, rank in heights:
         for yaw in np.append(YAWS, _own_yaws(thing)):
             mat = turned(float(yaw))
@@ -140,7 +142,9 @@ def _stretches(
         width = float(high[part].max() - low[part].min())
         if width > MAX_WIDTH:
             continue
-        ends = np.array([(low[part][line[part] == i].min(), high[part][line[part] == i].max()) for i in set(line[part])])
+        ends = np.array(
+            [(low[part][line[part] == i].min(), high[part][line[part] == i].max()) for i in set(line[part])]
+        )
         missing = 1.0 - len(ends) / len(_PAD)
         roughness = float(ends.std(axis=0).min()) + 0.01 * missing
         yield float(0.5 * (low[part].min() + high[part].max())), width, roughness

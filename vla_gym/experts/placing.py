@@ -26,13 +26,16 @@ NO_PLACEMENT_COST = 0.25
 """An object that cannot be put down without touching something may still be lowered until it does."""
 MAX_SLIP = 0.06
 """How far (m) a held object may move in the hand before it counts as lost."""
-MIN_LIFT = 0.012
+MIN_LIFT = 0.004
+"""Height (m) by which an object that is grasped at least rises with the hand; held at its rim, it tilts first."""
 FUNNEL = 5.0
 """Height that the hand keeps above a grasp per horizontal distance from it."""
 FUNNEL_MOUTH = 0.006
 """Horizontal distance (m) within which it goes straight down."""
 AT_GRASP = (0.008, 0.009)
 """Horizontal and vertical distance (m) from a grasp at which the fingers close."""
+MAX_MISS = 0.025
+"""Distance (m) from a grasp at which closing is of no use."""
 STUCK_STEPS = 8
 MAX_SHORT_OF_GRASP = 0.02
 """Height (m) above a grasp at which they close as well, if the hand gets no further."""
@@ -65,9 +68,7 @@ def pick_and_place(hand: Hand, atom: Atom, style: Style) -> Motion:
             yield from hand.go_home()
             continue
         grasp, placement = plan
-        if (yield from pick(hand, thing, grasp, style)) and (
-            yield from carry(hand, thing, target, placement, style)
-        ):
+        if (yield from pick(hand, thing, grasp, style)) and (yield from carry(hand, thing, target, placement, style)):
             yield from lower_and_release(hand, thing, target, placement, atom, style)
             return
         yield from hand.open()
@@ -155,6 +156,8 @@ def pick(hand: Hand, thing: Thing, grasp: Grasp, style: Style) -> Trial:
         return bool(offset[2] < AT_GRASP[1] or (is_stuck and offset[2] < MAX_SHORT_OF_GRASP))
 
     yield from hand.steer(through_funnel, grasp.mat, tolerance=0.0, stop=is_there, max_steps=80)
+    if np.linalg.norm(place() - hand.pos) > MAX_MISS:
+        return False
     yield from hand.close(style.close_steps)
     lifted = hand.pos + np.array([0.0, 0.0, 0.05])
     yield from hand.reach(lambda: lifted, tolerance=0.025, max_steps=15)
