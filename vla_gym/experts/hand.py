@@ -34,7 +34,7 @@ MAX_TURN = 0.35
 """Cap on the norm of a rotation command."""
 STRETCHED = (0.06, 0.11)
 """Dexterities between which the hand is slowed down: a stretched arm overshoots."""
-MIN_SPEED_SHARE = 0.4
+MIN_SPEED_SHARE = 0.6
 ANGLE_TOLERANCE = 0.06
 """Angle (rad) below which an orientation counts as right."""
 MAX_STEPS = 80

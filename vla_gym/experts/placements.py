@@ -159,5 +159,5 @@ def _ways(target: Target, mat: Float64Array) -> Iterator[Placement]:
     for drop in DROPS:
         for turn in turns:
             for first, second in places:
-                offset = first * target.axes[0] + second * target.axes[1]
-                yield Placement(offset + [0.0, 0.0, drop], float(turn), about_vertical(float(turn)) @ mat)
+                offset = first * target.axes[0] + second * target.axes[1] + np.array([0.0, 0.0, drop])
+                yield Placement(offset, float(turn), about_vertical(float(turn)) @ mat)
