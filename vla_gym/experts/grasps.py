@@ -36,7 +36,7 @@ _PAD = np.array([(y, z) for y in (-0.007, 0.0, 0.007) for z in (-0.002, 0.006, 0
 GOOD_DEXTERITY = 0.13
 """Below, a grasp costs more."""
 PASSES = ((0.0, MIN_DEXTERITY), (0.0, 0.05), (0.006, 0.05))
-"""Depth (m) to which the hand may be in other things, and least dexterity; the later only where nothing else is left."""
+"""Depth (m) to which the hand may be in other things, and least dexterity; the later for want of the earlier."""
 MAX_REHEARSED = 250
 """How many candidates are rehearsed in a pass."""
 APPROACH = (0.0, 0.07)
@@ -74,7 +74,7 @@ def find_grasps(thing: Thing, rehearsal: Rehearsal, hand_pos: Float64Array) -> I
             rehearsal.put_arm_back()
             place, crowding, stretch = pos + mat @ grasp.pos, 0.0, 0.0
             for height in APPROACH:
-                if not rehearsal.can_reach(place + [0.0, 0.0, height], grasp.mat, dexterity):
+                if not rehearsal.can_reach(place + np.array([0.0, 0.0, height]), grasp.mat, dexterity):
                     break
                 here = rehearsal.crowding(holds_thing=False, leniency=leniency)
                 if here is None:
