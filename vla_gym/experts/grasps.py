@@ -110,7 +110,7 @@ def candidates(thing: Thing, hand_pos: Float64Array) -> Iterator[Grasp]:
                 middle = np.array([*(centre[:2] + lateral * along[:2]), height])
                 for position, width, roughness in _stretches(boxes, middle, across, along):
                     place = middle + position * across
-                    cost = 0.25 * abs(yaw) / (np.pi / 2) + 0.08 * rank + 1.5 * width + 12.0 * roughness
+                    cost = 0.25 * abs(yaw) / (np.pi / 2) + 0.08 * rank + 1.5 * width + 25.0 * roughness
                     cost += 2.0 * float(np.linalg.norm(place[:2] - centre[:2]))
                     cost += 0.15 * float(np.linalg.norm(place[:2] - hand_pos[:2]))
                     yield Grasp(to_object @ (place - pos), mat, cost)
@@ -146,5 +146,5 @@ def _stretches(
             [(low[part][line[part] == i].min(), high[part][line[part] == i].max()) for i in set(line[part])]
         )
         missing = 1.0 - len(ends) / len(_PAD)
-        roughness = float(ends.std(axis=0).min()) + 0.01 * missing
+        roughness = float(ends.std(axis=0).max()) + 0.01 * missing
         yield float(0.5 * (low[part].min() + high[part].max())), width, roughness
