@@ -18,7 +18,7 @@ MARGIN = 0.003
 """Distance (m) that the robot keeps from what is beside it."""
 MAX_DIP = 0.003
 """Depth (m) to which fingertips may be sent into a surface below them, which stops them."""
-MAX_OVERLAP = 0.004
+MAX_OVERLAP = 0.001
 """Depth (m) to which a placed object may reach into another: resting contact, and rounding."""
 LIMIT_MARGIN = 0.05
 """Distance (rad) that the arm keeps from its joint limits."""
