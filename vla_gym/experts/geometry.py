@@ -82,12 +82,12 @@ class Thing:
     @property
     def pos(self) -> Float64Array:
         """Origin (m), (3,)."""
-        return self.core.data.xpos[self.body].copy()
+        return np.array(self.core.data.xpos[self.body])
 
     @property
     def mat(self) -> Float64Array:
         """Orientation, (3, 3)."""
-        return self.core.data.xmat[self.body].reshape(3, 3).copy()
+        return np.array(self.core.data.xmat[self.body].reshape(3, 3))
 
     def boxes(self) -> Boxes:
         """Bounding boxes of its collision geoms."""

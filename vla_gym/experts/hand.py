@@ -62,12 +62,12 @@ class Hand:
     @property
     def pos(self) -> Float64Array:
         """Position of the end effector (m), (3,)."""
-        return self.core.data.site_xpos[self.core.robot.eef_site].copy()
+        return np.array(self.core.data.site_xpos[self.core.robot.eef_site])
 
     @property
     def mat(self) -> Float64Array:
         """Orientation of the end effector, (3, 3)."""
-        return self.core.data.site_xmat[self.core.robot.eef_site].reshape(3, 3).copy()
+        return np.array(self.core.data.site_xmat[self.core.robot.eef_site].reshape(3, 3))
 
     def dexterity(self) -> float:
         """Least singular value of the arm's Jacobian (m, rad): small where the arm is nearly stretched."""
