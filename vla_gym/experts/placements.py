@@ -94,7 +94,7 @@ def target_of(core: SimCore, atom: Atom, share: tuple[int, int] = (0, 1)) -> Tar
     def in_region() -> Float64Array:
         pos, mat = data.site_xpos[site], data.site_xmat[site].reshape(3, 3)
         lowest = pos[2] - float(np.abs(mat[2]) @ half) if is_inside else pos[2]
-        return np.array([pos[0], pos[1], lowest]) + apart
+        return np.asarray(np.array([pos[0], pos[1], lowest]) + apart)
 
     if not is_inside or not atom.target_geoms:
         return Target(in_region, float(in_region()[2]), flat)
