@@ -1,14 +1,13 @@
 """
 ``ScriptedExpert``: solves tasks from privileged simulator state through the environment's own commands.
 
-Adding a goal is a row in ``PLANS`` where it is a bowl to be put somewhere, else a new plan function and its row.
+A goal is worked off atom by atom; ``SKILLS`` says how each predicate is brought about. A task whose goal uses known
+predicates needs no new code.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -17,116 +16,42 @@ import numpy as np
 
 from vla_gym.envs.libero_env import LiberoEnv
 from vla_gym.errors import UnknownNameError
-from vla_gym.experts.primitives import Hand, Motion, capped
-from vla_gym.tasks.goals import Atom
+from vla_gym.experts.articulated import move_joint, opening_before
+from vla_gym.experts.hand import Hand, Motion, capped
+from vla_gym.experts.placing import pick_and_place
+from vla_gym.experts.style import Style
+from vla_gym.sim.core import SimCore
+from vla_gym.tasks.goals import SPELLING, Atom, Goal
 from vla_gym.tasks.registry import SETTLE_COMMAND
 from vla_gym.type_aliases import Float64Array
 
-MAX_REGRASPS = 2
-SPEED_RANGE = (0.65, 0.8)
-AZIMUTH_RANGE = (np.deg2rad(70.0), np.deg2rad(110.0))
-"""Where on the rim to grasp (rad); 90 degrees is +y, the side away from the cabinet, where the fingers straddle it."""
-HEIGHT_RANGE = (0.03, 0.06)
-CLOSE_STEPS_RANGE = (10, 12)
-MAX_PLACE_OFFSET = 0.01
+MAX_ROUNDS = 4
+"""How often the list of atoms is gone through; a later skill may undo what an earlier one did."""
 
-RIM_RADIUS, RIM_HEIGHT = 0.0485, 0.043
-"""Grasp point on the bowl's wall, from its body origin (m)."""
-PRESS_DEPTH = 0.01
-"""How far (m) below the surface to aim when lowering, so that contact is certain."""
-OPEN_STEPS = 6
-RETREAT_HEIGHT = 0.08
-
-
-@dataclass(frozen=True)
-class Style:
-    """
-    What varies from episode to episode.
-
-    :param speed: cap on the norm of a translation command
-    :param azimuth: place on the rim where the bowl is grasped (rad), 0 is +x, pi / 2 is +y
-    :param height: distance above a grasp or a surface to approach from (m)
-    :param close_steps: control steps spent closing the gripper
-    :param place_offset: where to put the object, from the centre of the target (m), (3,)
-    """
-
-    speed: float
-    azimuth: float
-    height: float
-    close_steps: int
-    place_offset: Float64Array
-
-    @classmethod
-    def sample(cls, rng: np.random.Generator) -> Style:
-        """
-        Draw a style.
-
-        :param rng: source of randomness
-        """
-        angle, radius = rng.uniform(0.0, 2.0 * np.pi), MAX_PLACE_OFFSET * np.sqrt(rng.uniform())
-        return cls(
-            speed=rng.uniform(*SPEED_RANGE),
-            azimuth=rng.uniform(*AZIMUTH_RANGE),
-            height=rng.uniform(*HEIGHT_RANGE),
-            close_steps=int(rng.integers(CLOSE_STEPS_RANGE[0], CLOSE_STEPS_RANGE[1] + 1)),
-            place_offset=radius * np.array([np.cos(angle), np.sin(angle), 0.0]),
-        )
-
-
-Plan = Callable[[Hand, Atom, Style], Motion]
-
-
-def put_bowl(hand: Hand, atom: Atom, style: Style, surface: float) -> Motion:
-    """
-    Grasp the bowl by its rim and put it down; grasp anew if it slips.
-
-    :param hand: the gripper
-    :param atom: bowl and target
-    :param style: how
-    :param surface: height of the surface it comes to stand on above the target's origin (m)
-    """
-    data, goal = hand.core.data, hand.core.goal
-    bowl = data.body(atom.body).xpos
-    target = data.site(atom.target_site).xpos if atom.target_site else data.body(atom.target_body).xpos
-    rim = np.array([RIM_RADIUS * np.cos(style.azimuth), RIM_RADIUS * np.sin(style.azimuth), RIM_HEIGHT])
-    up = np.array([0.0, 0.0, style.height])
-    down = np.array([0.0, 0.0, PRESS_DEPTH])
-
-    for _ in range(1 + MAX_REGRASPS):
-        yield from hand.reach(bowl + rim + up, tolerance=0.015)
-        yield from hand.reach(bowl + rim, tolerance=0.005)
-        yield from hand.close(style.close_steps)
-        place = target + style.place_offset + [0.0, 0.0, surface]
-        above_start = np.array([bowl[0], bowl[1], max(bowl[2], place[2])]) + up
-        for via, tolerance in ((above_start, 0.015), (place + up, 0.012)):
-            yield from hand.carry(bowl, via, tolerance, stop=lambda: hand.has_lost(bowl))
-        if hand.has_lost(bowl):
-            yield from hand.open(OPEN_STEPS)
-            yield from hand.rise(RETREAT_HEIGHT)
-            continue
-        yield from hand.carry(bowl, place - down, 0.004, stop=lambda: goal.is_satisfied(data), max_steps=25)
-        yield from hand.open(OPEN_STEPS)
-        yield from hand.rise(RETREAT_HEIGHT)
-        return
-
-
-PLANS: Mapping[tuple[str, ...], Plan] = MappingProxyType(
+Skill = Callable[[Hand, Atom, Style], Motion]
+SKILLS: Mapping[str, Skill] = MappingProxyType(
     {
-        ("(On akita_black_bowl_1 plate_1)",): partial(put_bowl, surface=0.004),
-        ("(On akita_black_bowl_1 flat_stove_1_cook_region)",): partial(put_bowl, surface=0.024),
-        ("(On akita_black_bowl_1 wooden_cabinet_1_top_side)",): partial(put_bowl, surface=0.0),
+        "on": pick_and_place,
+        "in": pick_and_place,
+        "open": move_joint,
+        "close": move_joint,
+        "turnon": move_joint,
+        "turnoff": move_joint,
     }
 )
-"""Atoms of a goal, as BDDL files write them -> how to reach it."""
+"""Predicate -> motion that brings it about."""
+ORDER = ("open", "turnon", "turnoff", "in", "on", "close")
+"""Predicates in the order in which they are brought about: drawers are opened first and closed last."""
 
 
 class ScriptedExpert:
     """
-    Solves the tasks whose goals are in ``PLANS``; each episode with another style.
+    Solves the tasks whose predicates are in ``SKILLS``; each episode with another style.
 
     :param env: ``LiberoEnv``, wrapped or not
     :param rng: source of the styles and the noise
     :param action_noise: standard deviation of normal noise on translation commands, unitless
+    :raises TypeError: for another environment
     """
 
     def __init__(self, env: gym.Env[Any, Any], rng: np.random.Generator, action_noise: float = 0.0) -> None:
@@ -149,18 +74,18 @@ class ScriptedExpert:
 
     def _start(self) -> Motion:
         atoms = self._env.bundle.goal
-        goal = tuple(atom.text for atom in atoms)
-        if goal not in PLANS:
-            raise UnknownNameError("goal of the scripted expert", " ".join(goal), map(" ".join, PLANS))
+        for atom in atoms:
+            if atom.predicate not in SKILLS:
+                raise UnknownNameError("predicate of the scripted expert", atom.text, [SPELLING[p] for p in SKILLS])
         self.style = Style.sample(self._rng)
-        return PLANS[goal](Hand(self._env.core, self.style.speed), atoms[0], self.style)
+        return solve(Hand(self._env.core, self.style.speed), atoms, self.style)
 
     def act(self) -> Float64Array:
         """
         Command for the current state; call it once per control step. Rests with open gripper once the plan is over.
 
         :raises UnknownNameError: as ``reset``, which it calls the first time
-        :return: translation and rotation (of exactly zero) in [-1, 1], gripper -1 or +1, (7,) float64
+        :return: translation and rotation in [-1, 1], gripper -1 or +1, (7,) float64
         """
         if self._motion is None:
             self._motion = self._start()
@@ -171,3 +96,46 @@ class ScriptedExpert:
             noise = self._rng.normal(0.0, self._action_noise, 3)
             command[:3] = capped(command[:3] + noise, self.style.speed)
         return command
+
+
+def solve(hand: Hand, atoms: tuple[Atom, ...], style: Style) -> Motion:
+    """
+    Bring about every atom of a goal that does not hold.
+
+    :param hand: the gripper
+    :param atoms: the goal
+    :param style: how
+    """
+    core = hand.core
+    for _ in range(MAX_ROUNDS):
+        for atom in in_order(atoms):
+            if is_met(core, atom):
+                continue
+            opening = opening_before(core, atom)
+            if opening is not None and not is_met(core, opening):
+                yield from SKILLS[opening.predicate](hand, opening, style)
+            yield from SKILLS[atom.predicate](hand, atom, style)
+        if core.is_success():
+            return
+
+
+def is_met(core: SimCore, atom: Atom) -> bool:
+    """
+    Whether an atom, of the goal or not, holds now.
+
+    :param core: the simulation
+    :param atom: the atom
+    """
+    return Goal((atom,), core.model).is_satisfied(core.data)
+
+
+def in_order(atoms: tuple[Atom, ...]) -> list[Atom]:
+    """
+    Atoms in the order in which they are brought about.
+
+    What is to be put on an object comes after that object has been put where it belongs.
+
+    :param atoms: the goal
+    """
+    moved = {atom.body for atom in atoms if atom.predicate in ("in", "on")}
+    return sorted(atoms, key=lambda atom: (ORDER.index(atom.predicate), atom.target_body in moved))
