@@ -19,6 +19,7 @@ from vla_gym.datasets.hdf5 import DemonstrationFile, load_episodes
 from vla_gym.datasets.record import record_demonstrations
 from vla_gym.datasets.recorder import EpisodeRecorder, RecordingSettings
 from vla_gym.errors import AssetsError, DemonstrationFileError, UnknownNameError
+from vla_gym.experts import scripted
 
 BOWL, UNKNOWN = 8, 7
 NAME = "put_the_bowl_on_the_plate"
@@ -183,7 +184,11 @@ def test_commands_that_do_nothing_are_dropped_and_the_rest_must_succeed(tmp_path
     assert report.failed == {"expert": [], "replay": [0]}, "and without that time the bowl is not grasped"
 
 
-def test_tasks_that_the_expert_does_not_know_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_tasks_that_the_expert_does_not_know_are_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = {predicate: skill for predicate, skill in scripted.SKILLS.items() if predicate != "turnon"}
+    monkeypatch.setattr(scripted, "SKILLS", known)
     with caplog.at_level(logging.WARNING):
         reports = record_demonstrations(BLIND, tmp_path, 1, [UNKNOWN, BOWL], workers=0)
     assert [(report.kept, report.is_known) for report in reports] == [(0, False), (1, True)]
