@@ -25,7 +25,6 @@ def test_help_names_the_commands(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     ("arguments", "message"),
     [
         (["--task-id", "12"], "Unknown task_id 12. Valid: 0..9."),
-        (["--task-id", "7"], "Unknown goal of the scripted expert '(Turnon flat_stove_1)'"),
         (["--assets", "/nowhere"], "/nowhere"),
     ],
 )
