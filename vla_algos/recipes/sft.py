@@ -28,6 +28,7 @@ from vla_algos.models import save_vla
 from vla_algos.models.openvla.config import PRESETS
 from vla_algos.policies import VLAPolicy
 from vla_gym.datasets.episode import Episode
+from vla_gym.tasks.registry import get_suite
 
 N_VALIDATIONS = 10
 
@@ -188,6 +189,7 @@ def run_sft(
         chunk_size=settings.chunk_size,
         image_size=settings.image_size if settings.is_preset else None,
         image_folder=folder / "frames" if settings.frames_on_disk else None,
+        name=get_suite(settings.env_id).name,
     )
     n_episodes = len(set(dataset.episode_ids))
     seconds["reading"] = time.perf_counter() - start

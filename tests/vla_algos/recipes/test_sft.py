@@ -54,7 +54,7 @@ def test_it_trains_and_writes_what_it_found(tmp_path: Path) -> None:
     assert saved["n_steps"] == 6 and saved["validations"] == result.validations and saved["peak_memory_mb"] > 50
     best = load_vla(tmp_path / "best").config
     assert best.cameras == ["agentview", "wrist"] and best.proprio_dim == 0 and best.image_size == 32
-    assert best.chunk_size == 2
+    assert best.chunk_size == 2 and set(best.norm_stats) == {"libero_goal"}
     assert ActionTokenizer.from_checkpoint(tmp_path / "best").q99[:6].max() < 0.4
 
 
