@@ -26,6 +26,12 @@ WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 STATISTICS_FILE = "dataset_statistics.json"
 TOKENIZER_FILE = "tokenizer.json"
+CHECKPOINTS_FOLDER = Path(__file__).parent / "checkpoints"
+
+
+def shipped_checkpoints() -> dict[str, Path]:
+    """Name -> folder of the trained checkpoints that are part of this library."""
+    return {path.parent.name: path.parent for path in sorted(CHECKPOINTS_FOLDER.glob(f"*/{CONFIG_FILE}"))}
 
 
 def load_vla(
@@ -37,15 +43,16 @@ def load_vla(
     config_changes: dict[str, Any] | None = None,
 ) -> OpenVLA:
     """
-    Model by preset name (fresh weights), checkpoint folder, or Hugging Face Hub id.
+    Model by name: a preset (fresh weights), a shipped checkpoint, a checkpoint folder, or a Hugging Face Hub id.
 
-    :param id_or_folder: name of a preset, path of a folder, or ``organisation/name``
+    :param id_or_folder: name of a preset or of one of :func:`shipped_checkpoints`, path of a folder, or
+        ``organisation/name``
     :param device: where the model goes
     :param dtype: type of the parameters
     :param seed: makes the fresh weights of a preset reproducible; ignored for a checkpoint
     :param config_changes: fields of a preset's configuration that shall differ, see :func:`get_preset`
     :return: the model
-    :raises UnknownNameError: if it is none of the three
+    :raises UnknownNameError: if it is none of these
     :raises CheckpointError: if the checkpoint is missing, damaged or of another architecture, or shall be changed
     """
     name = str(id_or_folder)
@@ -56,17 +63,19 @@ def load_vla(
             f"config_changes={config_changes} is for presets ({', '.join(PRESETS)}); the checkpoint {name!r} says "
             "itself how it is built. Leave config_changes out."
         )
+    elif name in (shipped := shipped_checkpoints()):
+        model = _load_folder(shipped[name])
     elif Path(name).is_dir():
         model = _load_folder(Path(name))
     elif re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not name.startswith("."):
         model = _load_folder(_download(name))
     else:
         remedy = "Or give an existing checkpoint folder, or a Hugging Face id such as 'organisation/name'."
-        raise UnknownNameError("VLA", name, PRESETS, remedy)
+        raise UnknownNameError("VLA", name, [*PRESETS, *shipped], remedy)
     return model.to(device=device, dtype=dtype)
 
 
-def save_vla(model: OpenVLA, folder: str | Path) -> None:
+def save_vla(model: OpenVLA, folder: str | Path, dtype: th.dtype | None = None) -> None:
     """
     Write a checkpoint folder: configuration, weights, tokenizer, action statistics.
 
@@ -75,6 +84,7 @@ def save_vla(model: OpenVLA, folder: str | Path) -> None:
 
     :param model: the model
     :param folder: where to; other files in an existing folder are kept
+    :param dtype: type of the weights in the file; None: as they are
     """
     folder = Path(folder).absolute()
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -84,7 +94,8 @@ def save_vla(model: OpenVLA, folder: str | Path) -> None:
         _write_json(temporary / STATISTICS_FILE, model.config.norm_stats)
         if model.processor.tokenizer is not None:
             model.processor.tokenizer.save_pretrained(str(temporary))
-        state = {name: tensor.detach().cpu().contiguous() for name, tensor in merged_state_dict(model).items()}
+        merged = merged_state_dict(model)
+        state = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in merged.items()}
         save_file(state, temporary / WEIGHTS_FILE, metadata={"format": "pt"})
         # mkdtemp makes a folder that nobody else can read
         temporary.chmod(0o755)

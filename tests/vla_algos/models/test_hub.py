@@ -109,6 +109,15 @@ def test_dtype():
     assert {p.dtype for p in load_vla("nano", dtype=th.bfloat16).parameters()} == {th.bfloat16}
 
 
+def test_weights_can_be_stored_smaller(tmp_path, lively_nano):
+    save_vla(lively_nano, tmp_path / "model", dtype=th.bfloat16)
+    stored = load_file(tmp_path / "model" / "model.safetensors")
+    assert {tensor.dtype for tensor in stored.values()} == {th.bfloat16}
+    loaded = load_vla(tmp_path / "model").state_dict()
+    for name, tensor in lively_nano.state_dict().items():
+        assert loaded[name].dtype == th.float32 and th.equal(loaded[name], tensor.bfloat16().float())
+
+
 @pytest.mark.parametrize("name", ["nanno", "no_such_folder", "./a/b", "/a/b/c"])
 def test_unknown_name(name):
     with pytest.raises(UnknownNameError, match=r"Valid: openvla-7b, compact, nano\..*checkpoint folder"):
