@@ -380,7 +380,7 @@ def withdraw(hand: Hand, part: Part, hold: Hold) -> Motion:
     yield from hand.lower(lambda: away - hand.pos, tolerance=0.02)
     hand.gripper = GRIPPER_OPEN
     up = hand.pos + np.array([0.0, 0.0, STANDOFF])
-    yield from hand.reach(lambda: up, DOWN, tolerance=0.03, max_steps=40)
+    yield from hand.reach(lambda: up, tolerance=0.03, max_steps=15)
 
 
 def _outwards(core: SimCore, part: Part) -> Float64Array:
