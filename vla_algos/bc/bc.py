@@ -159,6 +159,8 @@ class BC(BaseAlgorithm):
         self.validation_samples = validation_samples
         self.checkpoint_folder = None if checkpoint_folder is None else str(checkpoint_folder)
         self.validations: list[dict[str, float]] = []
+        self.training_seconds = 0.0
+        """Wall time in ``learn`` so far, validation included; it goes on after ``load``."""
         self._stream: TrainingStream | None = None
         if env is None and dataset is not None:
             self.observation_space, self.action_space = _spaces(dataset)
@@ -220,6 +222,7 @@ class BC(BaseAlgorithm):
         if reset_num_timesteps or self._stream is None:
             self.num_timesteps = 0
             self.validations = []
+            self.training_seconds = 0.0
             self._stream = TrainingStream(int(np.random.randint(2**31)) if self.seed is None else self.seed)
         self._total_timesteps = self.num_timesteps + total_timesteps
         split = self.dataset.split_by_episode(self.validation_fraction, np.random.default_rng(self._stream.seed))
@@ -261,15 +264,18 @@ class BC(BaseAlgorithm):
     ) -> None:
         """One gradient step, and what follows it."""
         assert self._stream is not None
+        start = time.perf_counter()
         self._set_learning_rate(warmup_cosine(step, self._total_timesteps, self.warmup_fraction))
         indices = self._stream.next_indices(len(train_set), self.batch_size)
         batch = train_set.batch(indices, self.device, self.policy.vla.config.cameras)
         self.logger.record_mean("train/loss", self._train_step(batch, self._stream))
         self.num_timesteps += 1
         is_last = self.num_timesteps == self._total_timesteps
-        if is_last or self.num_timesteps % self.validation_interval == 0:
-            if len(validation_set):
-                self._log_validation(self.validate(validation_set), bar)
+        is_checked = is_last or self.num_timesteps % self.validation_interval == 0
+        if is_checked and len(validation_set):
+            self._log_validation(self.validate(validation_set), bar)
+        self.training_seconds += time.perf_counter() - start
+        if is_checked:
             if self.checkpoint_folder is not None:
                 self._save_checkpoints()
         if is_last or self.num_timesteps % log_interval == 0:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -27,6 +29,9 @@ def sft(
     env_id: Annotated[str, typer.Option(help="Suite of the demonstrations.")] = "LIBERO-Goal-v0",
     assets: Annotated[str, typer.Option(help="auto, primitive, or a folder in LIBERO's layout.")] = "auto",
     render_quality: Annotated[str, typer.Option(help="fast or full, as in the demonstrations.")] = "fast",
+    store_bf16: Annotated[
+        bool, typer.Option("--store-bf16", help="Keep the model's weights in bfloat16, half as large.")
+    ] = False,
     eval_states: Annotated[int, typer.Option(help="Initial states per task to evaluate on; 0: none.")] = 50,
     frames_on_disk: Annotated[
         bool, typer.Option("--frames-on-disk", help="Keep frames in a file, if the memory is too small.")
@@ -35,8 +40,9 @@ def sft(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run in --out.")] = False,
 ) -> None:
     """Fine-tune a VLA on demonstrations, and measure its success rate."""
-    from vla_algos.recipes.sft import SFTSettings, run_sft
+    from vla_algos.recipes.sft import MODEL_FOLDER, SFTSettings, run_sft
     from vla_gym.datasets.hdf5 import load_episodes
+    from vla_gym.datasets.provenance import describe_demonstrations
 
     console = Console()
     given = {"learning_rate": learning_rate, "batch_size": batch_size, "micro_batch_size": micro_batch_size}
@@ -51,6 +57,7 @@ def sft(
         lora={"rank": lora_rank} if lora_rank else None,
         bc_kwargs=bc_kwargs | {"use_bf16": bf16},
         frames_on_disk=frames_on_disk,
+        weights_dtype="bfloat16" if store_bf16 else "float32",
         seed=seed,
         env_id=env_id,
         assets=assets,
@@ -58,7 +65,12 @@ def sft(
         n_eval_states=eval_states,
     )
     result = run_sft(
-        settings, load_episodes(data), out, lambda text: console.print(f"[bold]{text}[/bold]"), resume=resume
+        settings,
+        load_episodes(data),
+        out,
+        lambda text: console.print(f"[bold]{text}[/bold]"),
+        resume=resume,
+        origin={"command": shlex.join(["vla-rl", *sys.argv[1:]]), "data": describe_demonstrations(data)},
     )
 
     table = Table(title="validation, teacher-forced | free-running")
@@ -73,4 +85,6 @@ def sft(
         console.print(f"[bold]{mode}[/bold]: {parts}")
         console.print(str(evaluation), highlight=False)
     stages = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in result.seconds.items())
-    console.print(f"{stages}; peak memory {result.peak_memory_mb:.0f} MB; written to {result.folder}")
+    console.print(
+        f"{stages}; peak memory {result.peak_memory_mb:.0f} MB; model and card in {result.folder / MODEL_FOLDER}"
+    )

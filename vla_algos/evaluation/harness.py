@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,15 +15,13 @@ import numpy as np
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 from tqdm import tqdm
 
-import vla_gym
+from vla_algos.common import provenance
 from vla_algos.common.save_util import write_then_rename
 from vla_algos.common.vec_env import SB3VecEnv
 from vla_algos.evaluation.statistics import wilson_interval
 from vla_algos.policies import VLAPolicy
 from vla_gym.vector import vector_env_class
 from vla_gym.wrappers import make_sequence
-
-_PACKAGES = ("vla-gym", "mujoco", "gymnasium", "numpy", "torch", "transformers", "stable-baselines3")
 
 
 class Predictor(Protocol):
@@ -220,8 +216,8 @@ def evaluate_policy_on_suite(
         seed=seed,
         instructions={int(task_id): instructions[int(task_id)] for task_id in task_ids},
         episodes=tuple(sorted(records, key=lambda record: (record.task_id, record.init_state_id))),
-        versions=_versions(),
-        commit=_commit(),
+        versions=provenance.versions(),
+        commit=provenance.commit(),
     )
 
 
@@ -270,26 +266,3 @@ def _run(
                 bar.update()
                 bar.set_postfix(success_rate=f"{np.mean([record.is_success for record in records.values()]):.2f}")
     return list(records.values()), instructions, assets
-
-
-def _versions() -> dict[str, str]:
-    versions = {}
-    for package in _PACKAGES:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            versions[package] = "not installed"
-    return versions
-
-
-def _commit() -> str | None:
-    folder = Path(vla_gym.__file__).parent
-    command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        # a copy inside another project's repository must not report that one's commit
-        subprocess.run(
-            ["git", "-C", str(folder), "ls-files", "--error-unmatch", "__init__.py"], capture_output=True, check=True
-        )
-        return subprocess.run(command, capture_output=True, check=True, text=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None

@@ -10,27 +10,30 @@ from __future__ import annotations
 
 import json
 import math
-import resource
-import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch as th
+
 from vla_algos.bc import BC
 from vla_algos.bc.bc import BEST_FOLDER, LAST_FILE
 from vla_algos.bc.dataset import DemonstrationSet
+from vla_algos.common import provenance
 from vla_algos.common.save_util import write_then_rename
 from vla_algos.evaluation.harness import EvaluationResult, evaluate_policy_on_suite
-from vla_algos.models import save_vla
+from vla_algos.models import load_vla, save_vla
 from vla_algos.models.openvla.config import PRESETS
 from vla_algos.policies import VLAPolicy
+from vla_algos.recipes.model_card import write_model_card
 from vla_gym.datasets.episode import Episode
 from vla_gym.tasks.registry import get_suite
 
 N_VALIDATIONS = 10
+MODEL_FOLDER = "model"
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,7 @@ class SFTSettings:
     :param lora: train adapters: keywords of :func:`vla_algos.models.lora.add_lora`; None: train all weights
     :param bc_kwargs: further keywords of :class:`BC`
     :param frames_on_disk: keep frames in a file instead of in memory
+    :param weights_dtype: type of the weights that are handed on, and judged: "float32" or "bfloat16"
     :param seed: of everything
     :param env_id: suite to evaluate in
     :param assets: asset pack to evaluate with; it should be that of the demonstrations
@@ -75,6 +79,7 @@ class SFTSettings:
         }
     )
     frames_on_disk: bool = False
+    weights_dtype: str = "float32"
     seed: int = 0
     env_id: str = "LIBERO-Goal-v0"
     assets: str = "auto"
@@ -112,6 +117,8 @@ class SFTResult:
     :param validations: figures of every validation, with their ``step``
     :param evaluations: ``greedy`` and ``sampled``; empty if there was no evaluation
     :param demonstrated: initial states that were demonstrated, per task
+    :param provenance: ``versions``, ``commit`` and ``hardware`` of the training, ``command``, and what is known of the
+        demonstrations as ``data``
     :param seconds: wall time of each stage
     :param peak_memory_mb: of this process so far, megabytes
     """
@@ -124,6 +131,7 @@ class SFTResult:
     validations: list[dict[str, float]]
     evaluations: dict[str, EvaluationResult]
     demonstrated: dict[int, set[int]]
+    provenance: dict[str, Any]
     seconds: dict[str, float]
     peak_memory_mb: float
 
@@ -155,6 +163,7 @@ class SFTResult:
             "evaluations": {mode: result.to_dict() for mode, result in self.evaluations.items()},
             "split_success": {mode: self.split_success(mode) for mode in self.evaluations},
             "demonstrated": {task_id: sorted(states) for task_id, states in self.demonstrated.items()},
+            "provenance": self.provenance,
             "seconds": self.seconds,
             "peak_memory_mb": self.peak_memory_mb,
         }
@@ -166,15 +175,18 @@ def run_sft(
     folder: str | Path,
     announce: Callable[[str], None] = lambda _: None,
     resume: bool = False,
+    origin: Mapping[str, Any] | None = None,
 ) -> SFTResult:
     """
-    Train, choose the best model by validation, evaluate it.
+    Train, choose the best model by validation, evaluate it, and write a model card.
 
     :param settings: what and how
     :param episodes: demonstrations, read once and one by one; unsuccessful ones are left out
-    :param folder: where to write ``best/`` (the model), ``last.zip`` (to go on from), ``logs/`` and ``results.json``
+    :param folder: where to write ``model/`` (the best model and its card), ``last.zip`` (to go on from), ``logs/`` and
+        ``results.json``
     :param announce: told what begins
     :param resume: go on from ``last.zip`` of an interrupted run with the same settings and demonstrations
+    :param origin: further entries of the result's ``provenance``, such as ``command`` and ``data``
     :return: what came out
     """
     folder = Path(folder)
@@ -194,23 +206,21 @@ def run_sft(
     n_episodes = len(set(dataset.episode_ids))
     seconds["reading"] = time.perf_counter() - start
 
-    start = time.perf_counter()
     model, n_steps = _model(settings, dataset, folder, resume)
     announce(f"training on {n_episodes} episodes, {len(dataset)} decisions: {n_steps} gradient steps")
     model.learn(n_steps, reset_num_timesteps=not resume, progress_bar=True)
-    if not model.validations:
-        save_vla(model.policy.vla, folder / BEST_FOLDER)
-    seconds["training"] = time.perf_counter() - start
+    best = load_vla(folder / BEST_FOLDER) if model.validations else model.policy.vla
+    save_vla(best, folder / MODEL_FOLDER, dtype=getattr(th, settings.weights_dtype))
+    seconds["training"] = model.training_seconds
 
     evaluations: dict[str, EvaluationResult] = {}
     if settings.n_eval_states:
-        best = VLAPolicy(model.observation_space, model.action_space, lambda _: 0.0, vla=folder / BEST_FOLDER).to(
-            model.device
-        )
+        policy = VLAPolicy(model.observation_space, model.action_space, lambda _: 0.0, vla=folder / MODEL_FOLDER)
+        policy.to(model.device)
         for mode in ("greedy", "sampled"):
             start = time.perf_counter()
             announce(f"evaluation of the best model, {mode} actions")
-            evaluations[mode] = _evaluate(settings, best, sorted(demonstrated), mode, dataset.camera_size[0])
+            evaluations[mode] = _evaluate(settings, policy, sorted(demonstrated), mode, dataset.camera_size[0])
             seconds[f"evaluation {mode}"] = time.perf_counter() - start
     result = SFTResult(
         settings,
@@ -221,11 +231,18 @@ def run_sft(
         model.validations,
         evaluations,
         dict(demonstrated),
+        {
+            "versions": provenance.versions(),
+            "commit": provenance.commit(),
+            "hardware": provenance.hardware(model.device),
+            **(origin or {}),
+        },
         seconds,
-        _peak_memory_mb(),
+        provenance.peak_memory_mb(),
     )
     with write_then_rename(folder / "results.json") as temporary:
         temporary.write_text(json.dumps(result.to_dict(), indent=2) + "\n", encoding="utf-8")
+    write_model_card(folder / MODEL_FOLDER, json.loads((folder / "results.json").read_text(encoding="utf-8")))
     return result
 
 
@@ -276,8 +293,3 @@ def _evaluate(
         progress_bar=True,
         seed=settings.seed,
     )
-
-
-def _peak_memory_mb() -> float:
-    # kilobytes on Linux, bytes on macOS
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch as th
+from safetensors.torch import load_file
 
 from vla_algos.bc import BC
 from vla_algos.evaluation.harness import EpisodeRecord, EvaluationResult
@@ -44,7 +46,14 @@ def episodes(n: int) -> list[Episode]:
 
 
 def test_it_trains_and_writes_what_it_found(tmp_path: Path) -> None:
-    settings = SFTSettings(**SMALL, epochs=2, cameras=("agentview", "wrist"), use_proprio=False, frames_on_disk=True)
+    settings = SFTSettings(
+        **SMALL,
+        epochs=2,
+        cameras=("agentview", "wrist"),
+        use_proprio=False,
+        frames_on_disk=True,
+        weights_dtype="bfloat16",
+    )
     told: list[str] = []
     result = run_sft(settings, iter(episodes(5)), tmp_path, told.append)
     assert result.n_episodes == 4 and result.n_decisions == 24, "the failed episode is left out"
@@ -52,10 +61,12 @@ def test_it_trains_and_writes_what_it_found(tmp_path: Path) -> None:
     assert result.demonstrated == {3: {0, 2, 3, 4}} and len(told) == 2
     saved = json.loads((tmp_path / "results.json").read_text())
     assert saved["n_steps"] == 6 and saved["validations"] == result.validations and saved["peak_memory_mb"] > 50
-    best = load_vla(tmp_path / "best").config
+    best = load_vla(tmp_path / "model").config
     assert best.cameras == ["agentview", "wrist"] and best.proprio_dim == 0 and best.image_size == 32
     assert best.chunk_size == 2 and set(best.norm_stats) == {"libero_goal"}
-    assert ActionTokenizer.from_checkpoint(tmp_path / "best").q99[:6].max() < 0.4
+    assert load_file(tmp_path / "model" / "model.safetensors")["projector.fc1.weight"].dtype == th.bfloat16
+    assert "Not evaluated." in (tmp_path / "model" / "README.md").read_text()
+    assert ActionTokenizer.from_checkpoint(tmp_path / "model").q99[:6].max() < 0.4
 
 
 def test_it_goes_on_where_it_was_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,7 +81,7 @@ def test_it_goes_on_where_it_was_stopped(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.undo()
     resumed = run_sft(SFTSettings(**SMALL, epochs=2), episodes(5), tmp_path / "stopped", resume=True)
     assert resumed.validations == whole.validations
-    for name in ("best/model.safetensors", "best/config.json"):
+    for name in ("model/model.safetensors", "model/config.json"):
         assert (tmp_path / "stopped" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
@@ -78,7 +89,7 @@ def test_initial_states_that_were_demonstrated_are_counted_apart() -> None:
     outcomes = ((3, 0, True), (3, 7, False), (4, 0, True))
     records = tuple(EpisodeRecord(task, k, success, 10) for task, k, success in outcomes)
     evaluation = EvaluationResult("LIBERO-Goal-v0", "primitive", True, 0, {3: "a", 4: "b"}, records, {}, None)
-    result = SFTResult(SFTSettings(), Path(), 1, 6, 1, [], {"greedy": evaluation}, {3: {0}}, {}, 0.0)
+    result = SFTResult(SFTSettings(), Path(), 1, 6, 1, [], {"greedy": evaluation}, {3: {0}}, {}, {}, 0.0)
     assert result.split_success("greedy") == {"demonstrated": (1, 1), "held out": (1, 2)}
 
 

@@ -1,0 +1,59 @@
+"""What a result depends on, and what it cost: versions, commit, hardware, memory."""
+
+from __future__ import annotations
+
+import os
+import platform
+import resource
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import torch as th
+
+import vla_gym
+
+_PACKAGES = ("vla-gym", "mujoco", "gymnasium", "numpy", "torch", "transformers", "stable-baselines3")
+
+
+def versions() -> dict[str, str]:
+    """Package -> version, or "not installed"."""
+    found = {}
+    for package in _PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def commit() -> str | None:
+    """Commit of the checkout, with ``-dirty`` if files were changed; None outside a checkout."""
+    folder = Path(vla_gym.__file__).parent
+    git = ["git", "-C", str(folder)]
+    try:
+        # a copy inside another project's repository must not report that one's commit
+        subprocess.run([*git, "ls-files", "--error-unmatch", "__init__.py"], capture_output=True, check=True)
+        command = [*git, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+        return subprocess.run(command, capture_output=True, check=True, text=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def hardware(device: th.device | str) -> str:
+    """
+    What a model was trained on.
+
+    :param device: of the model
+    :return: name of the GPU, or threads and processor architecture
+    """
+    if th.device(device).type == "cuda":
+        return th.cuda.get_device_name(device)
+    return f"{th.get_num_threads()} thread(s) of a machine with {os.cpu_count()} CPU cores ({platform.machine()})"
+
+
+def peak_memory_mb() -> float:
+    """Most memory that this process has had so far, megabytes."""
+    # kilobytes on Linux, bytes on macOS
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)

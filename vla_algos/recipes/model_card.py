@@ -1,0 +1,109 @@
+"""Model card of a fine-tuned checkpoint: what it is, what it was trained on, and how often it succeeds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from vla_algos.common.save_util import write_then_rename
+from vla_algos.evaluation.statistics import wilson_interval
+
+CARD_FILE = "README.md"
+_METADATA = """---
+license: mit
+library_name: vla-gym
+pipeline_tag: robotics
+tags: [vision-language-action, LIBERO, imitation-learning]
+---
+"""
+
+
+def write_model_card(folder: str | Path, results: Mapping[str, Any]) -> None:
+    """
+    Write ``README.md`` beside a checkpoint; the file appears whole or not at all.
+
+    :param folder: the checkpoint
+    :param results: content of ``results.json`` of the recipe
+    """
+    with write_then_rename(Path(folder) / CARD_FILE) as temporary:
+        temporary.write_text(model_card(results), encoding="utf-8")
+
+
+def model_card(results: Mapping[str, Any]) -> str:
+    """
+    Markdown with the metadata block of the Hugging Face Hub.
+
+    :param results: content of ``results.json`` of the recipe
+    :return: text of ``README.md``
+    """
+    settings, origin, seconds = results["settings"], results["provenance"], results["seconds"]
+    hours = seconds["training"] / 3600
+    sections = [
+        f"# {settings['vla']}, fine-tuned on demonstrations of {settings['env_id']}",
+        "A vision-language-action model for the Panda arm in LIBERO's scenes: "
+        f"camera {' and '.join(settings['cameras'])}{', proprioception' if settings['use_proprio'] else ''} and an "
+        f"instruction in, {settings['chunk_size']} commands of seven action tokens out. For research in simulation.",
+        "## Training",
+        f"Supervised fine-tuning on {results['n_episodes']} demonstrations ({results['n_decisions']:,} control steps) "
+        f"of {len(results['demonstrated'])} tasks, {results['n_steps']:,} gradient steps, {hours:.2f} hours on "
+        f"{origin['hardware']}, seed {settings['seed']}, commit {origin['commit'] or 'unknown'}.",
+    ]
+    if "command" in origin:
+        sections.append(f"```\n{origin['command']}\n```")
+    if "data" in origin:
+        sections.append(f"Demonstrations: {_listed(origin['data'])}.")
+    sections.append(f"Versions: {_listed(origin['versions'])}.")
+    if results["validations"]:
+        sections += ["### Validation on held-out demonstrations", _validation_table(results["validations"])]
+    sections.append("## Success")
+    if not results["evaluations"]:
+        sections.append("Not evaluated.")
+    for mode, evaluation in results["evaluations"].items():
+        split = "; ".join(
+            f"{name} initial states {_share(*counts)}" for name, counts in results["split_success"][mode].items()
+        )
+        sections += [
+            f"### {mode.capitalize()} actions",
+            f"Assets: {evaluation['assets']}; rendering: {settings['render_quality']}; seed {evaluation['seed']}; "
+            f"commit {evaluation['commit'] or 'unknown'}. {split[0].upper()}{split[1:]}.",
+            _success_table(evaluation),
+        ]
+    return _METADATA + "\n" + "\n\n".join(sections) + "\n"
+
+
+def _validation_table(validations: list[Mapping[str, float]]) -> str:
+    lines = [
+        "| step | token accuracy, forced / free | L1 error, forced / free | bin error, forced / free |",
+        "|---" * 4 + "|",
+    ]
+    for row in validations:
+        pairs = (
+            f"{row['accuracy_forced']:.3f} / {row['accuracy_free']:.3f}",
+            f"{row['l1_error_forced']:.3f} / {row['l1_error_free']:.3f}",
+            f"{row['bin_error_forced']:.1f} / {row['bin_error_free']:.1f}",
+        )
+        lines.append(f"| {int(row['step'])} | {' | '.join(pairs)} |")
+    return "\n".join(lines)
+
+
+def _success_table(evaluation: Mapping[str, Any]) -> str:
+    lines = ["| task | instruction | success | 95 % interval |", "|---" * 4 + "|"]
+    rows = [(task_id, row["instruction"], row) for task_id, row in evaluation["tasks"].items()]
+    for name, instruction, row in [*rows, ("all", "", evaluation)]:
+        lower, upper = row["interval_95"]
+        counts = f"{row['successes']}/{row['n_episodes']}"
+        lines.append(f"| {name} | {instruction} | {counts} | {100 * lower:.0f}-{100 * upper:.0f} % |")
+    return "\n".join(lines)
+
+
+def _share(successes: int, n: int) -> str:
+    lower, upper = wilson_interval(successes, n)
+    return f"{successes}/{n} ({100 * lower:.0f}-{100 * upper:.0f} %)"
+
+
+def _listed(values: Mapping[str, Any]) -> str:
+    return ", ".join(
+        f"{name} {value if isinstance(value, str) else json.dumps(value)}" for name, value in values.items()
+    )
