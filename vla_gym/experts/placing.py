@@ -36,7 +36,9 @@ AT_GRASP = (0.008, 0.009)
 """Horizontal and vertical distance (m) from a grasp at which the fingers close."""
 MAX_MISS = 0.025
 """Distance (m) from a grasp at which closing is of no use."""
-STUCK_STEPS = 8
+STUCK_STEPS, GIVE_UP_STEPS = 8, 12
+STUCK_WAY = 0.002
+"""The hand is stuck when it moves less than this (m) in ``STUCK_STEPS`` control steps."""
 MAX_SHORT_OF_GRASP = 0.02
 """Height (m) above a grasp at which they close as well, if the hand gets no further."""
 TURN_AS_DISTANCE = 0.1
@@ -145,12 +147,14 @@ def pick(hand: Hand, thing: Thing, grasp: Grasp, style: Style) -> Trial:
         offset[2] *= RISE_FIRST if offset[2] > 0.0 else 1.0
         return offset
 
-    heights: list[float] = []
+    way: list[Float64Array] = []
 
     def is_there() -> bool:
         offset = np.abs(place() - hand.pos)
-        heights.append(float(hand.pos[2]))
-        is_stuck = len(heights) > STUCK_STEPS and max(heights[-STUCK_STEPS:]) - min(heights[-STUCK_STEPS:]) < 0.002
+        way.append(np.append(hand.pos, TURN_AS_DISTANCE * hand.angle_to(grasp.mat)))
+        if len(way) > GIVE_UP_STEPS and np.ptp(way[-GIVE_UP_STEPS:], axis=0).max() < STUCK_WAY:
+            return True
+        is_stuck = len(way) > STUCK_STEPS and np.ptp(way[-STUCK_STEPS:], axis=0)[2] < STUCK_WAY
         if np.linalg.norm(offset[:2]) > AT_GRASP[0] or hand.angle_to(grasp.mat) > ANGLE_TOLERANCE:
             return False
         return bool(offset[2] < AT_GRASP[1] or (is_stuck and offset[2] < MAX_SHORT_OF_GRASP))
