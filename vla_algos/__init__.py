@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from vla_algos.bc import DemonstrationSet as DemonstrationSet
     from vla_algos.evaluation import evaluate_policy_on_suite as evaluate_policy_on_suite
     from vla_algos.policies import VLAPolicy as VLAPolicy
+    from vla_algos.policies import env_kwargs as env_kwargs
     from vla_algos.token_ppo import TokenPPO as TokenPPO
 
 # loaded on first use: torch, transformers and SB3 take seconds that `vla-rl --help` should not
@@ -18,6 +19,7 @@ _EXPORTS = {
     "DemonstrationSet": "vla_algos.bc",
     "TokenPPO": "vla_algos.token_ppo",
     "VLAPolicy": "vla_algos.policies",
+    "env_kwargs": "vla_algos.policies",
     "evaluate_policy_on_suite": "vla_algos.evaluation",
 }
 __all__ = sorted(_EXPORTS)

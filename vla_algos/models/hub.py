@@ -63,16 +63,22 @@ def load_vla(
             f"config_changes={config_changes} is for presets ({', '.join(PRESETS)}); the checkpoint {name!r} says "
             "itself how it is built. Leave config_changes out."
         )
-    elif name in (shipped := shipped_checkpoints()):
-        model = _load_folder(shipped[name])
-    elif Path(name).is_dir():
-        model = _load_folder(Path(name))
-    elif re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not name.startswith("."):
-        model = _load_folder(_download(name))
     else:
-        remedy = "Or give an existing checkpoint folder, or a Hugging Face id such as 'organisation/name'."
-        raise UnknownNameError("VLA", name, [*PRESETS, *shipped], remedy)
+        model = _load_folder(_find_folder(name))
     return model.to(device=device, dtype=dtype)
+
+
+def load_config(id_or_folder: str | Path) -> OpenVLAConfig:
+    """
+    Configuration of a model, its action statistics included, without its weights.
+
+    :param id_or_folder: as for :func:`load_vla`
+    :return: the configuration
+    :raises UnknownNameError: if there is no such model
+    :raises CheckpointError: if the checkpoint is missing, damaged or of another architecture
+    """
+    name = str(id_or_folder)
+    return get_preset(name) if name in PRESETS else _read_config(_find_folder(name))
 
 
 def save_vla(model: OpenVLA, folder: str | Path, dtype: th.dtype | None = None) -> None:
@@ -139,10 +145,28 @@ def _download(name: str) -> Path:
         ) from error
 
 
-def _load_folder(folder: Path) -> OpenVLA:
+def _find_folder(name: str) -> Path:
+    """Folder of a checkpoint by path or name; one from the Hub is downloaded."""
+    shipped = shipped_checkpoints()
+    if name in shipped:
+        return shipped[name]
+    if Path(name).is_dir():
+        return Path(name)
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not name.startswith("."):
+        return _download(name)
+    remedy = "Or give an existing checkpoint folder, or a Hugging Face id such as 'organisation/name'."
+    raise UnknownNameError("VLA", name, [*PRESETS, *shipped], remedy)
+
+
+def _read_config(folder: Path) -> OpenVLAConfig:
     config = OpenVLAConfig.from_dict(_read_json(folder / CONFIG_FILE))
     if (folder / STATISTICS_FILE).exists():
         config.norm_stats = _read_json(folder / STATISTICS_FILE)
+    return config
+
+
+def _load_folder(folder: Path) -> OpenVLA:
+    config = _read_config(folder)
     tokenizer = load_tokenizer(folder) if (folder / TOKENIZER_FILE).exists() else None
     with th.device("meta"):
         model = OpenVLA(config, tokenizer)

@@ -1,5 +1,6 @@
 """Adapters from models to SB3 policies."""
 
+from vla_algos.policies.env_kwargs import env_kwargs
 from vla_algos.policies.vla_policy import VLAPolicy
 
-__all__ = ["VLAPolicy"]
+__all__ = ["VLAPolicy", "env_kwargs"]

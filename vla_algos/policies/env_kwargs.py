@@ -1,0 +1,28 @@
+"""What an environment must be like for a model to act in it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from vla_algos.models.hub import load_config
+from vla_gym.actions.tokenizer import ActionTokenizer
+
+
+def env_kwargs(vla: str | Path, unnorm_key: str | None = None) -> dict[str, Any]:
+    """
+    Keywords of ``gymnasium.make`` and ``vla_gym.make_vec`` for an environment that a model fits.
+
+    :param vla: preset, shipped checkpoint, checkpoint folder, or Hugging Face id; weights are not loaded
+    :param unnorm_key: data set of the action statistics that hold; None: the only one
+    :return: ``chunk_size``, ``image_size`` (px), ``cameras`` and ``action_tokenizer``
+    :raises UnknownNameError: if there is no such model or data set
+    :raises CheckpointError: if the checkpoint is missing, damaged or of another architecture
+    """
+    config = load_config(vla)
+    return {
+        "chunk_size": config.chunk_size,
+        "image_size": config.image_size,
+        "cameras": tuple(config.cameras),
+        "action_tokenizer": ActionTokenizer.from_checkpoint_stats(config.norm_stats, unnorm_key),
+    }
