@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import mujoco
 import numpy as np
 
-from vla_gym.experts.dry_run import DryRun
+from vla_gym.experts.articulation_scene import ArticulationScene
 from vla_gym.experts.geometry import Boxes, Thing
 from vla_gym.experts.hand import ANGLE_TOLERANCE, DOWN, Hand, Motion, rotation_vector
 from vla_gym.experts.style import Style
@@ -230,7 +230,7 @@ def find_hold(core: SimCore, part: Part, goal: float, pushes: bool) -> Hold | No
         mats = (hold.mat, part.moved(hold.pos, hold.mat, change)[1])
         return max(float(np.linalg.norm(rotation_vector(mat @ DOWN.T))) for mat in mats)
 
-    dry_run = DryRun(core)
+    scene = ArticulationScene(core)
     touchable = np.zeros(core.model.ngeom, dtype=bool)
     touchable[part.thing.geoms] = True
     nothing = np.zeros_like(touchable)
@@ -240,16 +240,16 @@ def find_hold(core: SimCore, part: Part, goal: float, pushes: bool) -> Hold | No
     for cost, hold in sorted(priced, key=lambda pair: pair[0]):
         if cost > lowest:
             break
-        dry_run.restart(hold.grips)
+        scene.reset(hold.grips)
         before = hold.pos + hold.approach
         above = np.append(before[:2], max(before[2] + MIN_DROP, height))
         at_hold = nothing if hold.grips else touchable
         for pos, may_touch in ((above, nothing), (before, nothing), (hold.pos, at_hold)):
-            cost += REACH_COST * dry_run.take(pos, hold.mat) + OVERLAP_COST * dry_run.overlap(may_touch)
-        dry_run.set_joint(part.address, goal)
+            cost += REACH_COST * scene.reach(pos, hold.mat) + OVERLAP_COST * scene.penetration(may_touch)
+        scene.set_joint(part.address, goal)
         for pos, may_touch in ((hold.pos, touchable), (hold.pos + hold.approach, nothing)):
-            cost += REACH_COST * dry_run.take(*part.moved(pos, hold.mat, change))
-            cost += OVERLAP_COST * dry_run.overlap(may_touch)
+            cost += REACH_COST * scene.reach(*part.moved(pos, hold.mat, change))
+            cost += OVERLAP_COST * scene.penetration(may_touch)
         if cost < lowest:
             best, lowest = hold, cost
     if best is None:

@@ -1,4 +1,4 @@
-"""A dry run says whether the arm reaches a pose and what it would be in there, and leaves the simulation alone."""
+"""The scene says whether the arm reaches a pose and what it would be in there, and leaves the simulation alone."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import vla_gym  # noqa: F401
-from vla_gym.experts.dry_run import DryRun
+from vla_gym.experts.articulation_scene import ArticulationScene
 from vla_gym.experts.hand import DOWN
 from vla_gym.sim.core import SimCore
 
@@ -26,24 +26,24 @@ def core() -> Iterator[SimCore]:
 
 def test_reaches_what_is_near_and_touches_nothing(core: SimCore) -> None:
     before = core.data.qpos.copy()
-    dry_run = DryRun(core)
-    dry_run.restart(is_open=True)
-    assert dry_run.take(ABOVE_TABLE, DOWN) < 0.002
-    assert dry_run.overlap(np.zeros(core.model.ngeom, dtype=bool)) == 0.0
+    scene = ArticulationScene(core)
+    scene.reset(is_open=True)
+    assert scene.reach(ABOVE_TABLE, DOWN) < 0.002
+    assert scene.penetration(np.zeros(core.model.ngeom, dtype=bool)) == 0.0
     np.testing.assert_array_equal(core.data.qpos, before)
 
 
 def test_says_how_far_the_arm_stays_away(core: SimCore) -> None:
-    dry_run = DryRun(core)
-    dry_run.restart(is_open=True)
-    assert dry_run.take(ABOVE_TABLE + np.array([1.0, 0.0, 0.0]), DOWN) > 0.3
+    scene = ArticulationScene(core)
+    scene.reset(is_open=True)
+    assert scene.reach(ABOVE_TABLE + np.array([1.0, 0.0, 0.0]), DOWN) > 0.3
 
 
 def test_fingers_may_touch_what_they_are_told_to_but_the_palm_may_not(core: SimCore) -> None:
-    dry_run = DryRun(core)
-    dry_run.restart(is_open=False)
-    dry_run.take(np.array([-0.1, 0.1, 0.905]), DOWN)  # the tips in the table, the palm in the bowl
+    scene = ArticulationScene(core)
+    scene.reset(is_open=False)
+    scene.reach(np.array([-0.1, 0.1, 0.905]), DOWN)  # the tips in the table, the palm in the bowl
     is_table = np.array([core.model.geom(geom).name == "table_collision" for geom in range(core.model.ngeom)])
-    forbidden, allowed = dry_run.overlap(np.zeros_like(is_table)), dry_run.overlap(is_table)
+    forbidden, allowed = scene.penetration(np.zeros_like(is_table)), scene.penetration(is_table)
     assert forbidden > allowed > 0.0
-    assert dry_run.overlap(np.ones_like(is_table)) == allowed
+    assert scene.penetration(np.ones_like(is_table)) == allowed
