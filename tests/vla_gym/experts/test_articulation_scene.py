@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-import gymnasium as gym
 import numpy as np
 import pytest
 
-import vla_gym  # noqa: F401
 from vla_gym.experts.articulation_scene import ArticulationScene
 from vla_gym.experts.hand import DOWN
 from vla_gym.sim.core import SimCore
@@ -16,12 +12,9 @@ from vla_gym.sim.core import SimCore
 ABOVE_TABLE = np.array([-0.1, 0.0, 1.1])
 
 
-@pytest.fixture(scope="module")
-def core() -> Iterator[SimCore]:
-    env = gym.make("LIBERO-Goal-v0", task_ids=[8], action_type="continuous", cameras=(), assets="primitive")
-    env.reset(options={"init_state_id": 0})
-    yield env.unwrapped.core
-    env.close()
+@pytest.fixture
+def core(start) -> SimCore:
+    return start()
 
 
 def test_reaches_what_is_near_and_touches_nothing(core: SimCore) -> None:
