@@ -19,22 +19,14 @@ import gymnasium as gym
 import numpy as np
 
 import vla_gym  # noqa: F401  (registers the environments)
+from vla_algos.evaluation.statistics import wilson_interval
 from vla_gym.errors import UnknownNameError
 from vla_gym.experts.scripted import ScriptedExpert
 from vla_gym.tasks.registry import get_suite
 
-Z = 1.96
 HEADER = (
     "| suite | task | name | success | 95 % interval | median steps | failed states |\n|---|---|---|---|---|---|---|"
 )
-
-
-def wilson(successes: int, n: int) -> tuple[float, float]:
-    """95 % interval of a success rate."""
-    rate, shrink = successes / n, 1 + Z * Z / n
-    middle = (rate + Z * Z / (2 * n)) / shrink
-    half = Z / shrink * np.sqrt(rate * (1 - rate) / n + Z * Z / (4 * n * n))
-    return float(max(middle - half, 0.0)), float(min(middle + half, 1.0))
 
 
 def run_task(job: tuple[str, int], n_states: int, assets: str) -> tuple[str, int, int]:
@@ -60,7 +52,7 @@ def run_task(job: tuple[str, int], n_states: int, assets: str) -> tuple[str, int
         else:
             failed.append(state)
     env.close()
-    low, high = wilson(len(lengths), n_states)
+    low, high = wilson_interval(len(lengths), n_states)
     median = str(round(statistics.median(lengths))) if lengths else "-"
     name = get_suite(suite).task(task_id).name
     row = f"| {suite} | {task_id} | {name} | {len(lengths)}/{n_states} | {low:.2f}-{high:.2f} | {median} |"
@@ -91,7 +83,7 @@ def main() -> None:
                 args.out.write_text("\n".join(lines) + "\n")
     for suite, (successes, episodes) in totals.items():
         if episodes:
-            low, high = wilson(int(successes), int(episodes))
+            low, high = wilson_interval(int(successes), int(episodes))
             lines.append(f"| {suite} | all | | {successes}/{episodes} | {low:.2f}-{high:.2f} | | |")
             print(lines[-1])
     if args.out:

@@ -9,7 +9,6 @@ from vla_gym.sim.core import SimCore
 from vla_gym.type_aliases import BoolArray, Float64Array, Int64Array
 
 _CORNERS = np.stack(np.meshgrid(*[np.array([-1.0, 1.0])] * 3, indexing="ij"), axis=-1).reshape(-1, 3)
-_ROBOT_PREFIXES = ("robot0_", "gripper0_", "mount0_")
 MAX_OBSTACLE_HALF_WIDTH = 0.3
 """Tables and floors, which are wider (m), are not on the way."""
 
@@ -155,8 +154,18 @@ def is_robot_geom(model: mujoco.MjModel) -> BoolArray:
 
     :param model: compiled scene
     """
-    is_robot = np.array([model.body(body).name.startswith(_ROBOT_PREFIXES) for body in range(model.nbody)])
-    return np.asarray(is_robot[model.geom_bodyid])
+    return has_body_prefix(model, "robot0_", "gripper0_", "mount0_")
+
+
+def has_body_prefix(model: mujoco.MjModel, *prefixes: str) -> BoolArray:
+    """
+    Which geoms belong to bodies whose names begin with one of some prefixes, (ngeom,) bool.
+
+    :param model: compiled scene
+    :param prefixes: the prefixes
+    """
+    has_prefix = np.array([model.body(body).name.startswith(prefixes) for body in range(model.nbody)])
+    return np.asarray(has_prefix[model.geom_bodyid])
 
 
 def _solid_geoms(model: mujoco.MjModel, bodies: BoolArray) -> Int64Array:

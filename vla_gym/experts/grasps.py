@@ -4,7 +4,8 @@ Where to grasp an object from above, found from its collision geometry.
 The fingers can close on any stretch of material that is thinner than the gripper's opening and has room on both sides:
 a carton across its narrow side, a can across its diameter, a bottle at its neck, a bowl or a mug at its wall. So the
 lines along which the pads would close are cut with the object, and each uninterrupted stretch is a candidate. The arm
-then rehearses the candidates in order, until some are found that it can reach without touching anything.
+then tries the candidates in order on a copy of the scene, until some are found that it can reach without touching
+anything.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import numpy as np
 
 from vla_gym.experts.geometry import Boxes, Thing
 from vla_gym.experts.hand import turned
-from vla_gym.experts.rehearsal import MIN_DEXTERITY, Rehearsal
+from vla_gym.experts.pick_place_scene import MIN_DEXTERITY, PickPlaceScene
 from vla_gym.type_aliases import Float64Array
 
 MAX_WIDTH = 0.07
@@ -43,8 +44,8 @@ GOOD_DEXTERITY = 0.13
 """Below, a grasp costs more."""
 PASSES = ((0.0, MIN_DEXTERITY), (0.0, 0.05), (0.006, 0.05))
 """Depth (m) to which the hand may be in other things, and least dexterity; the later for want of the earlier."""
-MAX_REHEARSED = 250
-"""How many candidates are rehearsed in a pass."""
+MAX_TRIED = 250
+"""How many candidates are tried in a pass."""
 APPROACH = (0.0, 0.07)
 """Heights above a grasp at which the hand must be free (m)."""
 
@@ -64,29 +65,29 @@ class Grasp:
     cost: float
 
 
-def find_grasps(thing: Thing, rehearsal: Rehearsal, hand_pos: Float64Array) -> Iterator[Grasp]:
+def find_grasps(thing: Thing, scene: PickPlaceScene, hand_pos: Float64Array) -> Iterator[Grasp]:
     """
     Grasps of an object from above that the arm can carry out, about in the order of their cost.
 
     :param thing: the object
-    :param rehearsal: of the same object
+    :param scene: for the same object
     :param hand_pos: where the hand comes from (m), (3,)
     """
     pos, mat = thing.pos, thing.mat
     grasps = sorted(candidates(thing, hand_pos), key=lambda grasp: grasp.cost)
     for leniency, dexterity in PASSES:
         has_any = False
-        for grasp in grasps[:MAX_REHEARSED]:
-            rehearsal.put_arm_back()
+        for grasp in grasps[:MAX_TRIED]:
+            scene.reset_arm()
             place, crowding, stretch = pos + mat @ grasp.pos, 0.0, 0.0
             for height in APPROACH:
-                if not rehearsal.can_reach(place + np.array([0.0, 0.0, height]), grasp.mat, dexterity):
+                if not scene.can_reach(place + np.array([0.0, 0.0, height]), grasp.mat, dexterity):
                     break
-                here = rehearsal.crowding(holds_thing=False, leniency=leniency)
+                here = scene.crowding(holds_thing=False, leniency=leniency)
                 if here is None:
                     break
                 crowding = max(crowding, here)
-                stretch = max(stretch, GOOD_DEXTERITY - rehearsal.dexterity)
+                stretch = max(stretch, GOOD_DEXTERITY - scene.dexterity)
             else:
                 has_any = True
                 yield Grasp(grasp.pos, grasp.mat, grasp.cost + 0.2 * crowding + 4.0 * stretch)

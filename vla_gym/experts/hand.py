@@ -15,7 +15,7 @@ from collections.abc import Callable, Generator
 import mujoco
 import numpy as np
 
-from vla_gym.sim.controller import MAX_ROTATION, MAX_TRANSLATION
+from vla_gym.sim.controller import MAX_ROTATION, MAX_TRANSLATION, RobotIds
 from vla_gym.sim.core import SimCore
 from vla_gym.tasks.registry import COMMAND_DIM, GRIPPER_CLOSE, GRIPPER_OPEN
 from vla_gym.type_aliases import Float64Array
@@ -71,10 +71,8 @@ class Hand:
 
     def dexterity(self) -> float:
         """Least singular value of the arm's Jacobian (m, rad): small where the arm is nearly stretched."""
-        model, robot = self.core.model, self.core.robot
-        jacobian = np.empty((6, model.nv))
-        mujoco.mj_jacSite(model, self.core.data, jacobian[:3], jacobian[3:], robot.eef_site)
-        return float(np.linalg.svd(jacobian[:, robot.qvel], compute_uv=False)[-1])
+        jacobian = arm_jacobian(self.core.model, self.core.data, self.core.robot)
+        return float(np.linalg.svd(jacobian, compute_uv=False)[-1])
 
     def angle_to(self, mat: Float64Array) -> float:
         """
@@ -127,19 +125,6 @@ class Hand:
             if stop() or (is_turned and np.linalg.norm(offset) < tolerance):
                 return
             yield self.command(offset, np.zeros(3) if is_turned else turn)
-
-    def push(self, direction: Float64Array, stop: Callable[[], bool], max_steps: int = MAX_STEPS) -> Motion:
-        """
-        Move on in a direction, against resistance, until a condition holds.
-
-        :param direction: offset (m) that is commanded in every step, (3,)
-        :param stop: ends the motion
-        :param max_steps: ends it at the latest
-        """
-        for _ in range(max_steps):
-            if stop():
-                return
-            yield self.command(direction, np.zeros(3))
 
     def lower(
         self,
@@ -216,6 +201,20 @@ class Hand:
             yield self.command(np.zeros(3), np.zeros(3))
 
 
+def arm_jacobian(model: mujoco.MjModel, data: mujoco.MjData, robot: RobotIds) -> Float64Array:
+    """
+    The Jacobian of the end effector by the arm's joints.
+
+    :param model: compiled scene
+    :param data: its state, kinematics and centres of mass up to date
+    :param robot: where the arm is in it
+    :return: translation (m/rad) and rotation, (6, n_joints)
+    """
+    jacobian = np.empty((6, model.nv))
+    mujoco.mj_jacSite(model, data, jacobian[:3], jacobian[3:], robot.eef_site)
+    return jacobian[:, robot.qvel]
+
+
 def capped(vector: Float64Array, norm: float) -> Float64Array:
     """
     The vector, shortened to a norm where it is longer.
@@ -246,6 +245,17 @@ def rotation_vector(mat: Float64Array) -> Float64Array:
     return axis / (2.0 * sine) * float(np.arctan2(sine, cosine))
 
 
+def about_vertical(angle: float) -> Float64Array:
+    """
+    Rotation about the vertical.
+
+    :param angle: rad
+    :return: (3, 3)
+    """
+    c, s = np.cos(angle), np.sin(angle)
+    return np.array([[c, -s, 0.0], [s, c, 0.0], [0.0, 0.0, 1.0]])
+
+
 def turned(yaw: float) -> Float64Array:
     """
     The hand pointing down, turned about the vertical.
@@ -253,5 +263,4 @@ def turned(yaw: float) -> Float64Array:
     :param yaw: angle (rad) from ``DOWN``
     :return: (3, 3)
     """
-    c, s = np.cos(yaw), np.sin(yaw)
-    return np.asarray(np.array([[c, -s, 0.0], [s, c, 0.0], [0.0, 0.0, 1.0]]) @ DOWN)
+    return np.asarray(about_vertical(yaw) @ DOWN)

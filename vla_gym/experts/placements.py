@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice, product
 
@@ -10,12 +10,12 @@ import numpy as np
 
 from vla_gym.experts.geometry import Thing
 from vla_gym.experts.grasps import Grasp
-from vla_gym.experts.rehearsal import Rehearsal
+from vla_gym.experts.hand import Live, about_vertical
+from vla_gym.experts.pick_place_scene import PickPlaceScene
 from vla_gym.sim.core import SimCore
 from vla_gym.tasks.goals import Atom
 from vla_gym.type_aliases import Float64Array
 
-Live = Callable[[], Float64Array]
 TURNS = np.deg2rad([0.0, 30.0, -30.0, 60.0, -60.0])
 """Turns of the object about the vertical that are tried where it is put on another object (rad)."""
 SHARES = (0.0, 0.35, -0.35, 0.7, -0.7)
@@ -103,44 +103,33 @@ def target_of(core: SimCore, atom: Atom, share: tuple[int, int] = (0, 1)) -> Tar
     return Target(in_region, in_region()[2] if rim is None else rim, flat)
 
 
-def find_placement(thing: Thing, target: Target, grasp: Grasp, rehearsal: Rehearsal) -> Placement | None:
+def find_placement(thing: Thing, target: Target, grasp: Grasp, scene: PickPlaceScene) -> Placement | None:
     """
     A way to put an object down, held by a grasp, that the arm can carry out without hitting anything.
 
     :param thing: the object
     :param target: where it shall go
     :param grasp: how it is held
-    :param rehearsal: of the same object
+    :param scene: for the same object
     """
     start = target.point()
     mat, foot = thing.mat, np.array([0.0, 0.0, thing.pos[2] - thing.bottom()])
     try:
         for placement in islice(_ways(target, mat), MAX_WAYS):
             rotation = about_vertical(placement.turn)
-            rehearsal.put_arm_back()
+            scene.reset_arm()
             for height in DESCENT:
                 pos = start + placement.offset + foot + [0.0, 0.0, height]
-                rehearsal.put_thing(pos, rotation @ mat)
-                if not rehearsal.can_reach(pos + rotation @ mat @ grasp.pos, rotation @ grasp.mat):
+                scene.put_thing(pos, rotation @ mat)
+                if not scene.can_reach(pos + rotation @ mat @ grasp.pos, rotation @ grasp.mat):
                     break
-                if rehearsal.crowding(holds_thing=True) is None:
+                if scene.crowding(holds_thing=True) is None:
                     break
             else:
                 return placement
     finally:
-        rehearsal.put_thing(thing.pos, mat)
+        scene.put_thing(thing.pos, mat)
     return None
-
-
-def about_vertical(angle: float) -> Float64Array:
-    """
-    Rotation about the vertical.
-
-    :param angle: rad
-    :return: (3, 3)
-    """
-    c, s = np.cos(angle), np.sin(angle)
-    return np.array([[c, -s, 0.0], [s, c, 0.0], [0.0, 0.0, 1.0]])
 
 
 def _aligning_turns(target: Target, mat: Float64Array) -> list[float]:

@@ -8,9 +8,9 @@ import numpy as np
 
 from vla_gym.experts.geometry import Obstacles, Thing
 from vla_gym.experts.grasps import Grasp, find_grasps
-from vla_gym.experts.hand import ANGLE_TOLERANCE, Hand, Motion, Trial, rotation_vector
-from vla_gym.experts.placements import Placement, Target, about_vertical, find_placement, target_of
-from vla_gym.experts.rehearsal import Rehearsal
+from vla_gym.experts.hand import ANGLE_TOLERANCE, Hand, Motion, Trial, about_vertical, rotation_vector
+from vla_gym.experts.pick_place_scene import PickPlaceScene
+from vla_gym.experts.placements import Placement, Target, find_placement, target_of
 from vla_gym.experts.style import Style
 from vla_gym.tasks.goals import Atom
 from vla_gym.type_aliases import Float64Array
@@ -90,11 +90,11 @@ def plan_pick(
     :param attempt: the later, the further down the list of grasps
     :return: None if the object cannot be grasped
     """
-    rehearsal = Rehearsal(hand.core, thing)
+    scene = PickPlaceScene(hand.core, thing)
     plans: list[tuple[float, Grasp, Placement | None]] = []
-    for grasp in islice(find_grasps(thing, rehearsal, hand.pos), MAX_GRASPS):
+    for grasp in islice(find_grasps(thing, scene, hand.pos), MAX_GRASPS):
         is_hopeless = len(plans) >= MAX_MISPLACED and all(found is None for _, _, found in plans)
-        placement = None if is_hopeless else find_placement(thing, target, grasp, rehearsal)
+        placement = None if is_hopeless else find_placement(thing, target, grasp, scene)
         plans.append((grasp.cost + cost_of(placement), grasp, placement))
     plans.sort(key=lambda plan: plan[0])
     if not plans:

@@ -16,12 +16,12 @@ import numpy as np
 
 from vla_gym.envs.libero_env import LiberoEnv
 from vla_gym.errors import UnknownNameError
-from vla_gym.experts.articulated import move_joint, opening_before
+from vla_gym.experts.articulated import move_joint
 from vla_gym.experts.hand import Hand, Motion, capped
 from vla_gym.experts.placing import pick_and_place
 from vla_gym.experts.style import Style
 from vla_gym.sim.core import SimCore
-from vla_gym.tasks.goals import SPELLING, Atom, Goal
+from vla_gym.tasks.goals import JOINT_RULES, SPELLING, Atom, Goal
 from vla_gym.tasks.registry import SETTLE_COMMAND
 from vla_gym.type_aliases import Float64Array
 
@@ -127,6 +127,27 @@ def is_met(core: SimCore, atom: Atom) -> bool:
     :param atom: the atom
     """
     return Goal((atom,), core.model).is_satisfied(core.data)
+
+
+def opening_before(core: SimCore, atom: Atom) -> Atom | None:
+    """
+    What has to be open before an atom can be brought about: the drawer or the door of what something is put into.
+
+    :param core: the simulation
+    :param atom: the atom
+    :return: the atom ``(Open a)``; None where nothing can be opened
+    """
+    category = next((name for name in JOINT_RULES if atom.target_site.startswith(name)), "")
+    if atom.predicate != "in" or "open" not in JOINT_RULES.get(category, {}):
+        return None
+    model = core.model
+    body = int(model.site_bodyid[model.site(atom.target_site).id])
+    # a drawer's region moves with it, a microwave's does not move with the door
+    joints = [j for j in range(model.njnt) if int(model.jnt_bodyid[j]) == body] or [
+        j for j in range(model.njnt) if model.body_rootid[model.jnt_bodyid[j]] == model.body_rootid[body]
+    ]
+    names = tuple(model.joint(j).name for j in joints)
+    return Atom("open", atom.arguments[1:], joints=names, category=category)
 
 
 def in_order(atoms: tuple[Atom, ...]) -> list[Atom]:

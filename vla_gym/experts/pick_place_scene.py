@@ -1,4 +1,4 @@
-"""``Rehearsal``: puts the arm, and an object, where a plan wants them, and sees whether that is possible."""
+"""``PickPlaceScene``: whether the arm can grasp an object, or put it down, without hitting anything."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import copy
 import mujoco
 import numpy as np
 
-from vla_gym.experts.geometry import Thing, is_robot_geom
-from vla_gym.experts.hand import rotation_vector
+from vla_gym.experts.geometry import Thing, has_body_prefix, is_robot_geom
+from vla_gym.experts.planning_scene import PlanningScene
 from vla_gym.sim.core import SimCore
 from vla_gym.type_aliases import Float64Array
 
@@ -26,41 +26,30 @@ UPRIGHT = 0.7
 """Vertical part of a contact's normal from which on the contact is with something above or below."""
 MIN_DEXTERITY = 0.085
 """Least singular value of the Jacobian (m, rad); below, the arm is nearly stretched and hardly moves."""
-OPEN = 0.04
-IK_STEPS = 20
-IK_DAMPING = 1e-4
-MAX_IK_STEP = 0.5
+N_ITERATIONS = 20
+DAMPING = 0.01
+MAX_CHANGE = 0.5
+"""Largest change of a joint (rad) in one iteration."""
 POS_TOLERANCE, ANGLE_TOLERANCE = 0.003, 0.03
 
 
-class Rehearsal:
+class PickPlaceScene(PlanningScene):
     """
-    A copy of a simulation in which nothing moves by itself.
+    Puts the arm, and an object, where a plan wants them.
 
-    :param core: the simulation
+    :param core: the simulation; its state is not touched
     :param thing: the object that is handled
     """
 
     def __init__(self, core: SimCore, thing: Thing) -> None:
-        self._core, self._thing = core, thing
+        model = copy.copy(core.model)
+        model.geom_margin[has_body_prefix(model, "gripper0_")] = NEAR
+        super().__init__(core, model, LIMIT_MARGIN)
         self.dexterity = 0.0
-        self._model = model = copy.copy(core.model)
-        self._data = mujoco.MjData(model)
         self._is_robot = is_robot_geom(model)
         self._is_thing = np.isin(np.arange(model.ngeom), thing.geoms)
-        self._is_gripper = np.array(
-            [model.body(int(body)).name.startswith("gripper0_") for body in model.geom_bodyid], dtype=bool
-        )
-        model.geom_margin[self._is_gripper] = NEAR
         self._joint = int(model.jnt_qposadr[model.body_jntadr[thing.body]])
-        arm = [model.actuator_trnid[actuator, 0] for actuator in core.robot.ctrl]
-        self._range = model.jnt_range[arm] + np.array([LIMIT_MARGIN, -LIMIT_MARGIN])
-        self._data.qpos[:] = core.data.qpos
-        self._data.qpos[core.robot.gripper_qpos] = OPEN * np.sign(model.jnt_range[self._fingers()].sum(axis=1))
-
-    def _fingers(self) -> list[int]:
-        by_address = {int(address): joint for joint, address in enumerate(self._model.jnt_qposadr)}
-        return [by_address[int(address)] for address in self._core.robot.gripper_qpos]
+        self.reset(is_open=True)
 
     def can_reach(self, pos: Float64Array, mat: Float64Array, min_dexterity: float = MIN_DEXTERITY) -> bool:
         """
@@ -71,27 +60,15 @@ class Rehearsal:
         :param min_dexterity: least singular value of the Jacobian that will do
         :return: whether its joints allow it, and let the hand move on from there in every direction
         """
-        model, data, robot = self._model, self._data, self._core.robot
-        jacobian = np.empty((6, model.nv))
-        for _ in range(IK_STEPS):
-            mujoco.mj_kinematics(model, data)
-            mujoco.mj_comPos(model, data)
-            mujoco.mj_jacSite(model, data, jacobian[:3], jacobian[3:], robot.eef_site)
-            j = jacobian[:, robot.qvel]
-            offset = pos - data.site_xpos[robot.eef_site]
-            turn = rotation_vector(mat @ data.site_xmat[robot.eef_site].reshape(3, 3).T)
-            if np.linalg.norm(offset) < POS_TOLERANCE and np.linalg.norm(turn) < ANGLE_TOLERANCE:
-                joints = data.qpos[robot.qpos]
-                is_within = np.all(joints > self._range[:, 0]) and np.all(joints < self._range[:, 1])
-                self.dexterity = float(np.linalg.svd(j, compute_uv=False)[-1])
+        qpos, arm = self._data.qpos, self._robot.qpos
+        for _ in range(N_ITERATIONS):
+            error = self._pose_error(pos, mat)
+            if np.linalg.norm(error[:3]) < POS_TOLERANCE and np.linalg.norm(error[3:]) < ANGLE_TOLERANCE:
+                is_within = np.all(qpos[arm] > self._low) and np.all(qpos[arm] < self._high)
+                self.dexterity = float(np.linalg.svd(self._jacobian(), compute_uv=False)[-1])
                 return bool(is_within and self.dexterity > min_dexterity)
-            step = j.T @ np.linalg.solve(j @ j.T + IK_DAMPING * np.eye(6), np.concatenate((offset, turn)))
-            data.qpos[robot.qpos] += step * min(1.0, MAX_IK_STEP / float(np.abs(step).max()))
+            qpos[arm] += self._ik_step(error, DAMPING, MAX_CHANGE)
         return False
-
-    def put_arm_back(self) -> None:
-        """Return the arm to where it is in the simulation."""
-        self._data.qpos[self._core.robot.qpos] = self._core.data.qpos[self._core.robot.qpos]
 
     def put_thing(self, pos: Float64Array, mat: Float64Array) -> None:
         """
@@ -113,15 +90,12 @@ class Rehearsal:
         :param leniency: depth (m) to which the robot may be in other things
         :return: from 0 (nothing within ``NEAR``) to 1; None if something is hit
         """
-        data = self._data
-        mujoco.mj_kinematics(self._model, data)
-        mujoco.mj_collision(self._model, data)
-        geoms, dist = data.contact.geom[: data.ncon], data.contact.dist[: data.ncon]
+        geoms, dist = self._contacts()
         robot, thing = self._is_robot[geoms], self._is_thing[geoms]
         is_of_robot = robot.any(axis=1) & ~robot.all(axis=1)
         is_with_thing = is_of_robot & thing.any(axis=1)
         is_with_others = is_of_robot & ~is_with_thing
-        is_beside = is_with_others & (np.abs(data.contact.frame[: data.ncon, 2]) < UPRIGHT)
+        is_beside = is_with_others & (np.abs(self._data.contact.frame[: len(dist), 2]) < UPRIGHT)
         least = np.where(is_beside, MARGIN, -MAX_DIP) - leniency
         if (dist < least)[is_with_others].any():
             return None
