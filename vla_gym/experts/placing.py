@@ -26,6 +26,8 @@ NO_PLACEMENT_COST = 0.25
 """An object that cannot be put down without touching something may still be lowered until it does."""
 MAX_SLIP = 0.06
 """How far (m) a held object may move in the hand before it counts as lost."""
+MAX_SLIP_LOWERING = 0.03
+"""How far (m) it may move in the hand while it is lowered."""
 MIN_LIFT = 0.004
 """Height (m) by which an object that is grasped at least rises with the hand; held at its rim, it tilts first."""
 FUNNEL = 5.0
@@ -229,13 +231,19 @@ def lower_and_release(
     """
     aside = np.zeros(3) if target.is_narrow else style.place_offset
     is_dropped = placement.offset[2] > PRESS_DEPTH
+    held = hand.mat.T @ (thing.pos - hand.pos)
+
+    def is_over() -> bool:
+        # what is caught on something shall not be pressed down by the palm
+        has_slipped = np.linalg.norm(hand.mat.T @ (thing.pos - hand.pos) - held) > MAX_SLIP_LOWERING
+        return bool(has_slipped) or (atom.predicate == "on" and holds(hand, atom))
 
     def remaining() -> Float64Array:
         offset = target.point() + placement.offset + aside - thing.pos
         offset[2] += thing.pos[2] - thing.bottom() - (0.0 if is_dropped else PRESS_DEPTH)
         return offset
 
-    yield from hand.lower(remaining, stop=lambda: atom.predicate == "on" and holds(hand, atom))
+    yield from hand.lower(remaining, stop=is_over)
     yield from hand.open()
     yield from hand.rise(RETREAT_HEIGHT)
 
