@@ -88,10 +88,11 @@ def main() -> None:
     report(HEADER)
     verdicts: list[bool] = []
     not_recorded: list[str] = []
+    rng = np.random.default_rng(args.seed)
     for suite in args.suites:
         settings = RecordingSettings(suite, cameras=(), assets=str(pack.path))
         n_recorded = 0
-        for task, state in draw(suite, args.states, np.random.default_rng(args.seed)):
+        for task, state in draw(suite, args.states, rng):
             outcome, episode = record(settings, task, state)
             if episode is None:
                 not_recorded.append(f"{suite} {task.task_id} state {state} ({outcome})")
