@@ -11,6 +11,7 @@ import typer
 from vla_algos.cli import assets
 from vla_algos.cli.collect import collect
 from vla_algos.cli.doctor import doctor
+from vla_algos.cli.evaluate import evaluate
 from vla_algos.cli.quickstart import quickstart
 from vla_algos.cli.sft import sft
 from vla_algos.errors import VLAAlgosError
@@ -24,6 +25,7 @@ app = typer.Typer(
 )
 app.command()(quickstart)
 app.command()(sft)
+app.command()(evaluate)
 app.command()(doctor)
 app.command()(collect)
 app.add_typer(assets.app, name="assets")
