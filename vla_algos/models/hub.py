@@ -103,8 +103,10 @@ def save_vla(model: OpenVLA, folder: str | Path, dtype: th.dtype | None = None) 
         merged = merged_state_dict(model)
         state = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in merged.items()}
         save_file(state, temporary / WEIGHTS_FILE, metadata={"format": "pt"})
-        # mkdtemp makes a folder that nobody else can read
+        # mkdtemp makes a folder that nobody else can read, safetensors such files
         temporary.chmod(0o755)
+        for path in temporary.iterdir():
+            path.chmod(0o644)
         if not folder.exists():
             temporary.rename(folder)
             return

@@ -53,6 +53,7 @@ def test_folder_holds_hugging_face_files(folder):
         "tokenizer_config.json",
     }
     assert json.loads((folder / "config.json").read_text())["model_type"] == "openvla"
+    assert all(path.stat().st_mode & 0o444 == 0o444 for path in folder.iterdir()), "others may read it"
 
 
 def test_action_statistics_travel(tmp_path):
