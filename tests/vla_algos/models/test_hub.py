@@ -121,7 +121,9 @@ def test_weights_can_be_stored_smaller(tmp_path, lively_nano):
 
 @pytest.mark.parametrize("name", ["nanno", "no_such_folder", "./a/b", "/a/b/c"])
 def test_unknown_name(name):
-    with pytest.raises(UnknownNameError, match=r"Valid: openvla-7b, compact, nano\..*checkpoint folder"):
+    with pytest.raises(
+        UnknownNameError, match=r"Valid: openvla-7b, compact, nano, compact-libero-goal\..*checkpoint folder"
+    ):
         load_vla(name)
 
 
