@@ -1,18 +1,14 @@
-"""What a result depends on, and what it cost: versions, commit, hardware, memory."""
+"""What a result depends on, and what it cost: versions, hardware, memory."""
 
 from __future__ import annotations
 
 import os
 import platform
 import resource
-import subprocess
 import sys
 from importlib import metadata
-from pathlib import Path
 
 import torch as th
-
-import vla_gym
 
 _PACKAGES = ("vla-gym", "mujoco", "gymnasium", "numpy", "torch", "transformers", "stable-baselines3")
 
@@ -26,19 +22,6 @@ def versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             found[package] = "not installed"
     return found
-
-
-def commit() -> str | None:
-    """Commit of the checkout, with ``-dirty`` if files were changed; None outside a checkout."""
-    folder = Path(vla_gym.__file__).parent
-    git = ["git", "-C", str(folder)]
-    try:
-        # a copy inside another project's repository must not report that one's commit
-        subprocess.run([*git, "ls-files", "--error-unmatch", "__init__.py"], capture_output=True, check=True)
-        command = [*git, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-        return subprocess.run(command, capture_output=True, check=True, text=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
 
 
 def hardware(device: th.device | str) -> str:

@@ -20,6 +20,7 @@ from vla_algos.common.save_util import write_then_rename
 from vla_algos.common.vec_env import SB3VecEnv
 from vla_algos.evaluation.statistics import wilson_interval
 from vla_algos.policies import VLAPolicy
+from vla_gym.datasets.provenance import commit
 from vla_gym.vector import vector_env_class
 from vla_gym.wrappers import make_sequence
 
@@ -217,7 +218,7 @@ def evaluate_policy_on_suite(
         instructions={int(task_id): instructions[int(task_id)] for task_id in task_ids},
         episodes=tuple(sorted(records, key=lambda record: (record.task_id, record.init_state_id))),
         versions=provenance.versions(),
-        commit=provenance.commit(),
+        commit=commit() or None,
     )
 
 

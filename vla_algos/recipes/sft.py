@@ -30,6 +30,7 @@ from vla_algos.models.openvla.config import PRESETS
 from vla_algos.policies import VLAPolicy
 from vla_algos.recipes.model_card import write_model_card
 from vla_gym.datasets.episode import Episode
+from vla_gym.datasets.provenance import commit
 from vla_gym.tasks.registry import get_suite
 
 N_VALIDATIONS = 10
@@ -233,7 +234,7 @@ def run_sft(
         dict(demonstrated),
         {
             "versions": provenance.versions(),
-            "commit": provenance.commit(),
+            "commit": commit() or None,
             "hardware": provenance.hardware(model.device),
             **(origin or {}),
         },
@@ -242,7 +243,7 @@ def run_sft(
     )
     with write_then_rename(folder / "results.json") as temporary:
         temporary.write_text(json.dumps(result.to_dict(), indent=2) + "\n", encoding="utf-8")
-    write_model_card(folder / MODEL_FOLDER, json.loads((folder / "results.json").read_text(encoding="utf-8")))
+    write_model_card(folder / MODEL_FOLDER, result.to_dict())
     return result
 
 

@@ -17,7 +17,7 @@ _PACKAGES = ("mujoco", "numpy", "hf-libero", "robosuite")
 
 def provenance() -> dict[str, str]:
     """Name -> text: ``version`` and ``commit`` (empty outside a checkout) of this library, and versions of others."""
-    found = {"version": __version__, "commit": _commit(Path(__file__).parent)}
+    found = {"version": __version__, "commit": commit()}
     for package in _PACKAGES:
         try:
             found[f"version_{package}"] = importlib.metadata.version(package)
@@ -51,15 +51,13 @@ def describe_demonstrations(path: str | Path) -> dict[str, Any]:
     return {"kept": kept, "attempted": attempted, **distinct}
 
 
-def _commit(folder: Path) -> str:
+def commit() -> str:
+    """Commit of the checkout, with ``-dirty`` if files were changed; empty outside a checkout."""
+    git = ["git", "-C", str(Path(__file__).parent)]
     try:
         # an installed package may lie below somebody else's checkout, where git does not know the file
-        _git(folder, "ls-files", "--error-unmatch", Path(__file__).name)
-        return _git(folder, "rev-parse", "HEAD")
+        subprocess.run([*git, "ls-files", "--error-unmatch", Path(__file__).name], capture_output=True, check=True)
+        command = [*git, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return ""
-
-
-def _git(folder: Path, *arguments: str) -> str:
-    command = ["git", "-C", str(folder), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()

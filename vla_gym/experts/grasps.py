@@ -34,8 +34,8 @@ LATERALS = np.array([0.0, 0.015, -0.015, 0.03, -0.03, 0.05, -0.05])
 """Places of the slice (m) along the object."""
 MAX_SLANT = 0.0035
 """Unevenness (m) of a side along the pads beyond which they slip: a slope of about 30 degrees."""
-SLIP_COST = 75.0
-"""What a metre of unevenness beyond that costs, on top of 25."""
+SLIP_FACTOR = 3.0
+"""How many times unevenness beyond that counts, besides what it counts anyway."""
 EDGE_ROUGHNESS = 0.02
 """What a third of the pads' breadth that meets nothing counts as (m): they would slip off an edge."""
 _PAD = np.array([(y, z) for y in (-0.007, 0.0, 0.007) for z in (-0.002, 0.006, 0.014)])
@@ -154,6 +154,6 @@ def _stretches(
         )
         missing = 1.0 - len(ends) / len(_PAD)
         unevenness = float(ends.std(axis=0).max())
-        roughness = unevenness + SLIP_COST / 25.0 * max(unevenness - MAX_SLANT, 0.0) + 0.01 * missing
+        roughness = unevenness + SLIP_FACTOR * max(unevenness - MAX_SLANT, 0.0) + 0.01 * missing
         roughness += EDGE_ROUGHNESS * (3 - len(set(line[part] // 3)))
         yield float(0.5 * (low[part].min() + high[part].max())), width, roughness

@@ -181,10 +181,10 @@ def carry(hand: Hand, thing: Thing, target: Target, placement: Placement, style:
     :param style: how
     :return: whether it is still in the hand
     """
-    held = hand.mat.T @ (thing.pos - hand.pos)
+    held = place_in_hand(hand, thing)
 
     def has_lost() -> bool:
-        return bool(np.linalg.norm(hand.mat.T @ (thing.pos - hand.pos) - held) > MAX_SLIP)
+        return bool(np.linalg.norm(place_in_hand(hand, thing) - held) > MAX_SLIP)
 
     obstacles = Obstacles(hand.core, thing)
     start, goal = thing.pos, target.point() + placement.offset
@@ -231,11 +231,11 @@ def lower_and_release(
     """
     aside = np.zeros(3) if target.is_narrow else style.place_offset
     is_dropped = placement.offset[2] > PRESS_DEPTH
-    held = hand.mat.T @ (thing.pos - hand.pos)
+    held = place_in_hand(hand, thing)
 
     def is_over() -> bool:
         # what is caught on something shall not be pressed down by the palm
-        has_slipped = np.linalg.norm(hand.mat.T @ (thing.pos - hand.pos) - held) > MAX_SLIP_LOWERING
+        has_slipped = np.linalg.norm(place_in_hand(hand, thing) - held) > MAX_SLIP_LOWERING
         return bool(has_slipped) or (atom.predicate == "on" and holds(hand, atom))
 
     def remaining() -> Float64Array:
@@ -246,6 +246,16 @@ def lower_and_release(
     yield from hand.lower(remaining, stop=is_over)
     yield from hand.open()
     yield from hand.rise(RETREAT_HEIGHT)
+
+
+def place_in_hand(hand: Hand, thing: Thing) -> Float64Array:
+    """
+    Where an object is in the hand's frame (m), (3,).
+
+    :param hand: the gripper
+    :param thing: the object
+    """
+    return np.asarray(hand.mat.T @ (thing.pos - hand.pos))
 
 
 def holds(hand: Hand, atom: Atom) -> bool:
