@@ -6,7 +6,8 @@ Demonstrations in LIBERO's own HDF5 layout, one file per task, which LIBERO's an
   ``joint_states``.
 - Images are stored as LIBERO's cameras give them: an :class:`Episode`'s rotated by 180 degrees.
 - Row t is from before command t. (LIBERO's own recorder stores what was seen after it; its rows are read as they are.)
-- What LIBERO has no place for is in attributes that begin with ``vla_gym_``.
+- What LIBERO has no place for is in attributes that begin with ``vla_gym_``, and in ``vla_gym_expert_actions``: what
+  the expert wanted to do, before noise was added.
 """
 
 from __future__ import annotations
@@ -26,11 +27,12 @@ from vla_gym.datasets.libero_attributes import find_task, task_attributes
 from vla_gym.errors import DemonstrationFileError
 from vla_gym.files import write_then_rename
 from vla_gym.tasks.registry import COMMAND_DIM, TaskSpec
-from vla_gym.type_aliases import UInt8Array
+from vla_gym.type_aliases import Float64Array, UInt8Array
 
 SUFFIX = "_demo.hdf5"
 PREFIX = "vla_gym_"
 GZIP_LEVEL = 4
+EXPERT_ACTIONS = f"{PREFIX}expert_actions"
 _FIRST_KEY = "demo_"
 
 
@@ -78,6 +80,8 @@ class DemonstrationWriter:
         outcome = np.zeros(len(episode), dtype=np.uint8)
         outcome[-1] = episode.success
         arrays: dict[str, Any] = {"actions": episode.commands, "rewards": outcome, "dones": outcome}
+        if episode.expert_commands is not None:
+            arrays[EXPERT_ACTIONS] = episode.expert_commands
         observations: dict[str, Any] = {}
         ee_states: Any = episode.proprio[:, :6]
         fingers: Any = episode.proprio[:, 6:]
@@ -212,6 +216,7 @@ class DemonstrationFile:
             success=bool(demo["rewards"][-1]) if "rewards" in demo else True,
             wrist_images=self._images(demo, "eye_in_hand_rgb", len(actions)),
             trace=self._trace(demo),
+            expert_commands=self._expert_commands(demo, actions.shape),
         )
 
     def __iter__(self) -> Iterator[Episode]:
@@ -262,6 +267,16 @@ class DemonstrationFile:
                 f"expected ({n_steps}, H, W, 3) uint8."
             )
         return np.ascontiguousarray(images[:, ::-1, ::-1])
+
+    def _expert_commands(self, demo: h5py.Group, shape: tuple[int, ...]) -> Float64Array | None:
+        if EXPERT_ACTIONS not in demo:
+            return None
+        commands = self._array(demo, EXPERT_ACTIONS)
+        if commands.shape != shape:
+            raise DemonstrationFileError(
+                f"{self.path}: {demo.name}/{EXPERT_ACTIONS} is {commands.shape}; expected {shape}, as 'actions'."
+            )
+        return commands.astype(np.float64)
 
     def _trace(self, demo: h5py.Group) -> SimulatorTrace | None:
         names = ("states", "obs/joint_states", "obs/ee_states", "robot_states")
