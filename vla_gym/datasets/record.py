@@ -21,7 +21,8 @@ from typing import Any
 import numpy as np
 from filelock import FileLock, Timeout
 
-from vla_gym.datasets.hdf5 import SUFFIX, DemonstrationFile, DemonstrationWriter
+from vla_gym.datasets.hdf5 import SUFFIX, DemonstrationFile
+from vla_gym.datasets.hdf5_writer import DemonstrationWriter
 from vla_gym.datasets.pool import Done, run_jobs
 from vla_gym.datasets.provenance import provenance
 from vla_gym.datasets.recorder import FAILURES, UNKNOWN, WORK_FOLDER, EpisodeRecorder, Job, RecordingSettings, part_path

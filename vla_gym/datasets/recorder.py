@@ -19,7 +19,7 @@ import numpy as np
 from vla_gym.assets.resolve import resolve_assets
 from vla_gym.datasets.collect import collect_episode, replay_episode
 from vla_gym.datasets.episode import Episode
-from vla_gym.datasets.hdf5 import DemonstrationWriter
+from vla_gym.datasets.hdf5_writer import DemonstrationWriter
 from vla_gym.datasets.noops import noop_mask
 from vla_gym.envs.libero_env import LiberoEnv
 from vla_gym.errors import UnknownNameError

@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 
 from vla_algos.cli.main import app
 from vla_gym.datasets.episode import Episode
-from vla_gym.datasets.hdf5 import DemonstrationWriter
+from vla_gym.datasets.hdf5_writer import DemonstrationWriter
 from vla_gym.tasks.registry import get_suite
 
 
