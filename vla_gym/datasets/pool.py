@@ -1,10 +1,12 @@
-"""Jobs worked off by processes, of which any may die: that costs the job it was at, and nothing else."""
+"""Jobs worked off by processes, of which any may die or hang: that costs the job it was at, and nothing else."""
 
 from __future__ import annotations
 
 import logging
+import math
 import multiprocessing
 import os
+import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -22,6 +24,8 @@ logger = logging.getLogger(__name__)
 Job = TypeVar("Job")
 MAX_LOSSES = 5
 """Lost jobs in a row, with none done in between, that end the run."""
+TIMEOUT_S = 600.0
+"""What a job may take (s); the slowest ones, of 520 control steps with two cameras, take seconds."""
 
 
 @dataclass(frozen=True)
@@ -40,10 +44,13 @@ class Done(Generic[Job]):
 
 
 def run_jobs(
-    make_worker: Callable[[], Callable[[Job], Any]], jobs: Iterable[Job], n_workers: int
+    make_worker: Callable[[], Callable[[Job], Any]],
+    jobs: Iterable[Job],
+    n_workers: int,
+    timeout_s: float = TIMEOUT_S,
 ) -> Iterator[Done[Job]]:
     """
-    Work off jobs in processes; a worker that dies is replaced.
+    Work off jobs in processes; a worker that dies or hangs is replaced.
 
     Workers are forked from a server process that has imported nothing of the caller's. When the caller stops iterating,
     or is interrupted, they are killed.
@@ -51,6 +58,7 @@ def run_jobs(
     :param make_worker: called once in each process; returns what is called with each job. Sent by cloudpickle.
     :param jobs: taken one by one as workers become free
     :param n_workers: number of processes, at least 1
+    :param timeout_s: a worker that takes longer for a job is killed (s); the time of ``make_worker`` does not count
     :return: finished jobs, in the order in which they end
     :raises WorkerError: after ``MAX_LOSSES`` lost jobs in a row, or if ``make_worker`` raises
     :raises VLAGymError: if a worker raises one: it names a mistake in the set-up, which the next job would meet too
@@ -65,7 +73,7 @@ def run_jobs(
     def employ(index: int) -> None:
         job = next(remaining, None)
         if job is not None:
-            worker: _Worker[Job] = _Worker(index, n_workers, payload)
+            worker: _Worker[Job] = _Worker(index, n_workers, payload, timeout_s)
             workers[worker.connection] = worker
             worker.give(job)
 
@@ -73,9 +81,12 @@ def run_jobs(
         for index in range(n_workers):
             employ(index)
         while workers:
-            for connection in wait(list(workers)):
-                worker = workers[connection]
+            deadline = min(worker.deadline for worker in workers.values())
+            wait(list(workers), None if math.isinf(deadline) else max(0.0, deadline - time.monotonic()))
+            for connection, worker in list(workers.items()):
                 done = worker.collect()
+                if done is None:
+                    continue
                 losses = losses + 1 if done.loss else 0
                 if done.loss:
                     logger.warning("%s was lost: %s", done.job, done.loss)
@@ -99,10 +110,14 @@ def run_jobs(
 class _Worker(Generic[Job]):
     """The asking side of a worker process."""
 
-    def __init__(self, index: int, n_workers: int, payload: bytes) -> None:
+    def __init__(self, index: int, n_workers: int, payload: bytes, timeout_s: float) -> None:
         context = multiprocessing.get_context("forkserver")
         self.index = index
         self.is_alive = True
+        self.deadline = math.inf
+        """When the job in progress is given up, as ``time.monotonic`` counts (s)."""
+        self._is_ready = False
+        self._timeout_s = timeout_s
         self.connection, far_end = context.Pipe()
         self._process = context.Process(
             target=_serve,
@@ -116,12 +131,24 @@ class _Worker(Generic[Job]):
 
     def give(self, job: Job) -> None:
         self.job = job
+        self._start_clock()
         try:
             self.connection.send(job)
         except OSError:
             pass  # found out when the result is waited for
 
-    def collect(self) -> Done[Job]:
+    def _start_clock(self) -> None:
+        if self._is_ready:
+            self.deadline = time.monotonic() + self._timeout_s
+
+    def collect(self) -> Done[Job] | None:
+        """What became of the job; None if it goes on."""
+        if not self.connection.poll():
+            if time.monotonic() < self.deadline:
+                return None
+            self._process.kill()
+            self.is_alive = False
+            return Done(self.job, loss=f"it took more than {self._timeout_s:g} s")
         try:
             kind, value = self.connection.recv()
         except (EOFError, OSError):
@@ -130,6 +157,10 @@ class _Worker(Generic[Job]):
             return Done(self.job, loss=f"its process died with exit code {self._process.exitcode}")
         if kind == "error":
             raise value
+        if kind == "ready":
+            self._is_ready = True
+            self._start_clock()
+            return None
         return Done(self.job, result=value) if kind == "result" else Done(self.job, loss=value)
 
     def end(self) -> None:
@@ -153,6 +184,7 @@ def _serve(connection: Connection, index: int, n_workers: int, payload: bytes, e
         is_portable = isinstance(error, VLAGymError)
         connection.send(("error", error if is_portable else WorkerError(f"{type(error).__name__}: {error}")))
         return
+    connection.send(("ready", None))
     while True:
         try:
             job = connection.recv()

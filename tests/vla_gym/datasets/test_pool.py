@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 
 import cloudpickle
@@ -55,6 +56,23 @@ def test_a_lost_job_costs_no_other(n_workers: int) -> None:
     assert done[2].loss == "its process died with exit code -9"
     assert "RuntimeError: no such bowl" in done[4].loss
     assert not any(item.loss for job, item in done.items() if job not in (2, 4))
+
+
+def make_slow() -> Callable[[int], int]:
+    time.sleep(0.5)  # does not count
+
+    def work(job: int) -> int:
+        if job == 1:
+            time.sleep(3600)
+        return job
+
+    return work
+
+
+def test_a_job_that_hangs_is_lost_alone() -> None:
+    done = {item.job: item for item in run_jobs(make_slow, range(3), 1, timeout_s=2.0)}
+    assert {job: item.result for job, item in done.items()} == {0: 0, 1: None, 2: 2}
+    assert done[1].loss == "it took more than 2 s"
 
 
 def test_jobs_are_taken_when_a_worker_is_free() -> None:
