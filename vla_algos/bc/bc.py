@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import io
 import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
 from stable_baselines3.common.utils import configure_logger
 from tqdm import tqdm
@@ -25,9 +22,9 @@ from vla_algos.bc.stream import TrainingStream
 from vla_algos.bc.validation import known_inputs, prediction_figures
 from vla_algos.common.interrupts import deferred_interrupt
 from vla_algos.common.losses import smoothing_table, soft_cross_entropy
-from vla_algos.common.save_util import save_zip
+from vla_algos.common.saving import SavedWithoutFrozenWeights
+from vla_algos.common.schedules import warmup_cosine
 from vla_algos.models import save_vla
-from vla_algos.models.openvla.config import PRESETS
 from vla_algos.policies import VLAPolicy
 from vla_gym.actions.tokenizer import N_BINS, ActionTokenizer
 from vla_gym.instructions import INSTRUCTION_BYTES
@@ -38,24 +35,7 @@ LAST_FILE = "last.zip"
 _FIGURES = ("accuracy", "l1_error", "bin_error")
 
 
-def warmup_cosine(step: int, n_steps: int, warmup_fraction: float, final_fraction: float = 0.1) -> float:
-    """
-    Factor of the learning rate: a straight rise, then half a cosine.
-
-    :param step: gradient steps done, 0..n_steps - 1
-    :param n_steps: gradient steps in all
-    :param warmup_fraction: share of the steps that rise
-    :param final_fraction: factor at the end
-    :return: factor in (0, 1]
-    """
-    n_warmup = round(warmup_fraction * n_steps)
-    if step < n_warmup:
-        return (step + 1) / (n_warmup + 1)
-    progress = (step - n_warmup) / max(1, n_steps - 1 - n_warmup)
-    return final_fraction + (1 - final_fraction) * 0.5 * (1 + math.cos(math.pi * progress))
-
-
-class BC(BaseAlgorithm):
+class BC(SavedWithoutFrozenWeights):
     """
     Cross-entropy on demonstrated bins, with safeguards against copying.
 
@@ -352,60 +332,6 @@ class BC(BaseAlgorithm):
         self.logger.record("time/time_elapsed", int((time.time_ns() - self.start_time) / 1e9), exclude="tensorboard")
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         self.logger.dump(step=self.num_timesteps)
-
-    def save(
-        self,
-        path: str | Path | io.BufferedIOBase,
-        exclude: Iterable[str] | None = None,
-        include: Iterable[str] | None = None,
-    ) -> None:
-        """
-        Save as SB3 does, without the demonstrations, and never leave half a file.
-
-        :param path: file, ``.zip`` is added if it has no suffix
-        :param exclude: attributes to leave out
-        :param include: attributes to keep although they are left out by default
-        """
-        save_zip(super().save, path, exclude=exclude, include=include)
-
-    def get_parameters(self) -> dict[str, dict[str, Any]]:
-        """
-        Weights and optimizer; frozen weights of a checkpoint are left out, as it has them.
-
-        :return: name -> state dictionary
-        """
-        parameters = super().get_parameters()
-        frozen = self._frozen_names()
-        parameters["policy"] = {name: value for name, value in parameters["policy"].items() if name not in frozen}
-        return parameters
-
-    def set_parameters(
-        self,
-        load_path_or_dict: str | dict[str, dict[str, Any]],
-        exact_match: bool = True,
-        device: th.device | str = "auto",
-    ) -> None:
-        """
-        Inverse of :meth:`get_parameters`.
-
-        :param load_path_or_dict: file written by :meth:`save`, or dictionary
-        :param exact_match: whether every part and every weight that is not frozen must be there
-        :param device: of the tensors read from a file
-        """
-        parameters = load_path_or_dict
-        if not isinstance(parameters, dict):
-            _, parameters, _ = load_from_zip_file(parameters, device=device, load_data=False)
-        own = self.policy.state_dict()
-        frozen = {name: own[name] for name in self._frozen_names()}
-        if "policy" in parameters:
-            parameters = {**parameters, "policy": {**frozen, **parameters["policy"]}}
-        super().set_parameters(parameters, exact_match, device)
-
-    def _frozen_names(self) -> set[str]:
-        # fresh weights of a preset are nowhere else
-        if str(self.policy_kwargs.get("vla", "compact")) in PRESETS:
-            return set()
-        return {name for name, parameter in self.policy.named_parameters() if not parameter.requires_grad}
 
 
 def _spaces(dataset: DemonstrationSet) -> tuple[spaces.Dict, spaces.MultiDiscrete]:

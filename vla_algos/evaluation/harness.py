@@ -16,11 +16,11 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 from tqdm import tqdm
 
 from vla_algos.common import provenance
-from vla_algos.common.save_util import write_then_rename
 from vla_algos.common.vec_env import SB3VecEnv
 from vla_algos.evaluation.statistics import wilson_interval
 from vla_algos.policies import VLAPolicy
 from vla_gym.datasets.provenance import commit
+from vla_gym.files import write_then_rename
 from vla_gym.vector import vector_env_class
 from vla_gym.wrappers import make_sequence
 

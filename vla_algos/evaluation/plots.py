@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vla_algos.common.callbacks import RolloutRecord
-from vla_algos.common.save_util import write_then_rename
 from vla_algos.evaluation.harness import EvaluationResult
+from vla_gym.files import write_then_rename
 
 
 def plot_learning_curve(

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vla_algos.common.save_util import write_then_rename
 from vla_algos.evaluation.statistics import wilson_interval
+from vla_gym.files import write_then_rename
 
 CARD_FILE = "README.md"
 _METADATA = """---

@@ -24,7 +24,6 @@ from tqdm import tqdm
 from vla_algos.bc import BC
 from vla_algos.bc.dataset import DemonstrationSet
 from vla_algos.common.callbacks import RolloutHistoryCallback, RolloutRecord
-from vla_algos.common.save_util import write_then_rename
 from vla_algos.common.vec_env import SB3VecEnv
 from vla_algos.evaluation.harness import EvaluationResult, evaluate_policy_on_suite
 from vla_algos.evaluation.plots import plot_learning_curve
@@ -35,6 +34,7 @@ from vla_gym.actions.tokenizer import ActionTokenizer
 from vla_gym.datasets.collect import Episode, collect_episode
 from vla_gym.envs.libero_env import LiberoEnv
 from vla_gym.experts.scripted import ScriptedExpert
+from vla_gym.files import write_then_rename
 from vla_gym.vector import make_vec
 
 ENV_ID = "LIBERO-Goal-v0"

@@ -23,7 +23,6 @@ from vla_algos.bc import BC
 from vla_algos.bc.bc import BEST_FOLDER, LAST_FILE
 from vla_algos.bc.dataset import DemonstrationSet
 from vla_algos.common import provenance
-from vla_algos.common.save_util import write_then_rename
 from vla_algos.evaluation.harness import EvaluationResult, evaluate_policy_on_suite
 from vla_algos.models import load_vla, save_vla
 from vla_algos.models.openvla.config import PRESETS
@@ -31,6 +30,7 @@ from vla_algos.policies import VLAPolicy
 from vla_algos.recipes.model_card import write_model_card
 from vla_gym.datasets.episode import Episode
 from vla_gym.datasets.provenance import commit
+from vla_gym.files import write_then_rename
 from vla_gym.tasks.registry import get_suite
 
 N_VALIDATIONS = 10

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import io
 import time
 from collections import defaultdict
-from collections.abc import Iterable
 from contextlib import nullcontext
-from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -23,7 +20,7 @@ import vla_gym  # noqa: F401 - registers the environment ids
 from vla_algos.common.buffers import TokenRolloutBuffer
 from vla_algos.common.callbacks import TokenRolloutCallback
 from vla_algos.common.losses import clipped_value_loss, masked_mean, ratio_mask, token_ppo_loss
-from vla_algos.common.save_util import save_zip
+from vla_algos.common.saving import SavedWithoutFrozenWeights
 from vla_algos.common.type_aliases import RatioLevel, TokenRolloutBufferSamples
 from vla_algos.errors import SpaceError
 from vla_algos.policies import VLAPolicy
@@ -36,7 +33,7 @@ class _Clipping(NamedTuple):
     value: float | None
 
 
-class TokenPPO(OnPolicyAlgorithm):
+class TokenPPO(SavedWithoutFrozenWeights, OnPolicyAlgorithm):
     """
     PPO on action tokens, as in VLA-RL, on SB3's own roll-outs.
 
@@ -292,18 +289,3 @@ class TokenPPO(OnPolicyAlgorithm):
         progress_bar: bool = False,
     ) -> TokenPPO:
         return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
-
-    def save(
-        self,
-        path: str | Path | io.BufferedIOBase,
-        exclude: Iterable[str] | None = None,
-        include: Iterable[str] | None = None,
-    ) -> None:
-        """
-        Save as SB3 does, but never leave half a file: it is written under another name first.
-
-        :param path: file, ``.zip`` is added if it has no suffix
-        :param exclude: attributes to leave out
-        :param include: attributes to keep although they are left out by default
-        """
-        save_zip(super().save, path, exclude=exclude, include=include)

@@ -6,7 +6,7 @@ import pytest
 import torch as th
 
 from vla_algos import BC, DemonstrationSet, evaluate_policy_on_suite
-from vla_algos.bc.bc import warmup_cosine
+from vla_algos.common.schedules import warmup_cosine
 from vla_algos.models import load_vla, save_vla
 from vla_gym.actions.tokenizer import ActionTokenizer
 from vla_gym.envs.toy_env import ToyLiberoEnv

@@ -1,6 +1,6 @@
 import pytest
 
-from vla_algos.common.save_util import write_then_rename
+from vla_gym.files import write_then_rename
 
 
 def test_file_appears_only_at_the_end(tmp_path):

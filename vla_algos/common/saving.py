@@ -1,0 +1,88 @@
+"""How the algorithms of this package are saved: whole or not at all, and without what the model's checkpoint has."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import torch as th
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.save_util import load_from_zip_file
+
+from vla_algos.models.openvla.config import PRESETS
+from vla_gym.files import write_then_rename
+
+
+class SavedWithoutFrozenWeights(BaseAlgorithm):
+    """SB3's saving for algorithms whose policy is a :class:`vla_algos.policies.VLAPolicy`."""
+
+    def save(
+        self,
+        path: str | Path | io.BufferedIOBase,
+        exclude: Iterable[str] | None = None,
+        include: Iterable[str] | None = None,
+    ) -> None:
+        """
+        Save as SB3 does, and never leave half a file.
+
+        :param path: file, ``.zip`` is added if it has no suffix
+        :param exclude: attributes to leave out
+        :param include: attributes to keep although they are left out by default
+        """
+        save_zip(super().save, path, exclude=exclude, include=include)
+
+    def get_parameters(self) -> dict[str, dict[str, Any]]:
+        """
+        Weights and optimizer; frozen weights of a checkpoint are left out, as it has them.
+
+        :return: name -> state dictionary
+        """
+        parameters = super().get_parameters()
+        frozen = self._frozen_names()
+        parameters["policy"] = {name: value for name, value in parameters["policy"].items() if name not in frozen}
+        return parameters
+
+    def set_parameters(  # type: ignore[override]
+        self,
+        load_path_or_dict: str | dict[str, dict[str, Any]],
+        exact_match: bool = True,
+        device: th.device | str = "auto",
+    ) -> None:
+        """
+        Inverse of :meth:`get_parameters`.
+
+        :param load_path_or_dict: file written by :meth:`save`, or dictionary
+        :param exact_match: whether every part and every weight that is not frozen must be there
+        :param device: of the tensors read from a file
+        """
+        parameters: Any = load_path_or_dict
+        if not isinstance(parameters, dict):
+            _, parameters, _ = load_from_zip_file(parameters, device=device, load_data=False)
+        own = self.policy.state_dict()
+        frozen = {name: own[name] for name in self._frozen_names()}
+        if "policy" in parameters:
+            parameters = {**parameters, "policy": {**frozen, **parameters["policy"]}}
+        super().set_parameters(parameters, exact_match, device)
+
+    def _frozen_names(self) -> set[str]:
+        # fresh weights of a preset are nowhere else
+        if str(self.policy_kwargs.get("vla", "compact")) in PRESETS:
+            return set()
+        return {name for name, parameter in self.policy.named_parameters() if not parameter.requires_grad}
+
+
+def save_zip(save: Callable[..., None], path: str | Path | io.BufferedIOBase, **kwargs: Any) -> None:
+    """
+    Call SB3's ``save`` so that the zip file appears whole or not at all.
+
+    :param save: bound ``BaseAlgorithm.save``
+    :param path: file, ``.zip`` is added if it has no suffix; an open file is written to directly
+    :param kwargs: further keywords of ``save``
+    """
+    if not isinstance(path, (str, Path)):
+        save(path, **kwargs)
+        return
+    with write_then_rename(path if Path(path).suffix else f"{path}.zip") as temporary:
+        save(temporary, **kwargs)

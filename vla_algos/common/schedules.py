@@ -1,0 +1,22 @@
+"""Learning rates as functions of the progress of a run."""
+
+from __future__ import annotations
+
+import math
+
+
+def warmup_cosine(step: int, n_steps: int, warmup_fraction: float, final_fraction: float = 0.1) -> float:
+    """
+    Factor of the learning rate: a straight rise, then half a cosine.
+
+    :param step: gradient steps done, 0..n_steps - 1
+    :param n_steps: gradient steps in all
+    :param warmup_fraction: share of the steps that rise
+    :param final_fraction: factor at the end
+    :return: factor in (0, 1]
+    """
+    n_warmup = round(warmup_fraction * n_steps)
+    if step < n_warmup:
+        return (step + 1) / (n_warmup + 1)
+    progress = (step - n_warmup) / max(1, n_steps - 1 - n_warmup)
+    return final_fraction + (1 - final_fraction) * 0.5 * (1 + math.cos(math.pi * progress))
