@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from stable_baselines3.common.callbacks import BaseCallback
 
 from vla_algos.common.buffers import TokenRolloutBuffer
+from vla_algos.policies import VLAPolicy
 
 
 class TokenRolloutCallback(BaseCallback):
     """
-    Hands ``info["executed_steps"]`` to the token buffer and times the rollout.
+    Hands to the token buffer what SB3 does not, and says where the time of a roll-out goes.
 
     SB3 calls ``on_step`` between ``env.step`` and ``rollout_buffer.add``, the one moment when the infos of the step
     about to be stored are at hand; this spares an override of ``collect_rollouts``.
@@ -20,15 +21,22 @@ class TokenRolloutCallback(BaseCallback):
 
     def _on_rollout_start(self) -> None:
         self._start = time.perf_counter()
+        self._env_seconds = self._decoding_seconds = 0.0
 
     def _on_step(self) -> bool:
-        buffer = self.locals["rollout_buffer"]
+        buffer, policy = self.locals["rollout_buffer"], self.model.policy
         if isinstance(buffer, TokenRolloutBuffer):
             buffer.mark_executed(self.locals["infos"])
+        if isinstance(policy, VLAPolicy):
+            buffer.remember(policy.memory)
+            self._env_seconds += time.perf_counter() - policy.decoded_at
+            self._decoding_seconds += policy.decoding_seconds
         return True
 
     def _on_rollout_end(self) -> None:
         self.logger.record("time/rollout_seconds", time.perf_counter() - self._start)
+        self.logger.record("time/env_seconds", self._env_seconds)
+        self.logger.record("time/decoding_seconds", self._decoding_seconds)
 
 
 @dataclass(frozen=True)
