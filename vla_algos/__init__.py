@@ -11,13 +11,19 @@ if TYPE_CHECKING:
     from vla_algos.evaluation import evaluate_policy_on_suite as evaluate_policy_on_suite
     from vla_algos.policies import VLAPolicy as VLAPolicy
     from vla_algos.policies import env_kwargs as env_kwargs
+    from vla_algos.token_grpo import TokenGRPO as TokenGRPO
     from vla_algos.token_ppo import TokenPPO as TokenPPO
+    from vla_algos.token_rloo import TokenRLOO as TokenRLOO
+    from vla_algos.tpo import TPO as TPO
 
 # loaded on first use: torch, transformers and SB3 take seconds that `vla-rl --help` should not
 _EXPORTS = {
     "BC": "vla_algos.bc",
     "DemonstrationSet": "vla_algos.bc",
+    "TPO": "vla_algos.tpo",
+    "TokenGRPO": "vla_algos.token_grpo",
     "TokenPPO": "vla_algos.token_ppo",
+    "TokenRLOO": "vla_algos.token_rloo",
     "VLAPolicy": "vla_algos.policies",
     "env_kwargs": "vla_algos.policies",
     "evaluate_policy_on_suite": "vla_algos.evaluation",

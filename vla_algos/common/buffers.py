@@ -67,6 +67,15 @@ class TokenRolloutBuffer(DictRolloutBuffer):
         self.memory = {name: tensor.transpose(0, 1).flatten(0, 1) for name, tensor in self.memory.items()}
         self.generator_ready = True
 
+    def samples(self, rows: np.ndarray) -> TokenRolloutBufferSamples:
+        """
+        Some of the samples.
+
+        :param rows: (B,) int64, of the flattened buffer
+        """
+        self.flatten()
+        return self._get_samples(rows)
+
     def get(self, batch_size: int | None = None) -> Generator[TokenRolloutBufferSamples, None, None]:  # type: ignore[override]
         """
         Minibatches in random order, each sample once.

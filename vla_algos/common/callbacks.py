@@ -24,13 +24,13 @@ class TokenRolloutCallback(BaseCallback):
         self._env_seconds = self._decoding_seconds = 0.0
 
     def _on_step(self) -> bool:
-        buffer, policy = self.locals["rollout_buffer"], self.model.policy
+        buffer, policy = self.locals.get("rollout_buffer"), self.model.policy
+        assert isinstance(policy, VLAPolicy)
         if isinstance(buffer, TokenRolloutBuffer):
             buffer.mark_executed(self.locals["infos"])
-        if isinstance(policy, VLAPolicy):
             buffer.remember(policy.memory)
-            self._env_seconds += time.perf_counter() - policy.decoded_at
-            self._decoding_seconds += policy.decoding_seconds
+        self._env_seconds += time.perf_counter() - policy.decoded_at
+        self._decoding_seconds += policy.decoding_seconds
         return True
 
     def _on_rollout_end(self) -> None:

@@ -15,14 +15,15 @@ from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback, ConvertCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from stable_baselines3.common.utils import FloatSchedule
 from stable_baselines3.common.vec_env import VecEnv
 
 import vla_gym  # noqa: F401 - registers the environment ids
 from vla_algos.common.buffers import TokenRolloutBuffer
 from vla_algos.common.callbacks import TokenRolloutCallback
 from vla_algos.common.interrupts import deferred_interrupt
-from vla_algos.common.losses import kl_estimate, masked_mean, ratio_mask, token_ppo_loss
+from vla_algos.common.losses import PolicyLoss, kl_estimate, masked_mean, ratio_mask, token_ppo_loss
 from vla_algos.common.reference import ReferenceWeights
 from vla_algos.common.resumption import boundary_seed, generator_states, restore_generators
 from vla_algos.common.saving import SavedWithoutFrozenWeights
@@ -65,6 +66,7 @@ class TokenOnPolicyAlgorithm(SavedWithoutFrozenWeights, OnPolicyAlgorithm):
         *,
         batch_size: int,
         n_epochs: int,
+        clip_range: float | Schedule,
         ratio_level: RatioLevel,
         temperature: float,
         kl_coef: float,
@@ -73,6 +75,8 @@ class TokenOnPolicyAlgorithm(SavedWithoutFrozenWeights, OnPolicyAlgorithm):
         use_bf16: bool,
         checkpoint_folder: str | Path | None,
         checkpoint_interval: int,
+        needs_reference: bool = False,
+        buffer_class: type = TokenRolloutBuffer,
         _init_setup_model: bool,
         **kwargs: Any,
     ) -> None:
@@ -81,15 +85,17 @@ class TokenOnPolicyAlgorithm(SavedWithoutFrozenWeights, OnPolicyAlgorithm):
             env,
             use_sde=False,
             sde_sample_freq=-1,
-            rollout_buffer_class=TokenRolloutBuffer,
+            rollout_buffer_class=buffer_class,  # type: ignore[arg-type]
             _init_setup_model=False,
             **kwargs,
         )
         self.batch_size = batch_size
         self.n_epochs = n_epochs
+        self.clip_range = clip_range
         self.ratio_level = ratio_level
         self.temperature = temperature
         self.kl_coef = kl_coef
+        self._needs_reference = needs_reference or kl_coef > 0.0
         self.target_kl = target_kl
         self.micro_batch_size = micro_batch_size
         self.use_bf16 = use_bf16
@@ -119,7 +125,8 @@ class TokenOnPolicyAlgorithm(SavedWithoutFrozenWeights, OnPolicyAlgorithm):
         super()._setup_model()
         self.policy.temperature = self.temperature
         self.policy.token_level = True
-        if self.kl_coef:
+        self.clip_range = FloatSchedule(self.clip_range)
+        if self._needs_reference:
             self.reference = ReferenceWeights(self.policy.vla)
         if self.env is not None:
             self.policy.check_env(self.env)
@@ -134,7 +141,7 @@ class TokenOnPolicyAlgorithm(SavedWithoutFrozenWeights, OnPolicyAlgorithm):
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         state_dicts, tensors = super()._get_torch_save_params()
-        return [*state_dicts, *(["reference"] if self.kl_coef else [])], tensors
+        return [*state_dicts, *(["reference"] if self._needs_reference else [])], tensors
 
     @property
     def remaining_timesteps(self) -> int:
@@ -174,6 +181,11 @@ class TokenOnPolicyAlgorithm(SavedWithoutFrozenWeights, OnPolicyAlgorithm):
             env.seed(boundary_seed(self.seed, self._n_iterations))
             self._last_obs = env.reset()  # type: ignore[assignment]
             self._last_episode_starts = np.ones((env.num_envs,), dtype=bool)
+        return self._collect(env, callback, rollout_buffer, n_rollout_steps)
+
+    def _collect(
+        self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
+    ) -> bool:
         return super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
 
     def train(self) -> None:
@@ -229,9 +241,7 @@ class TokenOnPolicyAlgorithm(SavedWithoutFrozenWeights, OnPolicyAlgorithm):
         figures: dict[str, float] = defaultdict(float)
         for part in minibatch.split(self.micro_batch_size):
             values, log_probs, entropy = self._evaluate(part)
-            policy_loss = token_ppo_loss(
-                log_probs, part.old_log_prob, part.advantages, part.token_mask, clip_range, self.ratio_level, n_ratios
-            )
+            policy_loss = self._policy_loss(log_probs, part, clip_range, n_ratios)
             entropy_loss = -masked_mean(entropy, part.token_mask, n_tokens)
             loss = policy_loss.loss + self.ent_coef * entropy_loss
             if self.kl_coef:
@@ -251,6 +261,14 @@ class TokenOnPolicyAlgorithm(SavedWithoutFrozenWeights, OnPolicyAlgorithm):
             figures["ratio_deviation"] = max(figures["ratio_deviation"], policy_loss.ratio_deviation.item())
             figures["loss"] += loss.item()
         return figures
+
+    def _policy_loss(
+        self, log_probs: th.Tensor, part: TokenRolloutBufferSamples, clip_range: float, n_ratios: th.Tensor
+    ) -> PolicyLoss:
+        """Share of a micro-batch in the loss of ``n_ratios`` ratios."""
+        return token_ppo_loss(
+            log_probs, part.old_log_prob, part.advantages, part.token_mask, clip_range, self.ratio_level, n_ratios
+        )
 
     def _value_loss(self, part: TokenRolloutBufferSamples, values: th.Tensor, n_samples: int) -> th.Tensor | None:
         """Share of a micro-batch in the value loss of ``n_samples``; None where values are not learned with it."""
@@ -274,7 +292,7 @@ class TokenOnPolicyAlgorithm(SavedWithoutFrozenWeights, OnPolicyAlgorithm):
         with self.reference.put_into(self.policy.vla):
             for start in range(0, n_samples, _SCORING_BATCH):
                 indices = np.arange(start, min(start + _SCORING_BATCH, n_samples))
-                parts.append(self._evaluate(buffer._get_samples(indices))[1].cpu())
+                parts.append(self._evaluate(buffer.samples(indices))[1].cpu())
         buffer.memory[REFERENCE_LOG_PROB] = th.cat(parts)
 
     def _step(self, loss: float) -> None:

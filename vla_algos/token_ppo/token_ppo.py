@@ -109,7 +109,6 @@ class TokenPPO(TokenOnPolicyAlgorithm):
         _init_setup_model: bool = True,
     ) -> None:
         self.value_learning_rate = value_learning_rate
-        self.clip_range = clip_range
         self.clip_range_vf = clip_range_vf
         self.normalize_advantage = normalize_advantage
         self.critic_warmup_iterations = critic_warmup_iterations
@@ -121,6 +120,7 @@ class TokenPPO(TokenOnPolicyAlgorithm):
             n_steps=n_steps,
             batch_size=batch_size,
             n_epochs=n_epochs,
+            clip_range=clip_range,
             gamma=gamma,
             gae_lambda=gae_lambda,
             ent_coef=ent_coef,
@@ -145,7 +145,6 @@ class TokenPPO(TokenOnPolicyAlgorithm):
 
     def _setup_model(self) -> None:
         super()._setup_model()
-        self.clip_range = FloatSchedule(self.clip_range)
         if self.clip_range_vf is not None:
             self.clip_range_vf = FloatSchedule(self.clip_range_vf)
 
