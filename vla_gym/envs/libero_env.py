@@ -12,6 +12,7 @@ from gymnasium import spaces
 
 from vla_gym.actions.tokenizer import N_BINS, ActionTokenizer
 from vla_gym.assets.resolve import resolve_assets
+from vla_gym.envs.privileged import PRIVILEGED_DIM, PRIVILEGED_LIMIT, PrivilegedObserver
 from vla_gym.errors import InvalidActionError, UnknownNameError
 from vla_gym.instructions import INSTRUCTION_BYTES, encode_instruction
 from vla_gym.sim.bundle import SceneBundle, load_bundles
@@ -47,6 +48,8 @@ class LiberoEnv(gym.Env[Observation, Any]):
     each camera     (image_size, image_size, 3) uint8  RGB as the policy sees it (raw render rotated by 180 degrees)
     ``proprio``     (8,)                        float  eef position (m), axis-angle (rad), finger positions (m)
     ``instruction`` (256,)                      uint8  UTF-8, zero padded
+    ``privileged``  (69,)                       float  with ``privileged_obs``: robot and goal, for a critic alone;
+                                                       ``vla_gym.envs.privileged.PRIVILEGED_NAMES`` names the entries
     =============== =========================== ====== ===================================================
 
     Action: ``tokens``: ``MultiDiscrete([256] * 7 * chunk_size)``, bins decoded by ``action_tokenizer``; ``continuous``:
@@ -86,6 +89,7 @@ class LiberoEnv(gym.Env[Observation, Any]):
     :param settle_steps: control steps with open gripper before the first observation
     :param physics: ``fast``, or ``exact`` for upstream's own sequence of calls, which gives the same trajectories up to
         rounding at twice the cost
+    :param privileged_obs: whether observations have the key ``privileged``
     :raises UnknownNameError: for a suite, task, initial state, camera, action type, quality or physics not offered
     :raises AssetsError: for an asset folder that is missing or incomplete
     """
@@ -108,6 +112,7 @@ class LiberoEnv(gym.Env[Observation, Any]):
         randomize_fixtures: bool = False,
         settle_steps: int = SETTLE_STEPS,
         physics: str = "fast",
+        privileged_obs: bool = False,
     ) -> None:
         self.suite = get_suite(suite)
         self.task_ids = _checked_ids("task_id", task_ids, len(self.suite.tasks))
@@ -141,6 +146,8 @@ class LiberoEnv(gym.Env[Observation, Any]):
         if physics not in PHYSICS:
             raise UnknownNameError("physics", physics, PHYSICS)
         self.physics = physics
+        self.privileged_obs = privileged_obs
+        self._privileged: PrivilegedObserver | None = None
         self._pack = resolve_assets(assets)
         needs_images = bool(self.cameras) or render_mode is not None
         tasks = [self.suite.task(task_id) for task_id in self.task_ids]
@@ -162,6 +169,10 @@ class LiberoEnv(gym.Env[Observation, Any]):
                 "instruction": spaces.Box(0, 255, (INSTRUCTION_BYTES,), np.uint8),
             }
         )
+        if privileged_obs:
+            self.observation_space["privileged"] = spaces.Box(
+                -PRIVILEGED_LIMIT, PRIVILEGED_LIMIT, (PRIVILEGED_DIM,), np.float32
+            )
         self.action_space = (
             spaces.MultiDiscrete([N_BINS] * COMMAND_DIM * chunk_size)
             if action_type == "tokens"
@@ -246,6 +257,7 @@ class LiberoEnv(gym.Env[Observation, Any]):
             self._renderer = renderer
         for _ in range(self.settle_steps):
             core.step(np.array(SETTLE_COMMAND))
+        self._privileged = PrivilegedObserver(core) if self.privileged_obs else None
 
     def make_renderer(self, image_size: int, cameras: Sequence[str], quality: str = "full") -> CameraRenderer:
         """
@@ -335,7 +347,7 @@ class LiberoEnv(gym.Env[Observation, Any]):
     def close(self) -> None:
         """Free the renderer."""
         self._close_renderer()
-        self._core = None
+        self._core = self._privileged = None
         self._cores.clear()
 
     def _close_renderer(self) -> None:
@@ -348,6 +360,8 @@ class LiberoEnv(gym.Env[Observation, Any]):
             "proprio": np.clip(self.core.proprio(), -PROPRIO_LIMIT, PROPRIO_LIMIT),
             "instruction": encode_instruction(self.bundle.task.instruction),
         }
+        if self._privileged is not None:
+            observation["privileged"] = self._privileged.observe(self._elapsed_steps / self.suite.horizon)
         if self._renderer is not None:
             view = self.core.view()
             observation |= {name: self._renderer.render(CAMERAS[name], view) for name in self.cameras}
