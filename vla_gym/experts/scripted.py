@@ -31,6 +31,8 @@ MAX_ROUNDS = 4
 """How often the list of atoms is gone through; a later skill may undo what an earlier one did."""
 NOISE_CORRELATION = 0.8
 """Of the noise from one control step to the next."""
+NOISE_AT_REST = 0.05
+"""Share of the noise that is left: a tremor, as of a hand on a joystick."""
 
 Skill = Callable[[Hand, Atom, Style], Motion]
 SKILLS: Mapping[str, Skill] = MappingProxyType(
@@ -114,7 +116,7 @@ class ScriptedExpert:
             fresh = self._rng.normal(0.0, self._noise_std * np.sqrt(1.0 - NOISE_CORRELATION**2), 3)
             self._noise = NOISE_CORRELATION * self._noise + fresh
             # a hand that is pushed while it comes to rest arrives at no moment that could be told from what is seen
-            share = np.linalg.norm(command[:3]) / self.style.speed
+            share = max(NOISE_AT_REST, float(np.linalg.norm(command[:3])) / self.style.speed)
             command[:3] = capped(command[:3] + share * self._noise, self.style.speed)
         return command
 
