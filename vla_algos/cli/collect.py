@@ -29,7 +29,7 @@ def collect(
         "agentview,wrist"
     ),
     quality: Annotated[str, typer.Option(help="fast or full.")] = "fast",
-    action_noise: Annotated[float, typer.Option(help="Largest standard deviation on translations.", min=0.0)] = 0.2,
+    action_noise: Annotated[float, typer.Option(help="Largest standard deviation on translations.", min=0.0)] = 0.3,
     keep_noops: Annotated[bool, typer.Option("--keep-noops", help="Keep commands that do nothing.")] = False,
     seed: Annotated[int, typer.Option(help="Seed of the expert.", min=0)] = 0,
     assets: Assets = "auto",

@@ -41,7 +41,7 @@ ENV_ID = "LIBERO-Goal-v0"
 N_TRAIN_STATES = 25
 """Initial states 0..24 are trained on; the rest are held out."""
 MAX_ATTEMPTS_PER_DEMONSTRATION = 3
-ACTION_NOISE = 0.2
+ACTION_NOISE = 0.3
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,7 @@ class RecordingSettings:
     :param quality: ``fast`` or ``full``
     :param assets: ``auto``, ``primitive`` or a folder in LIBERO's layout
     :param seed: of the expert's styles and noise
-    :param action_noise: largest standard deviation of the noise on translation commands, unitless
+    :param action_noise: largest standard deviation of the noise on translation commands at full speed, unitless
     :param keep_noops: keep commands that do nothing
     """
 
@@ -57,7 +57,7 @@ class RecordingSettings:
     quality: str = "fast"
     assets: str = "auto"
     seed: int = 0
-    action_noise: float = 0.2
+    action_noise: float = 0.3
     keep_noops: bool = False
 
     @property

@@ -31,6 +31,8 @@ MAX_ROUNDS = 4
 """How often the list of atoms is gone through; a later skill may undo what an earlier one did."""
 NOISE_CORRELATION = 0.8
 """Of the noise from one control step to the next."""
+NOISE_AT_REST = 0.05
+"""Share of the noise that is left: a tremor, as of a hand on a joystick."""
 
 Skill = Callable[[Hand, Atom, Style], Motion]
 SKILLS: Mapping[str, Skill] = MappingProxyType(
@@ -52,13 +54,13 @@ class ScriptedExpert:
     """
     Solves the tasks whose predicates are in ``SKILLS``; each episode with another style.
 
-    Noise pushes the hand off its line, so that demonstrations also show the way back. It is autoregressive, since
-    independent noise is corrected before it gets anywhere, and of another strength in each episode. As in DART
-    (arXiv 1703.09327), ``intended`` is what to imitate: the command without the noise.
+    Noise pushes the moving hand off its line, so that demonstrations also show the way back. It is autoregressive, as
+    independent noise is corrected before it gets anywhere, of another strength in each episode, and in proportion to
+    the motion. As in DART (arXiv 1703.09327), ``intended`` is what to imitate: the command without the noise.
 
     :param env: ``LiberoEnv``, wrapped or not
     :param rng: source of the styles and the noise
-    :param action_noise: largest standard deviation of the noise on translation commands, unitless
+    :param action_noise: largest standard deviation of the noise on translation commands at full speed, unitless
     :raises TypeError: for another environment
     """
 
@@ -113,7 +115,9 @@ class ScriptedExpert:
         if self.style is not None and self._noise_std > 0.0:
             fresh = self._rng.normal(0.0, self._noise_std * np.sqrt(1.0 - NOISE_CORRELATION**2), 3)
             self._noise = NOISE_CORRELATION * self._noise + fresh
-            command[:3] = capped(command[:3] + self._noise, self.style.speed)
+            # a hand that is pushed while it comes to rest arrives at no moment that could be told from what is seen
+            share = max(NOISE_AT_REST, float(np.linalg.norm(command[:3])) / self.style.speed)
+            command[:3] = capped(command[:3] + share * self._noise, self.style.speed)
         return command
 
 
