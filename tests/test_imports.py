@@ -20,7 +20,7 @@ LAYERS = {
     ],
     "vla_algos": [
         {"errors", "common", "models"},
-        {"policies"},
+        {"policies", "curriculum"},
         {"token_ppo", "bc"},
         {"evaluation"},
         {"recipes"},
