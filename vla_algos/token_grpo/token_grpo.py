@@ -9,8 +9,8 @@ import numpy as np
 import torch as th
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 
-from vla_algos.common.group_policy import GroupAlgorithm
 from vla_algos.common.type_aliases import RatioLevel
+from vla_algos.on_policy.groups import GroupAlgorithm
 from vla_algos.policies import VLAPolicy
 
 STD_EPSILON = 1e-6

@@ -13,8 +13,8 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from stable_baselines3.common.utils import FloatSchedule, explained_variance
 
 from vla_algos.common.losses import clipped_value_loss
-from vla_algos.common.on_policy import TokenOnPolicyAlgorithm
 from vla_algos.common.type_aliases import RatioLevel, TokenRolloutBufferSamples
+from vla_algos.on_policy.algorithm import TokenOnPolicyAlgorithm
 from vla_algos.policies import VLAPolicy
 from vla_algos.policies.vla_policy import CRITIC_INPUTS
 

@@ -9,9 +9,9 @@ import numpy as np
 import torch as th
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 
-from vla_algos.common.group_policy import GroupAlgorithm
 from vla_algos.common.losses import PolicyLoss, reinforce_loss
 from vla_algos.common.type_aliases import TokenRolloutBufferSamples
+from vla_algos.on_policy.groups import GroupAlgorithm
 from vla_algos.policies import VLAPolicy
 
 

@@ -10,10 +10,10 @@ import numpy as np
 import torch as th
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 
-from vla_algos.common.episodes import Rollout
-from vla_algos.common.group_policy import GroupAlgorithm
 from vla_algos.common.losses import preference_loss
-from vla_algos.common.on_policy import REFERENCE_LOG_PROB
+from vla_algos.on_policy.algorithm import REFERENCE_LOG_PROB
+from vla_algos.on_policy.episodes import Rollout
+from vla_algos.on_policy.groups import GroupAlgorithm
 from vla_algos.policies import VLAPolicy
 
 

@@ -21,7 +21,6 @@ from stable_baselines3.common.vec_env import VecEnv
 
 import vla_gym  # noqa: F401 - registers the environment ids
 from vla_algos.common.buffers import TokenRolloutBuffer
-from vla_algos.common.callbacks import TokenRolloutCallback
 from vla_algos.common.interrupts import deferred_interrupt
 from vla_algos.common.losses import PolicyLoss, kl_estimate, masked_mean, ratio_mask, token_ppo_loss
 from vla_algos.common.reference import ReferenceWeights
@@ -29,6 +28,7 @@ from vla_algos.common.resumption import boundary_seed, generator_states, restore
 from vla_algos.common.saving import SavedWithoutFrozenWeights
 from vla_algos.common.type_aliases import RatioLevel, TokenRolloutBufferSamples
 from vla_algos.errors import SpaceError, TrainingDivergedError
+from vla_algos.on_policy.callbacks import TokenRolloutCallback
 from vla_algos.policies import VLAPolicy
 from vla_algos.policies.vla_policy import FEATURES
 

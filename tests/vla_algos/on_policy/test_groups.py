@@ -8,7 +8,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 
 from vla_algos import TPO, TokenGRPO, TokenRLOO
-from vla_algos.common.episodes import Rollout
+from vla_algos.on_policy.episodes import Rollout
 from vla_gym.envs.toy_env import ToyLiberoEnv
 
 

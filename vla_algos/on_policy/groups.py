@@ -13,9 +13,9 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.utils import obs_as_tensor
 from stable_baselines3.common.vec_env import VecEnv
 
-from vla_algos.common.episodes import EpisodeBuffer, Rollout
-from vla_algos.common.on_policy import TokenOnPolicyAlgorithm
 from vla_algos.common.type_aliases import TokenRolloutBufferSamples
+from vla_algos.on_policy.algorithm import TokenOnPolicyAlgorithm
+from vla_algos.on_policy.episodes import EpisodeBuffer, Rollout
 
 
 class GroupAlgorithm(TokenOnPolicyAlgorithm):
