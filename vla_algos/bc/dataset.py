@@ -141,7 +141,7 @@ class DemonstrationSet:
         for episode in episodes:
             frames.add(episode)
             instructions.append(episode.instruction)
-            commands.append(np.asarray(episode.targets))
+            commands.append(np.asarray(episode.commands))
             proprio.append(np.asarray(episode.proprio, dtype=np.float32))
         if not commands:
             raise ValueError("There are no episodes; collect at least one.")

@@ -29,7 +29,7 @@ def collect(
         "agentview,wrist"
     ),
     quality: Annotated[str, typer.Option(help="fast or full.")] = "fast",
-    action_noise: Annotated[float, typer.Option(help="Largest standard deviation on translations.", min=0.0)] = 0.3,
+    action_noise: Annotated[float, typer.Option(help="Standard deviation on translation commands.", min=0.0)] = 0.05,
     keep_noops: Annotated[bool, typer.Option("--keep-noops", help="Keep commands that do nothing.")] = False,
     seed: Annotated[int, typer.Option(help="Seed of the expert.", min=0)] = 0,
     assets: Assets = "auto",

@@ -41,7 +41,6 @@ ENV_ID = "LIBERO-Goal-v0"
 N_TRAIN_STATES = 25
 """Initial states 0..24 are trained on; the rest are held out."""
 MAX_ATTEMPTS_PER_DEMONSTRATION = 3
-ACTION_NOISE = 0.3
 
 
 @dataclass(frozen=True)
@@ -220,7 +219,7 @@ def _demonstrate(settings: QuickstartSettings) -> tuple[list[Episode], int]:
     """Scripted episodes that succeeded, and how many were tried."""
     env = LiberoEnv(ENV_ID, action_type="continuous", **{**settings.env_kwargs, "chunk_size": 1})
     rng = np.random.default_rng(settings.seed)
-    expert = ScriptedExpert(env, rng, action_noise=ACTION_NOISE)
+    expert = ScriptedExpert(env, rng, action_noise=0.05)
     episodes: list[Episode] = []
     attempts = 0
     with tqdm(total=settings.n_demonstrations, unit="episode") as bar:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from typing import Any
 
 import gymnasium as gym
@@ -29,14 +28,12 @@ def collect_episode(
     :param expert: expert on the same environment
     :param options: passed to ``env.reset``: ``task_id`` and/or ``init_state_id``
     :param action_tokenizer: if given, commands are rounded to its bins before they are executed and stored
-    :return: the episode, with the expert's own commands
+    :return: the episode
     :raises InvalidActionError: if the environment takes tokens or chunks
     """
     observation, info = env.reset(options=options)
     expert.reset()
-    intended: list[Float64Array] = []
-    episode = _roll_out(env, observation, info, _expert_commands(expert, action_tokenizer, intended))
-    return replace(episode, expert_commands=np.stack(intended))
+    return _roll_out(env, observation, info, _expert_commands(expert, action_tokenizer))
 
 
 def replay_episode(env: gym.Env[Any, Any], commands: Float64Array, options: dict[str, Any] | None = None) -> Episode:
@@ -56,12 +53,9 @@ def replay_episode(env: gym.Env[Any, Any], commands: Float64Array, options: dict
     return _roll_out(env, observation, info, commands)
 
 
-def _expert_commands(
-    expert: ScriptedExpert, tokenizer: ActionTokenizer | None, intended: list[Float64Array]
-) -> Iterator[Float64Array]:
+def _expert_commands(expert: ScriptedExpert, tokenizer: ActionTokenizer | None) -> Iterator[Float64Array]:
     while True:
         command = expert.act()
-        intended.append(expert.intended)
         yield command if tokenizer is None else tokenizer.decode(tokenizer.encode(command))
 
 

@@ -40,8 +40,6 @@ class Episode:
     :param success: whether the goal was reached
     :param wrist_images: camera ``wrist``, (T, H, W, 3) uint8; None if the environment does not render it
     :param trace: the simulator's side, None if its source lacks it
-    :param expert_commands: what the expert wanted to do, before noise was added to it, (T, 7) float64; None if its
-        source does not say
     """
 
     images: UInt8Array
@@ -53,12 +51,6 @@ class Episode:
     success: bool
     wrist_images: UInt8Array | None = None
     trace: SimulatorTrace | None = None
-    expert_commands: Float64Array | None = None
-
-    @property
-    def targets(self) -> Float64Array:
-        """Commands to imitate, (T, 7): the expert's own where they are known, else those that were executed."""
-        return self.commands if self.expert_commands is None else self.expert_commands
 
     def __len__(self) -> int:
         return len(self.commands)

@@ -6,8 +6,7 @@ Demonstrations in LIBERO's own HDF5 layout, one file per task, which LIBERO's an
   ``joint_states``.
 - Images are stored as LIBERO's cameras give them: an :class:`Episode`'s rotated by 180 degrees.
 - Row t is from before command t. (LIBERO's own recorder stores what was seen after it; its rows are read as they are.)
-- What LIBERO has no place for is in attributes that begin with ``vla_gym_``, and in ``vla_gym_expert_actions``: what
-  the expert wanted to do, before noise was added.
+- What LIBERO has no place for is in attributes that begin with ``vla_gym_``.
 """
 
 from __future__ import annotations
@@ -24,11 +23,10 @@ from vla_gym.datasets.episode import Episode, SimulatorTrace
 from vla_gym.datasets.libero_attributes import find_task
 from vla_gym.errors import DemonstrationFileError
 from vla_gym.tasks.registry import COMMAND_DIM
-from vla_gym.type_aliases import Float64Array, UInt8Array
+from vla_gym.type_aliases import UInt8Array
 
 SUFFIX = "_demo.hdf5"
 PREFIX = "vla_gym_"
-EXPERT_ACTIONS = f"{PREFIX}expert_actions"
 DEMO_KEY = "demo_"
 
 
@@ -120,7 +118,6 @@ class DemonstrationFile:
             success=bool(demo["rewards"][-1]) if "rewards" in demo else True,
             wrist_images=self._images(demo, "eye_in_hand_rgb", len(actions)),
             trace=self._trace(demo),
-            expert_commands=self._expert_commands(demo, actions.shape),
         )
 
     def __iter__(self) -> Iterator[Episode]:
@@ -171,16 +168,6 @@ class DemonstrationFile:
                 f"expected ({n_steps}, H, W, 3) uint8."
             )
         return np.ascontiguousarray(images[:, ::-1, ::-1])
-
-    def _expert_commands(self, demo: h5py.Group, shape: tuple[int, ...]) -> Float64Array | None:
-        if EXPERT_ACTIONS not in demo:
-            return None
-        commands = self._array(demo, EXPERT_ACTIONS)
-        if commands.shape != shape:
-            raise DemonstrationFileError(
-                f"{self.path}: {demo.name}/{EXPERT_ACTIONS} is {commands.shape}; expected {shape}, as 'actions'."
-            )
-        return commands.astype(np.float64)
 
     def _trace(self, demo: h5py.Group) -> SimulatorTrace | None:
         names = ("states", "obs/joint_states", "obs/ee_states", "robot_states")

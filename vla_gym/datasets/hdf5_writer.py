@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 
 from vla_gym.datasets.episode import Episode
-from vla_gym.datasets.hdf5 import DEMO_KEY, EXPERT_ACTIONS, PREFIX, DemonstrationFile
+from vla_gym.datasets.hdf5 import DEMO_KEY, PREFIX, DemonstrationFile
 from vla_gym.datasets.libero_attributes import task_attributes
 from vla_gym.files import write_then_rename
 from vla_gym.tasks.registry import TaskSpec
@@ -65,8 +65,6 @@ class DemonstrationWriter:
         outcome = np.zeros(len(episode), dtype=np.uint8)
         outcome[-1] = episode.success
         arrays: dict[str, Any] = {"actions": episode.commands, "rewards": outcome, "dones": outcome}
-        if episode.expert_commands is not None:
-            arrays[EXPERT_ACTIONS] = episode.expert_commands
         observations: dict[str, Any] = {}
         ee_states: Any = episode.proprio[:, :6]
         fingers: Any = episode.proprio[:, 6:]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,7 @@ class RecordingSettings:
     :param quality: ``fast`` or ``full``
     :param assets: ``auto``, ``primitive`` or a folder in LIBERO's layout
     :param seed: of the expert's styles and noise
-    :param action_noise: largest standard deviation of the noise on translation commands at full speed, unitless
+    :param action_noise: standard deviation of normal noise on translation commands, unitless
     :param keep_noops: keep commands that do nothing
     """
 
@@ -57,7 +57,7 @@ class RecordingSettings:
     quality: str = "fast"
     assets: str = "auto"
     seed: int = 0
-    action_noise: float = 0.3
+    action_noise: float = 0.05
     keep_noops: bool = False
 
     @property
@@ -137,18 +137,13 @@ class EpisodeRecorder:
         if not attempt.success:
             return EXPERT_FAILED, None
         # single precision is what learners and other formats keep
-        commands, intended = (
-            array.astype(np.float32).astype(np.float64) for array in (attempt.commands, attempt.targets)
-        )
+        commands = attempt.commands.astype(np.float32).astype(np.float64)
         if not self._settings.keep_noops:
-            is_kept = ~noop_mask(commands)
-            commands, intended = commands[is_kept], intended[is_kept]
+            commands = commands[~noop_mask(commands)]
         if len(commands) == 0:
             return REPLAY_FAILED, None
         episode = replay_episode(self._env, commands, options)
-        if not episode.success:
-            return REPLAY_FAILED, None
-        return KEPT, replace(episode, expert_commands=intended[: len(episode)])
+        return (KEPT, episode) if episode.success else (REPLAY_FAILED, None)
 
 
 def part_path(folder: Path, task: TaskSpec, number: int) -> Path:

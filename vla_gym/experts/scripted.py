@@ -29,10 +29,6 @@ from vla_gym.type_aliases import Float64Array
 
 MAX_ROUNDS = 4
 """How often the list of atoms is gone through; a later skill may undo what an earlier one did."""
-NOISE_CORRELATION = 0.8
-"""Of the noise from one control step to the next."""
-NOISE_AT_REST = 0.05
-"""Share of the noise that is left: a tremor, as of a hand on a joystick."""
 
 Skill = Callable[[Hand, Atom, Style], Motion]
 SKILLS: Mapping[str, Skill] = MappingProxyType(
@@ -54,13 +50,9 @@ class ScriptedExpert:
     """
     Solves the tasks whose predicates are in ``SKILLS``; each episode with another style.
 
-    Noise pushes the moving hand off its line, so that demonstrations also show the way back. It is autoregressive, as
-    independent noise is corrected before it gets anywhere, of another strength in each episode, and in proportion to
-    the motion. As in DART (arXiv 1703.09327), ``intended`` is what to imitate: the command without the noise.
-
     :param env: ``LiberoEnv``, wrapped or not
     :param rng: source of the styles and the noise
-    :param action_noise: largest standard deviation of the noise on translation commands at full speed, unitless
+    :param action_noise: standard deviation of normal noise on translation commands, unitless
     :raises TypeError: for another environment
     """
 
@@ -72,11 +64,7 @@ class ScriptedExpert:
         self._rng = rng
         self._action_noise = action_noise
         self._motion: Motion | None = None
-        self._noise_std = 0.0
-        self._noise = np.zeros(3)
         self.style: Style | None = None
-        self.intended = np.array(SETTLE_COMMAND)
-        """The last command before noise was added, (7,) float64."""
 
     def reset(self) -> None:
         """
@@ -92,9 +80,6 @@ class ScriptedExpert:
             if atom.predicate not in SKILLS:
                 raise UnknownNameError("predicate of the scripted expert", atom.text, [SPELLING[p] for p in SKILLS])
         self.style = Style.sample(self._rng)
-        if self._action_noise > 0.0:
-            self._noise_std = self._rng.uniform(0.0, self._action_noise)
-            self._noise = self._rng.normal(0.0, self._noise_std, 3)
         return solve(Hand(self._env.core, self.style.speed), atoms, self.style)
 
     def act(self) -> Float64Array:
@@ -106,18 +91,12 @@ class ScriptedExpert:
         """
         if self._motion is None:
             self._motion = self._start()
-        planned = next(self._motion, None)
-        if planned is None:
-            self.intended = np.array(SETTLE_COMMAND)
-            return self.intended.copy()
-        self.intended = planned
-        command = planned.copy()
-        if self.style is not None and self._noise_std > 0.0:
-            fresh = self._rng.normal(0.0, self._noise_std * np.sqrt(1.0 - NOISE_CORRELATION**2), 3)
-            self._noise = NOISE_CORRELATION * self._noise + fresh
-            # a hand that is pushed while it comes to rest arrives at no moment that could be told from what is seen
-            share = max(NOISE_AT_REST, float(np.linalg.norm(command[:3])) / self.style.speed)
-            command[:3] = capped(command[:3] + share * self._noise, self.style.speed)
+        command = next(self._motion, None)
+        if command is None:
+            return np.array(SETTLE_COMMAND)
+        if self.style is not None and self._action_noise > 0.0:
+            noise = self._rng.normal(0.0, self._action_noise, 3)
+            command[:3] = capped(command[:3] + noise, self.style.speed)
         return command
 
 

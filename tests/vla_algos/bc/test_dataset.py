@@ -1,5 +1,3 @@
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch as th
@@ -112,15 +110,6 @@ def test_from_episodes_pairs_each_observation_with_the_commands_from_there_on(ep
     assert data.norm_stats == {}
     with pytest.raises(ValueError, match="no episodes"):
         DemonstrationSet.from_episodes([], tokenizer)
-
-
-def test_the_expert_s_own_commands_are_learned_where_they_are_known(episodes) -> None:
-    tokenizer = ActionTokenizer()
-    noisy, other = episodes(2)
-    intended = np.clip(noisy.commands + 0.3, -1, 1)
-    data = DemonstrationSet.from_episodes([replace(noisy, expert_commands=intended), other], tokenizer)
-    expected = [*tokenizer.encode(intended), *tokenizer.encode(other.commands)]
-    np.testing.assert_array_equal(data.bins, expected)
 
 
 def test_without_a_tokenizer_bins_span_the_demonstrated_range(episodes) -> None:

@@ -39,17 +39,6 @@ def test_replaying_the_commands_gives_the_stored_observations() -> None:
     assert terminated and episode.success
 
 
-def test_noise_is_executed_and_the_expert_s_own_command_is_to_be_imitated() -> None:
-    env = make_env()
-    clean = collect_episode(env, ScriptedExpert(env, np.random.default_rng(1)), {"init_state_id": 4})
-    np.testing.assert_array_equal(clean.targets, clean.commands)
-    noisy = collect_episode(env, ScriptedExpert(env, np.random.default_rng(1), 0.3), {"init_state_id": 4})
-    assert noisy.targets.shape == noisy.commands.shape
-    np.testing.assert_array_equal(noisy.targets[0], clean.targets[0])
-    assert (np.abs(noisy.commands - noisy.targets).max(axis=0)[:3] > 0.02).all()
-    np.testing.assert_array_equal(noisy.commands[:, 3:], noisy.targets[:, 3:])
-
-
 def test_a_replay_ends_with_its_commands_and_has_the_same_trace() -> None:
     env = make_env(cameras=("wrist",), image_size=16)
     episode = collect_episode(env, ScriptedExpert(env, np.random.default_rng(1)), {"init_state_id": 4})

@@ -35,8 +35,8 @@ def make_episode(n_steps: int, seed: int = 0, size: int = 16, init_state_id: int
     )
     proprio = np.concatenate([trace.ee_states, trace.robot_states[:, :2]], axis=1).astype(np.float32)
     agentview, wrist = rng.integers(0, 256, (2, n_steps, size, size, 3), dtype=np.uint8)
-    commands, intended = rng.uniform(-1, 1, (2, n_steps, 7))
-    return Episode(agentview, proprio, commands, TASK.instruction, 8, init_state_id, True, wrist, trace, intended)
+    commands = rng.uniform(-1, 1, (n_steps, 7))
+    return Episode(agentview, proprio, commands, TASK.instruction, 8, init_state_id, True, wrist, trace)
 
 
 def assert_equal(one: Episode, other: Episode) -> None:
@@ -91,7 +91,7 @@ def test_what_is_read_is_what_was_written(tmp_path: Path) -> None:
             assert_equal(stored, episode)
 
 
-@pytest.mark.parametrize("missing", ["trace", "wrist_images", "images", "expert_commands"])
+@pytest.mark.parametrize("missing", ["trace", "wrist_images", "images"])
 def test_parts_that_an_episode_lacks_are_not_invented(missing: str, tmp_path: Path) -> None:
     nothing = np.zeros((4, 0, 0, 3), dtype=np.uint8) if missing == "images" else None
     episode = replace(make_episode(4), **{missing: nothing}, success=False)
@@ -109,8 +109,7 @@ def test_the_layout_is_libero_s(tmp_path: Path) -> None:
         assert env_args["type"] == 1 and env_args["problem_name"] == "libero_tabletop_manipulation"
         assert env_args["env_kwargs"]["controller_configs"]["type"] == "OSC_POSE"
         assert env_args["env_kwargs"]["camera_heights"] == 16
-        libero_s = {"actions", "states", "robot_states", "rewards", "dones", "obs"}
-        assert set(demo) == libero_s | {"vla_gym_expert_actions"}
+        assert set(demo) == {"actions", "states", "robot_states", "rewards", "dones", "obs"}
         stored = demo["obs/agentview_rgb"]
         np.testing.assert_array_equal(stored[()], episode.images[:, ::-1, ::-1])
         assert stored.compression == "gzip" and stored.chunks == (1, 16, 16, 3)
@@ -233,7 +232,6 @@ def test_damage_is_refused_by_name(tmp_path: Path) -> None:
         (lambda file: file["data/demo_0/obs"].pop("ee_ori"), "demo_0 lacks 'obs/ee_ori'"),
         (lambda file: replace_array(file, "actions", np.zeros((3, 7))), r"has actions \(3, 7\)"),
         (lambda file: replace_array(file, "actions", np.zeros((4, 6))), r"has actions \(4, 6\)"),
-        (lambda file: replace_array(file, "vla_gym_expert_actions", np.zeros((3, 7))), r"expert_actions is \(3, 7\)"),
         (lambda file: replace_array(file, "obs/agentview_rgb", np.zeros((4, 16, 16, 3))), "float64; expected"),
     ],
 )

@@ -94,18 +94,10 @@ def test_same_seed_same_commands_and_another_seed_others(env: gym.Env) -> None:
 
 def test_noise_changes_translation_alone_and_keeps_the_cap(env: gym.Env) -> None:
     # turning a knob is planned faster than grasping
-    clean, noisy = (first_commands(env, seed=6, task_id=7, action_noise=noise) for noise in (0.0, 0.4))
+    clean, noisy = (first_commands(env, seed=5, task_id=7, action_noise=noise) for noise in (0.0, 0.2))
     assert np.abs(clean - noisy)[:, :3].max() > 0.05
     np.testing.assert_array_equal(noisy[:, 6], clean[:, 6])
     assert np.linalg.norm(noisy[:, :3], axis=1).max() <= SPEED_RANGE[1] + 1e-9
-
-
-def test_intended_command_is_the_one_without_noise(env: gym.Env) -> None:
-    # same seed, same start: without noise the first command is what the other expert intends
-    quiet, noisy = (start_expert(env, seed=6, action_noise=noise) for noise in (0.0, 0.4))
-    assert (command := quiet.act()) == pytest.approx(quiet.intended)
-    assert np.abs(noisy.act() - command)[:3].max() > 0.02
-    assert np.abs(noisy.intended - command)[:3].max() < 1e-9
 
 
 def test_unsupported_goal_lists_the_supported_predicates(env: gym.Env, monkeypatch: pytest.MonkeyPatch) -> None:
