@@ -18,6 +18,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from vla_algos.errors import SpaceError, UnknownNameError
 from vla_algos.models import load_vla
+from vla_algos.models.decoding import DecodedActions
 from vla_algos.models.lora import add_lora
 from vla_algos.models.openvla.config import PRESETS
 from vla_algos.models.openvla.heads import ValueHead
@@ -253,9 +254,7 @@ class VLAPolicy(BasePolicy):
         if self.freeze_vision:
             obs = {**obs, FEATURES: self.vla.encode_images(self._images(obs))}
             self.memory[FEATURES] = obs[FEATURES]
-        decoded = self.vla.decode_actions(
-            **self.model_inputs(obs), temperature=self.temperature, deterministic=deterministic
-        )
+        decoded = self._decode(obs, deterministic)
         values = decoded.values
         if self.has_own_critic:
             self.memory[CRITIC_INPUTS] = decoded.hidden if self.critic is None else obs[PRIVILEGED].float()
@@ -288,7 +287,13 @@ class VLAPolicy(BasePolicy):
         return self.vla.predict_values(**self.model_inputs(obs)).unsqueeze(1)
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
-        return self(observation, deterministic)[0]
+        # not by forward: where a policy acts there need be nothing for a critic
+        return self._decode(observation, deterministic).bins
+
+    def _decode(self, obs: PyTorchObs, deterministic: bool) -> DecodedActions:
+        return self.vla.decode_actions(
+            **self.model_inputs(obs), temperature=self.temperature, deterministic=deterministic
+        )
 
     def _per_action(self, per_token: th.Tensor) -> th.Tensor:
         return per_token if self.token_level else per_token.sum(dim=1)

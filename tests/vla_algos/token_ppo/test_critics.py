@@ -84,6 +84,9 @@ def test_the_actor_never_sees_the_privileged_entry():
     obs = obs_as_tensor(model.env.reset(), "cpu")
     other = {**obs, "privileged": obs["privileged"] + 1.0}
     assert th.equal(model.policy._predict(obs, True), model.policy._predict(other, True))
+    del other["privileged"]
+    assert model.predict({key: value.numpy() for key, value in other.items()})[0].shape == (2, 7)
+    other = {**obs, "privileged": obs["privileged"] + 1.0}
     with th.no_grad():
         model.policy.critic.out.weight.normal_()
     assert not th.equal(model.policy.predict_values(obs), model.policy.predict_values(other))
