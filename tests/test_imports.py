@@ -20,14 +20,15 @@ LAYERS = {
     ],
     "vla_algos": [
         {"errors", "common", "models"},
-        {"policies"},
-        {"token_ppo", "bc"},
+        {"policies", "curriculum"},
+        {"on_policy"},
+        {"token_ppo", "token_grpo", "token_rloo", "tpo", "bc"},
         {"evaluation"},
         {"recipes"},
         {"cli"},
     ],
 }
-SEPARATE = {"token_ppo", "bc"}
+SEPARATE = {"token_ppo", "token_grpo", "token_rloo", "tpo", "bc"}
 
 
 def imported_modules(file: Path) -> set[str]:

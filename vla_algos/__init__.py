@@ -8,16 +8,26 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from vla_algos.bc import BC as BC
     from vla_algos.bc import DemonstrationSet as DemonstrationSet
+    from vla_algos.curriculum import CurriculumCallback as CurriculumCallback
+    from vla_algos.curriculum import SuccessSampler as SuccessSampler
     from vla_algos.evaluation import evaluate_policy_on_suite as evaluate_policy_on_suite
     from vla_algos.policies import VLAPolicy as VLAPolicy
     from vla_algos.policies import env_kwargs as env_kwargs
+    from vla_algos.token_grpo import TokenGRPO as TokenGRPO
     from vla_algos.token_ppo import TokenPPO as TokenPPO
+    from vla_algos.token_rloo import TokenRLOO as TokenRLOO
+    from vla_algos.tpo import TPO as TPO
 
 # loaded on first use: torch, transformers and SB3 take seconds that `vla-rl --help` should not
 _EXPORTS = {
     "BC": "vla_algos.bc",
+    "CurriculumCallback": "vla_algos.curriculum",
     "DemonstrationSet": "vla_algos.bc",
+    "TPO": "vla_algos.tpo",
+    "TokenGRPO": "vla_algos.token_grpo",
+    "SuccessSampler": "vla_algos.curriculum",
     "TokenPPO": "vla_algos.token_ppo",
+    "TokenRLOO": "vla_algos.token_rloo",
     "VLAPolicy": "vla_algos.policies",
     "env_kwargs": "vla_algos.policies",
     "evaluate_policy_on_suite": "vla_algos.evaluation",

@@ -9,6 +9,7 @@ __all__ = [
     "MissingPackageError",
     "ModelInputError",
     "SpaceError",
+    "TrainingDivergedError",
     "UnknownNameError",
     "VLAAlgosError",
 ]
@@ -24,6 +25,10 @@ class CheckpointError(VLAAlgosError, RuntimeError):
 
 class ModelInputError(VLAAlgosError, ValueError):
     """Images, instructions, proprioception or action bins that a model cannot take."""
+
+
+class TrainingDivergedError(VLAAlgosError, RuntimeError):
+    """Updates that are not finite, again and again."""
 
 
 class SpaceError(VLAAlgosError, ValueError):

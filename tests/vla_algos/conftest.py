@@ -37,7 +37,7 @@ def toy_vec_env():
     return make_toy_vec_env
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def demonstrations():
     """Factory of demonstrations of the toy task."""
     return demonstrate

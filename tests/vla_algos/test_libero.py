@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from stable_baselines3 import A2C, PPO
 
-import vla_gym  # noqa: F401  (registers the environments)
+import vla_gym
 from vla_algos import TokenPPO, VLAPolicy, evaluate_policy_on_suite
+from vla_algos.common.vec_env import SB3VecEnv
 
 ENV_KWARGS: dict[str, Any] = {"assets": "primitive", "image_size": 64, "render_quality": "fast", "settle_steps": 2}
 NANO = {"vla": "nano"}
@@ -38,6 +39,22 @@ def test_stock_algorithms_learn_unmodified(algorithm: Any, policy: Any, kwargs: 
     observation, _ = env.reset(seed=0)
     assert env.action_space.contains(model.predict(observation)[0])
     env.close()
+
+
+def test_the_policy_ignores_what_is_for_a_critic_alone() -> None:
+    venv = SB3VecEnv(vla_gym.make_vec("LIBERO-Goal-v0", 2, "process", privileged_obs=True, **ENV_KWARGS))
+    observations = venv.reset()
+    assert observations["privileged"].shape == (2, *venv.observation_space["privileged"].shape)
+    spaces = {key: space for key, space in venv.observation_space.items() if key != "privileged"}
+    actions = []
+    for space in (venv.observation_space, gym.spaces.Dict(spaces)):
+        policy = VLAPolicy(space, venv.action_space, lambda _: 1e-3, vla="nano", seed=0)
+        actions.append(policy.predict({key: observations[key] for key in space}, deterministic=True)[0])
+    np.testing.assert_array_equal(*actions)
+    before = observations["privileged"].copy()
+    after = venv.step(actions[0])[0]["privileged"]
+    assert (after != before).any()
+    venv.close()
 
 
 def test_token_ppo_takes_an_id() -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch as th
 from stable_baselines3.common.buffers import DictRolloutBuffer
 from stable_baselines3.common.vec_env import VecNormalize
 
@@ -19,10 +20,12 @@ class TokenRolloutBuffer(DictRolloutBuffer):
 
     What differs from the parent: ``log_probs`` is (T, N, A) instead of (T, N); ``token_mask`` (T, N, A) bool is False
     for the tokens of commands that were not executed (see :meth:`mark_executed`); actions are handed back as int64, not
-    as float32. Advantages are the parent's: GAE on environment steps, one number for all tokens of an action.
+    as float32; ``memory`` holds what the policy computed and training can use again (see :meth:`remember`). Advantages
+    are the parent's: GAE on environment steps, one number for all tokens of an action.
     """
 
     token_mask: np.ndarray
+    memory: dict[str, th.Tensor]
 
     def reset(self) -> None:
         """Forget everything stored."""
@@ -30,6 +33,7 @@ class TokenRolloutBuffer(DictRolloutBuffer):
         shape = (self.buffer_size, self.n_envs, self.action_dim)
         self.log_probs = np.zeros(shape, dtype=np.float32)
         self.token_mask = np.ones(shape, dtype=bool)
+        self.memory = {}
 
     def mark_executed(self, infos: Sequence[dict[str, Any]]) -> None:
         """
@@ -42,6 +46,36 @@ class TokenRolloutBuffer(DictRolloutBuffer):
             if executed_steps is not None:
                 self.token_mask[self.pos, env_index, COMMAND_DIM * int(executed_steps) :] = False
 
+    def remember(self, tensors: Mapping[str, th.Tensor]) -> None:
+        """
+        Keep tensors of the step in progress, in main memory; to be called before its :meth:`add`.
+
+        :param tensors: per name (N, ...), the same names and shapes in every step
+        """
+        for name, tensor in tensors.items():
+            if name not in self.memory:
+                self.memory[name] = th.empty((self.buffer_size, *tensor.shape), dtype=tensor.dtype)
+            self.memory[name][self.pos] = tensor.detach()
+
+    def flatten(self) -> None:
+        """Put all samples in one row, (T * N, ...), as minibatches need them; does nothing the second time."""
+        if self.generator_ready:
+            return
+        self.observations = {key: self.swap_and_flatten(array) for key, array in self.observations.items()}
+        for name in ("actions", "values", "log_probs", "advantages", "returns", "token_mask"):
+            setattr(self, name, self.swap_and_flatten(getattr(self, name)))
+        self.memory = {name: tensor.transpose(0, 1).flatten(0, 1) for name, tensor in self.memory.items()}
+        self.generator_ready = True
+
+    def samples(self, rows: np.ndarray) -> TokenRolloutBufferSamples:
+        """
+        Some of the samples.
+
+        :param rows: (B,) int64, of the flattened buffer
+        """
+        self.flatten()
+        return self._get_samples(rows)
+
     def get(self, batch_size: int | None = None) -> Generator[TokenRolloutBufferSamples, None, None]:  # type: ignore[override]
         """
         Minibatches in random order, each sample once.
@@ -49,9 +83,7 @@ class TokenRolloutBuffer(DictRolloutBuffer):
         :param batch_size: samples per minibatch, the last may be smaller; None: all in one
         :return: the minibatches
         """
-        if not self.generator_ready:
-            # the parent flattens only the arrays that it knows
-            self.token_mask = self.swap_and_flatten(self.token_mask)
+        self.flatten()
         yield from super().get(batch_size)  # type: ignore[misc]
 
     def _get_samples(  # type: ignore[override]
@@ -66,4 +98,5 @@ class TokenRolloutBuffer(DictRolloutBuffer):
             advantages=self.to_torch(self.advantages[batch_inds].flatten()),
             returns=self.to_torch(self.returns[batch_inds].flatten()),
             token_mask=self.to_torch(self.token_mask[batch_inds]),
+            memory={name: tensor[batch_inds].to(self.device) for name, tensor in self.memory.items()},
         )

@@ -120,6 +120,49 @@ def token_ppo_loss(
     return PolicyLoss(-masked_mean(gain, mask, normalizer), approx_kl, clip_fraction, deviation.max())
 
 
+def reinforce_loss(
+    log_probs: th.Tensor,
+    old_log_probs: th.Tensor,
+    advantages: th.Tensor,
+    token_mask: th.Tensor,
+    normalizer: th.Tensor | float | None = None,
+) -> PolicyLoss:
+    """
+    REINFORCE on action tokens: minus advantage times log-probability of the action.
+
+    Reference: Williams 1992; Ahmadian et al. 2024 (https://arxiv.org/abs/2402.14740) for language models.
+
+    :param log_probs: of the policy, (B, A) float32, nats
+    :param old_log_probs: of the behaviour policy, for the figures alone, (B, A) float32, nats
+    :param advantages: one per action, (B,) float32
+    :param token_mask: True for executed tokens, (B, A) bool
+    :param normalizer: number of actions to average over; None: those of this batch that have an executed token
+    :return: loss and figures for the log; nothing is clipped
+    """
+    mask = ratio_mask(token_mask, "action")
+    zeros = th.zeros_like(log_probs)
+    log_prob = th.where(token_mask, log_probs, zeros).sum(dim=1, keepdim=True)
+    with th.no_grad():
+        log_ratio = th.where(token_mask, log_probs - old_log_probs, zeros).sum(dim=1, keepdim=True)
+        approx_kl = masked_mean(kl_estimate(log_ratio), mask, normalizer)
+    loss = -masked_mean(advantages[:, None] * log_prob, mask, normalizer)
+    return PolicyLoss(loss, approx_kl, th.zeros(()), (log_ratio.exp() - 1).abs().max())
+
+
+def preference_loss(log_ratio_success: th.Tensor, log_ratio_failure: th.Tensor, beta: float) -> th.Tensor:
+    """
+    How much less likely than its failure a policy makes a success, compared with a reference policy.
+
+    Reference: the loss of GRAPE, Zhang et al. 2024 (https://arxiv.org/abs/2411.19309), which is DPO on trajectories.
+
+    :param log_ratio_success: log policy - log reference, summed over a successful episode, (P,) float32, nats
+    :param log_ratio_failure: likewise for the episode that failed from the same start, (P,)
+    :param beta: how much a difference counts, above 0
+    :return: (P,) float32, one per pair
+    """
+    return -F.logsigmoid(beta * (log_ratio_success - log_ratio_failure))
+
+
 def clipped_value_loss(
     values: th.Tensor,
     old_values: th.Tensor,

@@ -22,6 +22,7 @@ class TokenRolloutBufferSamples(NamedTuple):
     :param advantages: (B,) float32
     :param returns: targets of the value head, (B,) float32
     :param token_mask: True for tokens of executed commands, (B, A) bool
+    :param memory: what else was remembered of sampling, per name (B, ...)
     """
 
     observations: TensorDict
@@ -31,6 +32,7 @@ class TokenRolloutBufferSamples(NamedTuple):
     advantages: th.Tensor
     returns: th.Tensor
     token_mask: th.Tensor
+    memory: TensorDict
 
     def split(self, size: int | None) -> Iterator[TokenRolloutBufferSamples]:
         """
@@ -43,6 +45,9 @@ class TokenRolloutBufferSamples(NamedTuple):
         size = size or n_samples
         for start in range(0, n_samples, size):
             part = slice(start, start + size)
-            yield TokenRolloutBufferSamples(
-                {key: value[part] for key, value in self.observations.items()}, *(tensor[part] for tensor in self[1:])
+            tensors = {name: value[part] for name, value in self._asdict().items() if isinstance(value, th.Tensor)}
+            yield self._replace(
+                observations={key: value[part] for key, value in self.observations.items()},
+                memory={name: value[part] for name, value in self.memory.items()},
+                **tensors,
             )

@@ -17,6 +17,8 @@ class DecodedActions(NamedTuple):
     """(N, A) float32, nats, of the distribution that was sampled from"""
     values: th.Tensor
     """(N,) float32; NaN for a model without value head"""
+    hidden: th.Tensor
+    """(N, hidden): what the values are read from"""
 
 
 class ScoredActions(NamedTuple):

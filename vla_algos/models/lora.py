@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch as th
 from torch import nn
 
@@ -42,6 +45,27 @@ def add_lora(model: OpenVLA, rank: int = 32, alpha: float = 16, dropout: float =
         if name.startswith(TRAINED_IN_FULL):
             parameter.requires_grad_(True)
     return model
+
+
+@contextmanager
+def adapters_disabled(model: OpenVLA) -> Iterator[None]:
+    """
+    Let the model compute without its adapters inside the block.
+
+    :param model: with or without adapters
+    """
+    layers = [module for module in model.modules() if hasattr(module, "lora_A")]
+    learning = {name: p.requires_grad for name, p in model.named_parameters()} if layers else {}
+    for layer in layers:
+        layer.enable_adapters(False)  # type: ignore[operator]
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.enable_adapters(True)  # type: ignore[operator]
+        # switching them on makes them learn, whether they did before or not
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(learning.get(name, parameter.requires_grad))
 
 
 @th.no_grad()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch as th
@@ -15,21 +16,33 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from stable_baselines3.common.vec_env import VecEnv
 
-from vla_algos.errors import SpaceError
+from vla_algos.errors import SpaceError, UnknownNameError
 from vla_algos.models import load_vla
+from vla_algos.models.decoding import DecodedActions
 from vla_algos.models.lora import add_lora
 from vla_algos.models.openvla.config import PRESETS
 from vla_algos.models.openvla.heads import ValueHead
-from vla_gym.actions.tokenizer import N_BINS, ActionTokenizer
-from vla_gym.instructions import INSTRUCTION_BYTES, decode_instruction
-from vla_gym.tasks.registry import COMMAND_DIM
+from vla_algos.policies.critics import PrivilegedCritic
+from vla_algos.policies.spaces import PRIVILEGED, check_observation_space, chunk_size_of, privileged_dim
+from vla_gym.actions.tokenizer import ActionTokenizer
+from vla_gym.instructions import decode_instruction
 
 NEW_VALUE_HEAD_WIDTH = 256
+FEATURES = "vision_features"
+"""Encoded images, where a roll-out remembers them."""
+CRITIC_INPUTS = "critic_inputs"
+"""What a critic of its own reads."""
+
+CriticInput = Literal["shared", "privileged"]
 
 
 class VLAPolicy(BasePolicy):
     """
-    Actor and critic in one model.
+    Actor and critic: in one model, or with a critic of its own.
+
+    ``critic="shared"`` reads values from the model's hidden state, and is what a real robot can have. With
+    ``critic="privileged"`` a small network reads the observation's ``privileged`` entry, which only a simulator has
+    (``gym.make(..., privileged_obs=True)``); the actor never sees it.
 
     Observations are dictionaries with the images of the model's cameras, ``agentview`` as a rule (uint8, channels first
     or last), ``instruction`` (UTF-8 bytes) and, if the model takes it, ``proprio``; other keys are ignored. N rows, A
@@ -49,7 +62,10 @@ class VLAPolicy(BasePolicy):
         must match it
     :param vla_kwargs: further keywords of :func:`vla_algos.models.load_vla`
     :param temperature: of sampled actions and of all log-probabilities; greedy actions do not depend on it
-    :param detach_value: whether the value's gradient stops before the backbone; None: as the model says
+    :param critic: "shared" or "privileged"
+    :param critic_kwargs: keywords of :class:`vla_algos.policies.critics.PrivilegedCritic`
+    :param detach_value: whether the shared value's gradient stops before the backbone; None: as the model says
+    :param freeze_vision: leave the vision towers as they are; an algorithm may then encode each image once
     :param seed: makes the fresh weights of a preset reproducible; None: torch's generator decides
     :param norm_stats: action statistics of the data that the model is trained on; None: those of the checkpoint
     :param unnorm_key: data set of the statistics that hold; None: the only one
@@ -71,7 +87,10 @@ class VLAPolicy(BasePolicy):
         vla: str | Path = "compact",
         vla_kwargs: dict[str, Any] | None = None,
         temperature: float = 1.0,
+        critic: CriticInput = "shared",
+        critic_kwargs: dict[str, Any] | None = None,
         detach_value: bool | None = None,
+        freeze_vision: bool = False,
         seed: int | None = None,
         norm_stats: dict[str, Any] | None = None,
         unnorm_key: str | None = None,
@@ -90,11 +109,16 @@ class VLAPolicy(BasePolicy):
             optimizer_class=optimizer_class,
             optimizer_kwargs=optimizer_kwargs,
         )
-        chunk_size = _chunk_size(action_space)
+        if critic not in get_args(CriticInput):
+            raise UnknownNameError("critic", critic, get_args(CriticInput))
+        chunk_size = chunk_size_of(action_space)
         self._init_kwargs = {
             "vla": vla,
             "vla_kwargs": vla_kwargs,
+            "critic": critic,
+            "critic_kwargs": critic_kwargs,
             "detach_value": detach_value,
+            "freeze_vision": freeze_vision,
             "seed": seed,
             "norm_stats": norm_stats,
             "unnorm_key": unnorm_key,
@@ -103,6 +127,10 @@ class VLAPolicy(BasePolicy):
         self.unnorm_key = unnorm_key
         self.temperature = temperature
         self.token_level = False
+        self.decoded_at = self.decoding_seconds = 0.0
+        """When the last ``forward`` ended, as ``time.perf_counter`` counts, and what it took (s)."""
+        self.memory: dict[str, th.Tensor] = {}
+        """What the last ``forward`` computed that training can use again: ``FEATURES``, ``CRITIC_INPUTS``; (N, ...)."""
         self.vla = load_vla(vla, seed=seed, **(vla_kwargs or {}))
         if str(vla) in PRESETS:
             self.vla.config.chunk_size = chunk_size
@@ -122,45 +150,28 @@ class VLAPolicy(BasePolicy):
             self.vla.config.norm_stats = norm_stats
         if lora is not None:
             add_lora(self.vla, **lora)
-        self._check_observation_space()
+        self.freeze_vision = freeze_vision
+        if freeze_vision:
+            self.vla.vision_backbone.requires_grad_(False)
+        self._is_channels_last = check_observation_space(self.observation_space, self.vla.config)
+        self.critic: PrivilegedCritic | None = None
+        if critic == "privileged":
+            self.vla.value_head.requires_grad_(False)
+            self.critic = PrivilegedCritic(privileged_dim(self.observation_space), **(critic_kwargs or {})).to(
+                self.vla.device
+            )
         self.optimizer = self._make_optimizer(lr_schedule(1))
 
     def _make_optimizer(self, learning_rate: float) -> th.optim.Optimizer:
         groups: dict[str, list[th.nn.Parameter]] = {"actor": [], "value": []}
-        for name, parameter in self.vla.named_parameters():
+        for name, parameter in self.named_parameters():
             if parameter.requires_grad:
-                groups["value" if name.startswith("value_head.") else "actor"].append(parameter)
+                groups["value" if name.startswith(("vla.value_head.", "critic.")) else "actor"].append(parameter)
         return self.optimizer_class(  # type: ignore[call-arg]
             [{"params": parameters, "name": name} for name, parameters in groups.items()],
             lr=learning_rate,
             **self.optimizer_kwargs,
         )
-
-    def _check_observation_space(self) -> None:
-        space = self.observation_space
-        if not isinstance(space, spaces.Dict):
-            raise SpaceError(f"Observation space is {space}; expected a Dict with agentview and instruction.")
-        cameras = self.vla.config.cameras
-        needed = [*cameras, "instruction"] + (["proprio"] if self.vla.config.proprio_dim else [])
-        missing = [key for key in needed if key not in space.spaces]
-        if missing:
-            raise SpaceError(
-                f"Observation space lacks {', '.join(missing)}; it has {', '.join(space.spaces)}. "
-                "Use a vla_gym environment without wrappers that drop keys."
-            )
-        shape = space[cameras[0]].shape
-        for camera in cameras:
-            is_image = len(space[camera].shape or ()) == 3 and space[camera].dtype == np.uint8
-            if not is_image or 3 not in (space[camera].shape[0], space[camera].shape[-1]):
-                raise SpaceError(f"{camera} is {space[camera]}; expected a uint8 image (H, W, 3) or (3, H, W).")
-            if space[camera].shape != shape:
-                raise SpaceError(f"{camera} is {space[camera].shape}, {cameras[0]} {shape}; expected equal shapes.")
-        self._is_channels_last = shape[0] != 3
-        if space["instruction"].shape != (INSTRUCTION_BYTES,):
-            raise SpaceError(f"instruction is {space['instruction']}; expected ({INSTRUCTION_BYTES},) uint8.")
-        dim = self.vla.config.proprio_dim
-        if dim and space["proprio"].shape != (dim,):
-            raise SpaceError(f"proprio is {space['proprio']}; the model takes ({dim},) float32.")
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return {
@@ -199,18 +210,36 @@ class VLAPolicy(BasePolicy):
         Observations as the model's keyword arguments.
 
         :param obs: per key (N, ...)
-        :return: ``images`` (N, 3 * cameras, H, W) uint8, ``instructions`` N texts, ``proprio`` (N, dim) float32 or None
+        :return: ``images`` (N, 3 * cameras, H, W) uint8, or (N, patches, channels) where ``obs`` has ``FEATURES``;
+            ``instructions`` N texts; ``proprio`` (N, dim) float32 or None
         """
-        views = [obs[camera] for camera in self.vla.config.cameras]
-        if self._is_channels_last:
-            views = [view.permute(0, 3, 1, 2) for view in views]
-        images = views[0] if len(views) == 1 else th.cat(views, dim=1)
+        images = obs[FEATURES] if FEATURES in obs else self._images(obs)
         rows = obs["instruction"].to("cpu", th.uint8).numpy()
         return {
             "images": images,
             "instructions": [_decode(row.tobytes()) for row in rows],
             "proprio": obs["proprio"].float() if self.vla.config.proprio_dim else None,
         }
+
+    def _images(self, obs: PyTorchObs) -> th.Tensor:
+        views = [obs[camera] for camera in self.vla.config.cameras]
+        if self._is_channels_last:
+            views = [view.permute(0, 3, 1, 2) for view in views]
+        return views[0] if len(views) == 1 else th.cat(views, dim=1)
+
+    @property
+    def has_own_critic(self) -> bool:
+        """Whether values can be learned without the actor: they share no gradient."""
+        return self.critic is not None or self.vla.detach_value
+
+    def critic_values(self, inputs: th.Tensor) -> th.Tensor:
+        """
+        Values from what the critic reads, with gradients.
+
+        :param inputs: (N, D): privileged observations or hidden states, see :attr:`memory`
+        :return: (N,) float32
+        """
+        return self.vla.value_head(inputs) if self.critic is None else self.critic(inputs)
 
     def forward(self, obs: PyTorchObs, deterministic: bool = False) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
         """
@@ -220,10 +249,19 @@ class VLAPolicy(BasePolicy):
         :param deterministic: greedy instead of sampled
         :return: bins (N, A) int64, values (N, 1), log-probabilities (N,), or (N, A) if ``token_level``
         """
-        decoded = self.vla.decode_actions(
-            **self.model_inputs(obs), temperature=self.temperature, deterministic=deterministic
-        )
-        return decoded.bins, decoded.values.unsqueeze(1), self._per_action(decoded.log_probs)
+        start = time.perf_counter()
+        self.memory = {}
+        if self.freeze_vision:
+            obs = {**obs, FEATURES: self.vla.encode_images(self._images(obs))}
+            self.memory[FEATURES] = obs[FEATURES]
+        decoded = self._decode(obs, deterministic)
+        values = decoded.values
+        if self.has_own_critic:
+            self.memory[CRITIC_INPUTS] = decoded.hidden if self.critic is None else obs[PRIVILEGED].float()
+            values = self.critic_values(self.memory[CRITIC_INPUTS])
+        self.decoded_at = time.perf_counter()
+        self.decoding_seconds = self.decoded_at - start
+        return decoded.bins, values.unsqueeze(1), self._per_action(decoded.log_probs)
 
     def evaluate_actions(self, obs: PyTorchObs, actions: th.Tensor) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
         """
@@ -234,7 +272,8 @@ class VLAPolicy(BasePolicy):
         :return: values (N, 1), log-probabilities and entropies (N,), or (N, A) if ``token_level``
         """
         scored = self.vla.score_actions(**self.model_inputs(obs), bins=actions.long(), temperature=self.temperature)
-        return scored.values.unsqueeze(1), self._per_action(scored.log_probs), self._per_action(scored.entropy)
+        values = scored.values if self.critic is None else self.critic(obs[PRIVILEGED])
+        return values.unsqueeze(1), self._per_action(scored.log_probs), self._per_action(scored.entropy)
 
     def predict_values(self, obs: PyTorchObs) -> th.Tensor:
         """
@@ -243,10 +282,18 @@ class VLAPolicy(BasePolicy):
         :param obs: per key (N, ...)
         :return: (N, 1) float32
         """
+        if self.critic is not None:
+            return self.critic(obs[PRIVILEGED]).unsqueeze(1)
         return self.vla.predict_values(**self.model_inputs(obs)).unsqueeze(1)
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
-        return self(observation, deterministic)[0]
+        # not by forward: where a policy acts there need be nothing for a critic
+        return self._decode(observation, deterministic).bins
+
+    def _decode(self, obs: PyTorchObs, deterministic: bool) -> DecodedActions:
+        return self.vla.decode_actions(
+            **self.model_inputs(obs), temperature=self.temperature, deterministic=deterministic
+        )
 
     def _per_action(self, per_token: th.Tensor) -> th.Tensor:
         return per_token if self.token_level else per_token.sum(dim=1)
@@ -267,15 +314,3 @@ class VLAPolicy(BasePolicy):
 @lru_cache(maxsize=1024)
 def _decode(raw: bytes) -> str:
     return decode_instruction(np.frombuffer(raw, dtype=np.uint8))
-
-
-def _chunk_size(action_space: spaces.Space) -> int:
-    """Commands per action of a space of bins."""
-    if isinstance(action_space, spaces.MultiDiscrete) and action_space.nvec.ndim == 1:
-        n_tokens = len(action_space.nvec)
-        if (action_space.nvec == N_BINS).all() and n_tokens % COMMAND_DIM == 0:
-            return n_tokens // COMMAND_DIM
-    raise SpaceError(
-        f"Action space is {action_space}; expected MultiDiscrete([{N_BINS}] * {COMMAND_DIM} * chunk_size). "
-        'Make the environment with action_type="tokens".'
-    )

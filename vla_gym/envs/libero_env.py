@@ -12,6 +12,8 @@ from gymnasium import spaces
 
 from vla_gym.actions.tokenizer import N_BINS, ActionTokenizer
 from vla_gym.assets.resolve import resolve_assets
+from vla_gym.envs.privileged import PRIVILEGED_DIM, PRIVILEGED_LIMIT, PrivilegedObserver
+from vla_gym.envs.starts import Starts
 from vla_gym.errors import InvalidActionError, UnknownNameError
 from vla_gym.instructions import INSTRUCTION_BYTES, encode_instruction
 from vla_gym.sim.bundle import SceneBundle, load_bundles
@@ -47,6 +49,8 @@ class LiberoEnv(gym.Env[Observation, Any]):
     each camera     (image_size, image_size, 3) uint8  RGB as the policy sees it (raw render rotated by 180 degrees)
     ``proprio``     (8,)                        float  eef position (m), axis-angle (rad), finger positions (m)
     ``instruction`` (256,)                      uint8  UTF-8, zero padded
+    ``privileged``  (69,)                       float  with ``privileged_obs``: robot and goal, for a critic alone;
+                                                       ``vla_gym.envs.privileged.PRIVILEGED_NAMES`` names the entries
     =============== =========================== ====== ===================================================
 
     Action: ``tokens``: ``MultiDiscrete([256] * 7 * chunk_size)``, bins decoded by ``action_tokenizer``; ``continuous``:
@@ -86,6 +90,7 @@ class LiberoEnv(gym.Env[Observation, Any]):
     :param settle_steps: control steps with open gripper before the first observation
     :param physics: ``fast``, or ``exact`` for upstream's own sequence of calls, which gives the same trajectories up to
         rounding at twice the cost
+    :param privileged_obs: whether observations have the key ``privileged``
     :raises UnknownNameError: for a suite, task, initial state, camera, action type, quality or physics not offered
     :raises AssetsError: for an asset folder that is missing or incomplete
     """
@@ -108,10 +113,11 @@ class LiberoEnv(gym.Env[Observation, Any]):
         randomize_fixtures: bool = False,
         settle_steps: int = SETTLE_STEPS,
         physics: str = "fast",
+        privileged_obs: bool = False,
     ) -> None:
         self.suite = get_suite(suite)
-        self.task_ids = _checked_ids("task_id", task_ids, len(self.suite.tasks))
-        self.init_state_ids = _checked_ids("init_state_id", init_state_ids, N_INIT_STATES)
+        self.starts = Starts(len(self.suite.tasks), N_INIT_STATES, task_ids, init_state_ids)
+        self.task_ids, self.init_state_ids = self.starts.task_ids, self.starts.init_state_ids
         for camera in cameras:
             if camera not in CAMERAS:
                 raise UnknownNameError("camera", camera, CAMERAS)
@@ -141,6 +147,8 @@ class LiberoEnv(gym.Env[Observation, Any]):
         if physics not in PHYSICS:
             raise UnknownNameError("physics", physics, PHYSICS)
         self.physics = physics
+        self.privileged_obs = privileged_obs
+        self._privileged: PrivilegedObserver | None = None
         self._pack = resolve_assets(assets)
         needs_images = bool(self.cameras) or render_mode is not None
         tasks = [self.suite.task(task_id) for task_id in self.task_ids]
@@ -152,7 +160,6 @@ class LiberoEnv(gym.Env[Observation, Any]):
         self._rendered_cameras = self.cameras if render_mode is None else tuple({*self.cameras, "agentview"})
         self._task_id = self.task_ids[0]
         self._init_state_id = self.init_state_ids[0]
-        self._task_probabilities: Float64Array | None = None
         self._elapsed_steps = 0
 
         self.observation_space: spaces.Dict = spaces.Dict(  # type: ignore[assignment]
@@ -162,6 +169,10 @@ class LiberoEnv(gym.Env[Observation, Any]):
                 "instruction": spaces.Box(0, 255, (INSTRUCTION_BYTES,), np.uint8),
             }
         )
+        if privileged_obs:
+            self.observation_space["privileged"] = spaces.Box(
+                -PRIVILEGED_LIMIT, PRIVILEGED_LIMIT, (PRIVILEGED_DIM,), np.float32
+            )
         self.action_space = (
             spaces.MultiDiscrete([N_BINS] * COMMAND_DIM * chunk_size)
             if action_type == "tokens"
@@ -196,34 +207,22 @@ class LiberoEnv(gym.Env[Observation, Any]):
         init_state_id = options.pop("init_state_id", None)
         if options:
             raise UnknownNameError("reset option", next(iter(options)), ("task_id", "init_state_id"))
-        if task_id is None:
-            task_id = self._draw_task()
-        if init_state_id is None:
-            init_state_id = self.init_state_ids[int(self.np_random.integers(len(self.init_state_ids)))]
-        self._start(_checked_id("task_id", task_id, self.task_ids), _checked_id("init_state_id", init_state_id, None))
+        self._start(*self.starts.draw(self.np_random, task_id, init_state_id))
         return self._observation(), self._info()
 
-    def set_task_weights(self, weights: Mapping[int, float] | None) -> None:
+    def set_start_weights(self, weights: Mapping[tuple[int, int], float] | None) -> None:
         """
-        Say how often ``reset`` draws each task, from the next reset on.
+        Say how often ``reset`` draws each start, from the next reset on; errors change nothing.
 
-        :param weights: relative frequency by task, at least 0; tasks that are left out are not drawn; None: all alike
-        :raises UnknownNameError: for a task that is not among ``task_ids``
+        What ``reset(options=...)`` gives stays given; the rest is drawn from the weights of the starts that agree with
+        it, uniformly if these are all 0.
+
+        :param weights: relative frequency by (task_id, init_state_id), finite and at least 0; starts that are left out
+            are not drawn; None: uniform
+        :raises UnknownNameError: for a start that is not among ``task_ids`` and ``init_state_ids``
         :raises ValueError: if a weight is negative or not finite, or none is positive
         """
-        if weights is None:
-            self._task_probabilities = None
-            return
-        by_task = {_checked_id("task_id", task_id, self.task_ids): weight for task_id, weight in weights.items()}
-        array = np.array([by_task.get(task_id, 0.0) for task_id in self.task_ids], dtype=np.float64)
-        if not np.isfinite(array).all() or (array < 0).any() or not (array > 0).any():
-            raise ValueError(f"Task weights are {dict(weights)}; expected finite numbers >= 0, one of them positive.")
-        self._task_probabilities = array / array.sum()
-
-    def _draw_task(self) -> int:
-        if self._task_probabilities is None:
-            return self.task_ids[int(self.np_random.integers(len(self.task_ids)))]
-        return self.task_ids[int(self.np_random.choice(len(self.task_ids), p=self._task_probabilities))]
+        self.starts.set_weights(weights)
 
     def _start(self, task_id: int, init_state_id: int) -> None:
         self._task_id, self._init_state_id, self._elapsed_steps = task_id, init_state_id, 0
@@ -246,6 +245,7 @@ class LiberoEnv(gym.Env[Observation, Any]):
             self._renderer = renderer
         for _ in range(self.settle_steps):
             core.step(np.array(SETTLE_COMMAND))
+        self._privileged = PrivilegedObserver(core) if self.privileged_obs else None
 
     def make_renderer(self, image_size: int, cameras: Sequence[str], quality: str = "full") -> CameraRenderer:
         """
@@ -335,7 +335,7 @@ class LiberoEnv(gym.Env[Observation, Any]):
     def close(self) -> None:
         """Free the renderer."""
         self._close_renderer()
-        self._core = None
+        self._core = self._privileged = None
         self._cores.clear()
 
     def _close_renderer(self) -> None:
@@ -348,6 +348,8 @@ class LiberoEnv(gym.Env[Observation, Any]):
             "proprio": np.clip(self.core.proprio(), -PROPRIO_LIMIT, PROPRIO_LIMIT),
             "instruction": encode_instruction(self.bundle.task.instruction),
         }
+        if self._privileged is not None:
+            observation["privileged"] = self._privileged.observe(self._elapsed_steps / self.suite.horizon)
         if self._renderer is not None:
             view = self.core.view()
             observation |= {name: self._renderer.render(CAMERAS[name], view) for name in self.cameras}
@@ -363,18 +365,3 @@ class LiberoEnv(gym.Env[Observation, Any]):
             "executed_steps": 0,
             "unstable": False,
         }
-
-
-def _checked_ids(kind: str, ids: Sequence[int] | None, count: int) -> tuple[int, ...]:
-    if ids is None:
-        return tuple(range(count))
-    if len(ids) == 0:
-        raise ValueError(f"{kind}s is empty; name at least one, or leave it out for all {count}.")
-    return tuple(_checked_id(kind, i, range(count)) for i in ids)
-
-
-def _checked_id(kind: str, value: Any, valid: Sequence[int] | None) -> int:
-    valid = range(N_INIT_STATES) if valid is None else valid
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)) or value not in valid:
-        raise UnknownNameError(kind, value, valid)
-    return int(value)

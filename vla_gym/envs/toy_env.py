@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import gymnasium as gym
@@ -9,7 +10,8 @@ import numpy as np
 from gymnasium import spaces
 
 from vla_gym.actions.tokenizer import N_BINS
-from vla_gym.errors import InvalidActionError, UnknownNameError
+from vla_gym.envs.starts import Starts
+from vla_gym.errors import InvalidActionError
 from vla_gym.instructions import INSTRUCTION_BYTES, encode_instruction
 from vla_gym.tasks.registry import COMMAND_DIM
 from vla_gym.type_aliases import Int64Array, Observation, UInt8Array
@@ -77,9 +79,8 @@ class ToyLiberoEnv(gym.Env[Observation, Int64Array]):
         self.horizon = horizon
         self.chunk_size = chunk_size
         self.n_init_states = n_init_states
-        self.task_ids = tuple(range(len(INSTRUCTIONS))) if task_ids is None else tuple(task_ids)
-        for task_id in self.task_ids:
-            self._check_known("task_id", task_id, len(INSTRUCTIONS))
+        self.starts = Starts(len(INSTRUCTIONS), n_init_states, task_ids)
+        self.task_ids = self.starts.task_ids
         self.observation_space: spaces.Space[Any] = spaces.Dict(
             {
                 "agentview": spaces.Box(0, 255, (image_size, image_size, 3), np.uint8),
@@ -92,11 +93,6 @@ class ToyLiberoEnv(gym.Env[Observation, Int64Array]):
         self.init_state_id = 0
         self._elapsed = 0
 
-    @staticmethod
-    def _check_known(kind: str, value: int, count: int) -> None:
-        if value not in range(count):
-            raise UnknownNameError(kind, value, range(count))
-
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
@@ -106,20 +102,23 @@ class ToyLiberoEnv(gym.Env[Observation, Int64Array]):
         :param seed: seed of ``np_random``; None keeps the generator
         :param options: ``task_id`` and ``init_state_id``; what is missing is sampled
         :return: observation and info
-        :raises UnknownNameError: if a given number does not exist
+        :raises UnknownNameError: if a given number is not offered
         """
         super().reset(seed=seed)
         options = options or {}
-        task_id = options.get("task_id")
-        init_state_id = options.get("init_state_id")
-        self.task_id = int(self.np_random.choice(self.task_ids)) if task_id is None else int(task_id)
-        self.init_state_id = int(
-            self.np_random.integers(self.n_init_states) if init_state_id is None else init_state_id
+        self.task_id, self.init_state_id = self.starts.draw(
+            self.np_random, options.get("task_id"), options.get("init_state_id")
         )
-        self._check_known("task_id", self.task_id, len(INSTRUCTIONS))
-        self._check_known("init_state_id", self.init_state_id, self.n_init_states)
         self._elapsed = 0
         return self._observation(), self._info(is_success=False, executed_steps=0)
+
+    def set_start_weights(self, weights: Mapping[tuple[int, int], float] | None) -> None:
+        """
+        Say how often ``reset`` draws each start; see :meth:`vla_gym.envs.libero_env.LiberoEnv.set_start_weights`.
+
+        :param weights: relative frequency by (task_id, init_state_id); None: uniform
+        """
+        self.starts.set_weights(weights)
 
     def step(self, action: Int64Array) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """

@@ -49,6 +49,10 @@ class JointRule:
             return self.inclusive
         return bool(qpos > self.threshold) is self.above
 
+    def distance(self, qpos: float) -> float:
+        """How far (rad or m) ``qpos`` is from the threshold, if on the wrong side of it, else 0."""
+        return max(0.0, self.threshold - qpos if self.above else qpos - self.threshold)
+
 
 JOINT_RULES: Mapping[str, Mapping[str, JointRule]] = MappingProxyType(
     {

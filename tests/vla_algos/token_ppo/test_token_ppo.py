@@ -9,7 +9,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.utils import obs_as_tensor
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from vla_algos import BC, TokenPPO, evaluate_policy_on_suite
+from vla_algos import TokenPPO
 from vla_algos.errors import UnknownNameError
 from vla_algos.models import save_vla
 from vla_gym.envs.toy_env import ToyLiberoEnv
@@ -264,51 +264,6 @@ def test_wrong_arguments_are_named(toy_vec_env):
 
 def test_bare_env_works():
     make_model(ToyLiberoEnv(image_size=32), n_steps=8).learn(8)
-
-
-def sampled_success(model, repeats=8):
-    """Mean over several evaluations of sampled actions, each of 16 one-step episodes."""
-    env_fn = partial(ToyLiberoEnv, horizon=1)
-    return np.mean(
-        [
-            evaluate_policy_on_suite(
-                model, "toy", 8, n_envs=16, deterministic=False, env_fn=env_fn, vec_env_cls=DummyVecEnv
-            ).success_rate
-            for _ in range(repeats)
-        ]
-    )
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("ratio_level", ["action", "token"])
-def test_success_improves_after_imitating_an_unreliable_expert(ratio_level, tmp_path, toy_vec_env, demonstrations):
-    """Imitation makes the policy choose among few bins, on the average as badly as its expert; PPO sorts them out."""
-    bc = BC(
-        "VLAPolicy",
-        dataset=demonstrations(1000, reliability=0.75),
-        policy_kwargs={"vla": "nano"},
-        learning_rate=2e-3,
-        label_smoothing=0.0,
-        seed=0,
-        device="cpu",
-    ).learn(250)
-    before = sampled_success(bc)
-    save_vla(bc.policy.vla, tmp_path / "vla")
-    model = TokenPPO(
-        "VLAPolicy",
-        toy_vec_env(16, horizon=1),
-        learning_rate=3e-4,
-        n_steps=16,
-        n_epochs=4 if ratio_level == "token" else 2,
-        ratio_level=ratio_level,
-        temperature=1.0,
-        critic_warmup_iterations=1,
-        policy_kwargs={"vla": str(tmp_path / "vla")},
-        seed=0,
-        device="cpu",
-    ).learn(3072)
-    assert before < 0.65
-    assert sampled_success(model) > 0.8
 
 
 def test_values_have_no_gradient_into_the_image_when_detached(toy_vec_env):

@@ -110,6 +110,13 @@ def test_rule_boundaries() -> None:
     assert not JointRule(True, 0.5)(0.5)
 
 
+def test_distance_of_a_joint_from_its_goal() -> None:
+    above, below = JointRule(True, 0.5), JointRule(False, -0.14)
+    assert [above.distance(q) for q in (0.25, 0.5, 0.75)] == [0.25, 0.0, 0.0]
+    assert [below.distance(q) for q in (-0.2, -0.14)] == [0.0, 0.0]
+    assert below.distance(0.0) == pytest.approx(0.14)
+
+
 def test_atoms_survive_json() -> None:
     atom = Atom("on", ("a", "b"), geoms=("g",), target_size=(0.1, 0.2, 0.3))
     as_json = {k: list(v) if isinstance(v, tuple) else v for k, v in atom.to_dict().items()}

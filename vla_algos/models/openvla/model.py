@@ -20,13 +20,11 @@ from vla_algos.models.decoding import DecodedActions, ScoredActions, choose, sco
 from vla_algos.models.kv_cache import KVCache
 from vla_algos.models.openvla.config import N_BINS, OpenVLAConfig
 from vla_algos.models.openvla.heads import ProprioEncoder, ValueHead
+from vla_algos.models.openvla.init import init_weights
 from vla_algos.models.openvla.llm import build_llama, run_llama
 from vla_algos.models.openvla.processor import Processor
-from vla_algos.models.openvla.vision import Projector, VisionBackbone, VisionTower
+from vla_algos.models.openvla.vision import Projector, VisionBackbone
 from vla_algos.models.transformers_import import PreTrainedTokenizerBase
-
-# the last layer of each branch that adds to a residual stream
-RESIDUAL_BRANCH_ENDS = ("attn.proj", "mlp.fc2", "o_proj", "down_proj")
 
 
 class _Prompt(NamedTuple):
@@ -64,34 +62,7 @@ class OpenVLA(nn.Module):
             self.proprio_encoder = ProprioEncoder(config)
         if config.value_head_width:
             self.value_head = ValueHead(config.llm.hidden, config.value_head_width)
-        self._init_weights()
-
-    @th.no_grad()
-    def _init_weights(self) -> None:
-        """
-        Initialise for training from scratch.
-
-        A decision is read at a token that is the same for all observations. The scales make what that token attends to
-        outweigh the token itself from the first step on; found by experiment on the nano preset, which with
-        transformers' 0.02 everywhere spends thousands of updates before it looks at its inputs.
-        """
-        config = self.config
-        for name, module in self.named_modules():
-            if isinstance(module, (nn.Linear, nn.Conv2d)) and name != "language_model.lm_head":
-                depth = config.llm.layers if name.startswith("language_model") else config.towers[0].depth
-                n_summands = 2 * depth if name.endswith(RESIDUAL_BRANCH_ENDS) else 1
-                nn.init.normal_(module.weight, std=(module.weight[0].numel() * n_summands) ** -0.5)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-            elif isinstance(module, VisionTower):
-                nn.init.normal_(module.pos_embed, std=0.5)
-        self.language_model.model.embed_tokens.weight.mul_(0.2)
-        if config.proprio_dim:
-            self.proprio_encoder.fc2.weight.mul_(3)
-        # a policy that starts close to uniform, and values that start close to 0
-        self.language_model.lm_head.weight[config.llm.vocab - N_BINS : config.llm.vocab].mul_(0.1)
-        if config.value_head_width:
-            self.value_head.fc2.weight.mul_(0.01)
+        init_weights(self)
 
     @property
     def device(self) -> th.device:
@@ -127,7 +98,7 @@ class OpenVLA(nn.Module):
         """
         Choose actions token by token: one prefill, then one cached step per further token.
 
-        :param images: (N, 3 * cameras, H, W) uint8 RGB
+        :param images: (N, 3 * cameras, H, W) uint8 RGB, or what ``encode_images`` makes of it
         :param instructions: N texts
         :param proprio: (N, proprio_dim) float32, None for a model without it
         :param temperature: divides the logits, above 0
@@ -144,7 +115,7 @@ class OpenVLA(nn.Module):
         steps, llm = self.config.action_tokens, self.config.llm
         shape = (llm.layers, n, llm.heads, s + steps - 1, llm.hidden // llm.heads)
         cache = KVCache(shape, prompt.embeds.dtype, prompt.embeds.device)
-        hidden = self._run_prompt(prompt, cache)
+        hidden = prompt_hidden = self._run_prompt(prompt, cache)
         values = self._values(hidden)
         head = self._action_head() if constrained else self.language_model.lm_head.weight
         ids: list[th.Tensor] = []
@@ -161,7 +132,7 @@ class OpenVLA(nn.Module):
         bins = self.bins_to_ids(th.stack(ids, dim=1))
         if not constrained:
             bins = bins.clamp(0, N_BINS - 2)
-        return DecodedActions(bins, th.stack(log_probs, dim=1), values)
+        return DecodedActions(bins, th.stack(log_probs, dim=1), values, prompt_hidden)
 
     def score_actions(
         self,
@@ -175,7 +146,7 @@ class OpenVLA(nn.Module):
         """
         Log-probabilities of given actions in one teacher-forced pass, with gradients.
 
-        :param images: (N, 3 * cameras, H, W) uint8 RGB
+        :param images: (N, 3 * cameras, H, W) uint8 RGB, or what ``encode_images`` makes of it
         :param instructions: N texts
         :param bins: (N, A) int64, 0..255
         :param proprio: (N, proprio_dim) float32, None for a model without it
@@ -199,7 +170,7 @@ class OpenVLA(nn.Module):
         """
         Teacher-forced logits over the 256 bins, with gradients.
 
-        :param images: (N, 3 * cameras, H, W) uint8 RGB
+        :param images: (N, 3 * cameras, H, W) uint8 RGB, or what ``encode_images`` makes of it
         :param instructions: N texts
         :param bins: (N, A) int64, 0..255
         :param proprio: (N, proprio_dim) float32, None for a model without it
@@ -214,26 +185,48 @@ class OpenVLA(nn.Module):
         """
         Values of observations, with gradients.
 
-        :param images: (N, 3 * cameras, H, W) uint8 RGB
+        :param images: (N, 3 * cameras, H, W) uint8 RGB, or what ``encode_images`` makes of it
         :param instructions: N texts
         :param proprio: (N, proprio_dim) float32, None for a model without it
         :return: (N,) float32; NaN for a model without value head
         :raises ModelInputError: if an input does not fit the model
         """
-        return self._values(self._run_prompt(self._prompt(images, instructions, proprio)))
+        return self._values(self.prompt_hidden(images, instructions, proprio))
 
-    def embed_prompts(self, pixels: th.Tensor, ids: th.Tensor, proprio: th.Tensor | None = None) -> th.Tensor:
+    def prompt_hidden(self, images: th.Tensor, instructions: list[str], proprio: th.Tensor | None = None) -> th.Tensor:
+        """
+        Hidden state of the prompt's last token, which the value head reads, with gradients.
+
+        :param images: (N, 3 * cameras, H, W) uint8 RGB, or what ``encode_images`` makes of it
+        :param instructions: N texts
+        :param proprio: (N, proprio_dim) float32, None for a model without it
+        :return: (N, hidden)
+        :raises ModelInputError: if an input does not fit the model
+        """
+        return self._run_prompt(self._prompt(images, instructions, proprio))
+
+    def encode_images(self, images: th.Tensor) -> th.Tensor:
+        """
+        What the vision towers see; takes the place of ``images`` everywhere, to spare running them again.
+
+        :param images: (N, 3 * cameras, H, W) uint8 RGB
+        :return: (N, cameras * patches, channels) in the model's type
+        :raises ModelInputError: if type or shape is wrong
+        """
+        features = self.vision_backbone(self.processor.images(images.to(self.device)).to(self.dtype))
+        return features.reshape(len(images), -1, features.shape[-1])
+
+    def embed_prompts(self, features: th.Tensor, ids: th.Tensor, proprio: th.Tensor | None = None) -> th.Tensor:
         """
         Input embeddings of the language model: ``<s>``, patches, [proprioception token], rest of the prompt.
 
-        :param pixels: (N * cameras, 3 * towers, image_size, image_size), normalised, the cameras of a row adjacent
+        :param features: (N, cameras * patches, channels), see ``encode_images``
         :param ids: (N, L) int64 prompt ids, ``<s>`` first
         :param proprio: (N, proprio_dim) float32, None for a model without it
         :return: (N, S, hidden)
         """
         text = self.language_model.model.embed_tokens(ids)
-        patches = self.projector(self.vision_backbone(pixels.to(self.dtype)))
-        parts = [text[:, :1], patches.reshape(len(ids), -1, patches.shape[-1])]
+        parts = [text[:, :1], self.projector(features)]
         if proprio is not None:
             parts.append(self.proprio_encoder(proprio))
         return th.cat([*parts, text[:, 1:]], dim=1)
@@ -241,7 +234,8 @@ class OpenVLA(nn.Module):
     def _prompt(self, images: th.Tensor, instructions: list[str], proprio: th.Tensor | None) -> _Prompt:
         self._check_inputs(images, instructions, proprio)
         batch = self.processor.prompts(instructions, self.device)
-        embeds = self.embed_prompts(self.processor.images(images.to(self.device)), batch.ids, proprio)
+        features = images if images.ndim == 3 else self.encode_images(images)
+        embeds = self.embed_prompts(features, batch.ids, proprio)
         s, longest = embeds.shape[1], batch.ids.shape[1]
         if min(batch.lengths) == longest:
             return _Prompt(embeds, th.full((1, 1), s, device=self.device), None)

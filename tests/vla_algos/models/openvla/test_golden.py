@@ -51,7 +51,7 @@ def test_logits(case):
         pixels = th.from_numpy(reference["pixel_values"][i : i + 1])
         ids = th.from_numpy(reference[f"prefix_ids_{i}"]).unsqueeze(0)
         with th.no_grad():
-            x = model.embed_prompts(pixels, ids)
+            x = model.embed_prompts(model.vision_backbone(pixels), ids)
             hidden = run_llama(model.language_model, x, th.arange(x.shape[1]).unsqueeze(0))
             logits = model.language_model.lm_head(hidden)[0]
         name = f"logits_{i}" if f"logits_{i}" in reference else f"logits_text_{i}"

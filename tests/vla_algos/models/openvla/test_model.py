@@ -243,14 +243,30 @@ def test_each_camera_matters_and_its_place(two_cameras, inputs):
 def test_patches_of_the_cameras_follow_each_other(two_cameras, lively_nano, inputs):
     images = th.cat([inputs.images, inputs.images.flip(0)], dim=1)
     ids = th.tensor([[1, 5, 2]]).expand(4, -1)
-    embeds = two_cameras.embed_prompts(two_cameras.processor.images(images), ids, inputs.proprio)
+    embeds = two_cameras.embed_prompts(two_cameras.encode_images(images), ids, inputs.proprio)
     singles = [
-        lively_nano.embed_prompts(lively_nano.processor.images(view), ids, inputs.proprio)
+        lively_nano.embed_prompts(lively_nano.encode_images(view), ids, inputs.proprio)
         for view in (inputs.images, inputs.images.flip(0))
     ]
     patches = lively_nano.config.patches
     expected = th.cat([singles[0][:, : 1 + patches], singles[1][:, 1:]], dim=1)
     th.testing.assert_close(embeds, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_encoded_images_take_the_place_of_images(two_cameras, inputs):
+    images = th.cat([inputs.images, inputs.images.flip(0)], dim=1)
+    rest = inputs.instructions, inputs.proprio
+    features = two_cameras.encode_images(images)
+    assert features.shape == (4, 2 * two_cameras.config.patches, two_cameras.config.towers[0].width)
+    for one, other in zip(
+        two_cameras.decode_actions(images, *rest, deterministic=True),
+        two_cameras.decode_actions(features, *rest, deterministic=True),
+        strict=True,
+    ):
+        assert th.equal(one, other)
+    hidden = two_cameras.prompt_hidden(features, *rest)
+    assert th.equal(two_cameras.decode_actions(images, *rest).hidden, hidden)
+    assert th.equal(two_cameras.value_head(hidden), two_cameras.predict_values(images, *rest))
 
 
 def test_a_missing_camera_is_named(two_cameras, inputs):

@@ -1,0 +1,88 @@
+"""The policy that a run started from can be asked at any time, and holds the run back."""
+
+import pytest
+import torch as th
+
+from vla_algos import TokenPPO
+from vla_algos.common.reference import ReferenceWeights
+from vla_algos.models import save_vla
+from vla_algos.policies import VLAPolicy
+from vla_gym.envs.toy_env import ToyLiberoEnv
+
+
+def make_policy(**kwargs):
+    env = ToyLiberoEnv()
+    return VLAPolicy(env.observation_space, env.action_space, lambda _: 1e-3, **{"vla": "nano", "seed": 0, **kwargs})
+
+
+def logits(policy):
+    generator = th.Generator().manual_seed(0)
+    images = th.randint(0, 256, (3, 3, 64, 64), dtype=th.uint8, generator=generator)
+    with th.no_grad():
+        return policy.vla.action_logits(images, ["left", "right", "up"], th.ones(3, 7, dtype=th.int64), th.zeros(3, 8))
+
+
+@pytest.mark.parametrize("lora", [None, {"rank": 2}])
+@pytest.mark.parametrize("freeze_vision", [False, True])
+def test_reference_is_what_the_policy_was(lora, freeze_vision, tmp_path):
+    if lora is not None:
+        pytest.importorskip("peft")
+    save_vla(make_policy().vla, tmp_path)
+    policy = make_policy(vla=tmp_path, lora=lora, freeze_vision=freeze_vision)
+    reference = ReferenceWeights(policy.vla)
+    before = logits(policy)
+    learning = {name for name, p in policy.named_parameters() if p.requires_grad}
+    with th.no_grad():
+        for parameter in policy.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.05)
+    moved = logits(policy)
+    assert (moved - before).abs().max() > 1e-3
+    with reference.put_into(policy.vla):
+        th.testing.assert_close(logits(policy), before, atol=1e-6, rtol=0)
+    assert th.equal(logits(policy), moved)
+    assert {name for name, p in policy.named_parameters() if p.requires_grad} == learning
+    if lora is not None:
+        # adapters are switched off, not copied
+        assert len(reference.names) < 20
+
+
+def distance(kl_coef, toy_vec_env):
+    """How far some updates with rewards that say nothing lead."""
+    model = TokenPPO(
+        "VLAPolicy",
+        toy_vec_env(8),
+        learning_rate=1e-3,
+        n_steps=8,
+        n_epochs=4,
+        critic_warmup_iterations=0,
+        kl_coef=kl_coef,
+        policy_kwargs={"vla": "nano", "seed": 0},
+        seed=0,
+        device="cpu",
+    ).learn(8 * 8 * 4)
+    start = make_policy(seed=0)
+    p, q = (th.log_softmax(logits(policy), dim=-1) for policy in (start, model.policy))
+    return (p.exp() * (p - q)).sum(-1).mean().item(), model.logger.name_to_value
+
+
+def test_the_penalty_holds_the_policy_back(toy_vec_env):
+    free, figures = distance(0.0, toy_vec_env)
+    assert "train/reference_kl" not in figures
+    held, figures = distance(10.0, toy_vec_env)
+    assert figures["train/reference_kl"] > 0
+    assert held < 0.5 * free
+
+
+def test_the_first_estimate_of_the_distance_is_zero(toy_vec_env):
+    model = TokenPPO(
+        "VLAPolicy",
+        toy_vec_env(2),
+        n_steps=4,
+        batch_size=8,
+        critic_warmup_iterations=0,
+        kl_coef=0.1,
+        policy_kwargs={"vla": "nano"},
+        device="cpu",
+    ).learn(8)
+    assert abs(model.logger.name_to_value["train/reference_kl"]) < 1e-6

@@ -1,0 +1,1 @@
+"""What the algorithms share that learn from a policy's own experience."""

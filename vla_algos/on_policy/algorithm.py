@@ -1,0 +1,321 @@
+"""What the algorithms share that improve a vision-language-action model by its own experience."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.callbacks import BaseCallback, ConvertCallback
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from stable_baselines3.common.utils import FloatSchedule
+from stable_baselines3.common.vec_env import VecEnv
+
+import vla_gym  # noqa: F401 - registers the environment ids
+from vla_algos.common.buffers import TokenRolloutBuffer
+from vla_algos.common.interrupts import deferred_interrupt
+from vla_algos.common.losses import PolicyLoss, kl_estimate, masked_mean, ratio_mask, token_ppo_loss
+from vla_algos.common.reference import ReferenceWeights
+from vla_algos.common.resumption import boundary_seed, generator_states, restore_generators
+from vla_algos.common.saving import SavedWithoutFrozenWeights
+from vla_algos.common.type_aliases import RatioLevel, TokenRolloutBufferSamples
+from vla_algos.errors import SpaceError, TrainingDivergedError
+from vla_algos.on_policy.callbacks import TokenRolloutCallback
+from vla_algos.policies import VLAPolicy
+from vla_algos.policies.vla_policy import FEATURES
+
+LAST_FILE = "last.zip"
+MAX_SKIPPED_IN_A_ROW = 3
+REFERENCE_LOG_PROB = "reference_log_prob"
+_SCORING_BATCH = 64
+
+
+class TokenOnPolicyAlgorithm(SavedWithoutFrozenWeights, OnPolicyAlgorithm):
+    """
+    SB3's on-policy loop over action tokens; what a subclass adds is where advantages come from.
+
+    - Roll-outs keep the log-probability of every token at sampling time.
+    - Gradients of a minibatch may be accumulated over micro-batches, in bfloat16.
+    - An update whose loss or gradient is not finite is skipped and counted; three in a row end the run.
+    - With ``checkpoint_folder`` the run is saved every ``checkpoint_interval`` iterations, and at Ctrl-C, to
+      ``last.zip`` there. ``load`` it and call ``learn(model.remaining_timesteps, reset_num_timesteps=False)``: on a CPU
+      the run goes on with the same bits as if nothing had happened. For that, environments start anew with a seed of
+      the iteration wherever a run is saved.
+
+    :param ratio_level: "action" (product over the tokens) or "token"
+    :param clip_range: of the ratio
+    :param kl_coef: weight of the mean KL per token to the policy that the run started from
+    """
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"VLAPolicy": VLAPolicy}
+    policy: VLAPolicy  # type: ignore[assignment]
+    rollout_buffer: TokenRolloutBuffer
+
+    def __init__(
+        self,
+        policy: str | type[VLAPolicy],
+        env: GymEnv | str,
+        *,
+        batch_size: int,
+        n_epochs: int,
+        clip_range: float | Schedule,
+        ratio_level: RatioLevel,
+        temperature: float,
+        kl_coef: float,
+        target_kl: float | None,
+        micro_batch_size: int | None,
+        use_bf16: bool,
+        checkpoint_folder: str | Path | None,
+        checkpoint_interval: int,
+        needs_reference: bool = False,
+        buffer_class: type = TokenRolloutBuffer,
+        _init_setup_model: bool,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            policy,  # type: ignore[arg-type]
+            env,
+            use_sde=False,
+            sde_sample_freq=-1,
+            rollout_buffer_class=buffer_class,  # type: ignore[arg-type]
+            _init_setup_model=False,
+            **kwargs,
+        )
+        self.batch_size = batch_size
+        self.n_epochs = n_epochs
+        self.clip_range = clip_range
+        self.ratio_level = ratio_level
+        self.temperature = temperature
+        self.kl_coef = kl_coef
+        self._needs_reference = needs_reference or kl_coef > 0.0
+        self.target_kl = target_kl
+        self.micro_batch_size = micro_batch_size
+        self.use_bf16 = use_bf16
+        self.checkpoint_folder = None if checkpoint_folder is None else str(checkpoint_folder)
+        self.checkpoint_interval = checkpoint_interval
+        self.reference: ReferenceWeights | None = None
+        self._n_iterations = 0
+        self._n_skipped_updates = 0
+        self._n_skipped_in_a_row = 0
+        self._generator_states: dict[str, Any] | None = None
+        self._is_interrupted: Callable[[], bool] = _never
+        if _init_setup_model:
+            self._setup_model()
+
+    def _setup_model(self) -> None:
+        name = type(self).__name__
+        # an unknown level is named here, not after a roll-out
+        ratio_mask(th.ones(1, 1, dtype=th.bool), self.ratio_level)
+        if not issubclass(self.policy_class, VLAPolicy):
+            raise TypeError(f'{name} works on action tokens and needs "VLAPolicy", not {self.policy_class.__name__}.')
+        if "temperature" in self.policy_kwargs:
+            raise ValueError(f"Pass temperature to {name}, not in policy_kwargs: sampling and ratios share it.")
+        if not isinstance(self.observation_space, spaces.Dict):
+            raise SpaceError(
+                f"Observation space is {self.observation_space}; expected the Dict of a vla_gym environment."
+            )
+        super()._setup_model()
+        self.policy.temperature = self.temperature
+        self.policy.token_level = True
+        self.clip_range = FloatSchedule(self.clip_range)
+        if self._needs_reference:
+            self.reference = ReferenceWeights(self.policy.vla)
+        if self.env is not None:
+            self.policy.check_env(self.env)
+
+    def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
+        callbacks = callback if isinstance(callback, list) else [callback]
+        callbacks = [c if isinstance(c, BaseCallback) else ConvertCallback(c) for c in callbacks]
+        return super()._init_callback([TokenRolloutCallback(), *callbacks], progress_bar)
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "reference", "_is_interrupted", "_last_obs"]
+
+    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
+        state_dicts, tensors = super()._get_torch_save_params()
+        return [*state_dicts, *(["reference"] if self._needs_reference else [])], tensors
+
+    @property
+    def remaining_timesteps(self) -> int:
+        """Decisions that the last call of ``learn`` has not taken."""
+        return max(0, self._total_timesteps - self.num_timesteps)
+
+    def learn(  # noqa: D102 - inherited
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int = 1,
+        tb_log_name: str | None = None,
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> Any:
+        if reset_num_timesteps:
+            self._n_iterations = 0
+            self._generator_states = None
+            if self.reference is not None:
+                self.reference = ReferenceWeights(self.policy.vla)
+        name = tb_log_name or type(self).__name__
+        with deferred_interrupt() as self._is_interrupted:
+            super().learn(total_timesteps, callback, log_interval, name, reset_num_timesteps, progress_bar)
+            if self._is_interrupted():
+                raise KeyboardInterrupt
+        return self
+
+    def collect_rollouts(
+        self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
+    ) -> bool:
+        """As SB3's; behind a checkpoint, environments and generators first start from what was saved."""
+        if self._is_interrupted():
+            return False
+        if self._generator_states is not None:
+            restore_generators(self._generator_states)
+            self._generator_states = None
+            env.seed(boundary_seed(self.seed, self._n_iterations))
+            self._last_obs = env.reset()  # type: ignore[assignment]
+            self._last_episode_starts = np.ones((env.num_envs,), dtype=bool)
+        return self._collect(env, callback, rollout_buffer, n_rollout_steps)
+
+    def _collect(
+        self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
+    ) -> bool:
+        return super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
+
+    def train(self) -> None:
+        """Update the policy from the current roll-out, and save the run if it is time to."""
+        start = time.perf_counter()
+        self.policy.set_training_mode(True)
+        self._update_learning_rate(self.policy.optimizer)
+        history = self._update()
+        for name, figures in history.items():
+            # before the first step the two policies are one, and any deviation is an error of decoding or scoring
+            self.logger.record(f"train/{name}", figures[0] if name == "ratio_deviation" else float(np.mean(figures)))
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+        self.logger.record("train/skipped_updates", self._n_skipped_updates)
+        self.logger.record("time/train_seconds", time.perf_counter() - start)
+        self._n_iterations += 1
+        is_due = self._n_iterations % self.checkpoint_interval == 0 or self._is_interrupted()
+        if self.checkpoint_folder is not None and is_due:
+            self._save_checkpoint()
+
+    def _save_checkpoint(self) -> None:
+        self._generator_states = generator_states()
+        self.save(Path(str(self.checkpoint_folder)) / LAST_FILE)
+
+    def _update(self) -> dict[str, list[float]]:
+        """All gradient steps of one iteration; returns the figures of each minibatch."""
+        raise NotImplementedError
+
+    def _minibatches(self) -> Iterator[TokenRolloutBufferSamples]:
+        yield from self.rollout_buffer.get(self.batch_size)
+
+    def _run_epochs(self, clip_range: float) -> dict[str, list[float]]:
+        """Passes over the roll-out that train the actor, and the critic if it shares the actor's gradient."""
+        history: dict[str, list[float]] = defaultdict(list)
+        for epoch in range(self.n_epochs):
+            for minibatch in self._minibatches():
+                self.policy.optimizer.zero_grad()
+                figures = self._accumulate_gradients(minibatch, clip_range)
+                for name, figure in figures.items():
+                    history[name].append(figure)
+                if self.target_kl is not None and figures.get("approx_kl", 0.0) > 1.5 * self.target_kl:
+                    self.logger.record("train/early_stop_epoch", epoch)
+                    self.policy.optimizer.zero_grad()
+                    return history
+                self._step(figures["loss"])
+            self._n_updates += 1
+        return history
+
+    def _accumulate_gradients(self, minibatch: TokenRolloutBufferSamples, clip_range: float) -> dict[str, float]:
+        """Backward passes over the micro-batches, whose losses are weighted to add up to that of the minibatch."""
+        n_samples = len(minibatch.actions)
+        n_tokens = minibatch.token_mask.sum()
+        n_ratios = ratio_mask(minibatch.token_mask, self.ratio_level).sum()
+        figures: dict[str, float] = defaultdict(float)
+        for part in minibatch.split(self.micro_batch_size):
+            values, log_probs, entropy = self._evaluate(part)
+            policy_loss = self._policy_loss(log_probs, part, clip_range, n_ratios)
+            entropy_loss = -masked_mean(entropy, part.token_mask, n_tokens)
+            loss = policy_loss.loss + self.ent_coef * entropy_loss
+            if self.kl_coef:
+                kl = kl_estimate(part.memory[REFERENCE_LOG_PROB] - log_probs)
+                kl_loss = masked_mean(kl, part.token_mask, n_tokens)
+                loss = loss + self.kl_coef * kl_loss
+                figures["reference_kl"] += kl_loss.item()
+            value_loss = self._value_loss(part, values.flatten(), n_samples)
+            if value_loss is not None:
+                loss = loss + self.vf_coef * value_loss
+                figures["value_loss"] += value_loss.item()
+            loss.backward()  # type: ignore[no-untyped-call]
+            figures["policy_gradient_loss"] += policy_loss.loss.item()
+            figures["entropy_loss"] += entropy_loss.item()
+            figures["approx_kl"] += policy_loss.approx_kl.item()
+            figures["clip_fraction"] += policy_loss.clip_fraction.item()
+            figures["ratio_deviation"] = max(figures["ratio_deviation"], policy_loss.ratio_deviation.item())
+            figures["loss"] += loss.item()
+        return figures
+
+    def _policy_loss(
+        self, log_probs: th.Tensor, part: TokenRolloutBufferSamples, clip_range: float, n_ratios: th.Tensor
+    ) -> PolicyLoss:
+        """Share of a micro-batch in the loss of ``n_ratios`` ratios."""
+        return token_ppo_loss(
+            log_probs, part.old_log_prob, part.advantages, part.token_mask, clip_range, self.ratio_level, n_ratios
+        )
+
+    def _value_loss(self, part: TokenRolloutBufferSamples, values: th.Tensor, n_samples: int) -> th.Tensor | None:
+        """Share of a micro-batch in the value loss of ``n_samples``; None where values are not learned with it."""
+        return None
+
+    def _evaluate(self, part: TokenRolloutBufferSamples) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
+        observations = part.observations
+        if FEATURES in part.memory:
+            observations = {**observations, FEATURES: part.memory[FEATURES]}
+        with th.autocast(self.device.type, th.bfloat16, enabled=self.use_bf16):
+            return self.policy.evaluate_actions(observations, part.actions)
+
+    def _remember_reference(self) -> None:
+        """Score the roll-out by the policy that the run started from."""
+        if self.reference is None:
+            return
+        buffer = self.rollout_buffer
+        buffer.flatten()
+        n_samples = len(buffer.actions)
+        parts = []
+        with self.reference.put_into(self.policy.vla):
+            for start in range(0, n_samples, _SCORING_BATCH):
+                indices = np.arange(start, min(start + _SCORING_BATCH, n_samples))
+                parts.append(self._evaluate(buffer.samples(indices))[1].cpu())
+        buffer.memory[REFERENCE_LOG_PROB] = th.cat(parts)
+
+    def _step(self, loss: float) -> None:
+        """Clip and apply the gradients, or drop them if anything is not finite."""
+        grad_norm = th.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
+        if np.isfinite(loss) and th.isfinite(grad_norm):
+            self.policy.optimizer.step()
+            self._n_skipped_in_a_row = 0
+            return
+        self.policy.optimizer.zero_grad()
+        self._n_skipped_updates += 1
+        self._n_skipped_in_a_row += 1
+        if self._n_skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
+            where = "nowhere, as there is no checkpoint_folder"
+            if self.checkpoint_folder is not None:
+                self._save_checkpoint()
+                where = str(Path(self.checkpoint_folder) / LAST_FILE)
+            raise TrainingDivergedError(
+                f"{self._n_skipped_in_a_row} updates in a row had a loss ({loss}) or a gradient ({grad_norm.item()}) "
+                f"that is not finite. None was applied; the model was saved to: {where}. Lower learning_rate, or "
+                "look for rewards or observations that are not finite."
+            )
+
+
+def _never() -> bool:
+    return False

@@ -1,0 +1,142 @@
+"""Whole episodes in groups that share their start, for algorithms that compare episodes with each other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.type_aliases import TensorDict
+
+from vla_algos.common.type_aliases import TokenRolloutBufferSamples
+from vla_gym.tasks.registry import COMMAND_DIM
+
+
+@dataclass
+class Rollout:
+    """
+    One episode of a group.
+
+    :param group: number of its group; episodes of a group have the same start
+    :param rows: its decisions, as rows of an :class:`EpisodeBuffer`
+    :param rewards: reward of each decision
+    :param is_success: what ``info["is_success"]`` said at its end
+    """
+
+    group: int
+    rows: list[int] = field(default_factory=list)
+    rewards: list[float] = field(default_factory=list)
+    is_success: bool = False
+
+    def discounted_return(self, gamma: float) -> float:
+        """
+        Return of the episode from its start.
+
+        :param gamma: discount per decision
+        """
+        return float(np.dot(self.rewards, gamma ** np.arange(len(self.rewards))))
+
+
+class EpisodeBuffer:
+    """
+    Decisions of whole episodes, each with an advantage.
+
+    It is made as SB3 makes its buffers; only the device matters.
+
+    :param device: of the samples
+    """
+
+    def __init__(
+        self,
+        buffer_size: int,
+        observation_space: spaces.Space,
+        action_space: spaces.Space,
+        device: th.device | str = "auto",
+        **_: Any,
+    ) -> None:
+        self.device = th.device("cpu") if device == "auto" else th.device(device)
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything stored."""
+        self.rollouts: list[Rollout] = []
+        self.memory: dict[str, th.Tensor] = {}
+        self._parts: list[tuple[TensorDict, th.Tensor, th.Tensor, th.Tensor, TensorDict]] = []
+        self._n_rows = 0
+        self.generator_ready = False
+
+    def add(
+        self,
+        rollouts: Sequence[Rollout],
+        observations: TensorDict,
+        actions: th.Tensor,
+        log_probs: th.Tensor,
+        rewards: np.ndarray,
+        infos: Sequence[dict[str, Any]],
+        memory: TensorDict,
+    ) -> None:
+        """
+        Store one decision of each of K episodes that go on.
+
+        :param rollouts: the episodes, K
+        :param observations: what was seen, per key (K, ...)
+        :param actions: bins (K, A)
+        :param log_probs: of each token at sampling time, (K, A)
+        :param rewards: (K,)
+        :param infos: of the step, K; ``executed_steps``: commands executed (missing: all)
+        :param memory: what else was remembered of sampling, per name (K, ...)
+        """
+        mask = th.ones(actions.shape, dtype=th.bool)
+        for row, (rollout, reward, info) in enumerate(zip(rollouts, rewards, infos, strict=True)):
+            rollout.rows.append(self._n_rows + row)
+            rollout.rewards.append(float(reward))
+            executed_steps = info.get("executed_steps")
+            if executed_steps is not None:
+                mask[row, COMMAND_DIM * int(executed_steps) :] = False
+        self._n_rows += len(rollouts)
+        on_cpu = [{key: value.cpu() for key, value in tensors.items()} for tensors in (observations, memory)]
+        self._parts.append((on_cpu[0], actions.cpu(), log_probs.cpu(), mask, on_cpu[1]))
+
+    def flatten(self) -> None:
+        """Join what was added; does nothing the second time."""
+        if self.generator_ready:
+            return
+        observations, actions, log_probs, masks, memories = zip(*self._parts, strict=True)
+        self.observations = {key: th.cat([part[key] for part in observations]) for key in observations[0]}
+        self.actions, self.log_probs, self.token_mask = th.cat(actions), th.cat(log_probs), th.cat(masks)
+        self.memory = {name: th.cat([part[name] for part in memories]) for name in memories[0]}
+        self.advantages = th.zeros(len(self.actions))
+        self._parts.clear()
+        self.generator_ready = True
+
+    def samples(self, rows: np.ndarray) -> TokenRolloutBufferSamples:
+        """
+        Some of the decisions.
+
+        :param rows: (B,) int64
+        :return: the samples, on the device; values and returns are zero
+        """
+        index = th.as_tensor(rows)
+        nothing = th.zeros(len(index), device=self.device)
+        tensors = (self.actions, self.log_probs, self.advantages, self.token_mask)
+        actions, log_probs, advantages, mask = (tensor[index].to(self.device) for tensor in tensors)
+        observations, memory = (
+            {key: value[index].to(self.device) for key, value in named.items()}
+            for named in (self.observations, self.memory)
+        )
+        return TokenRolloutBufferSamples(observations, actions, nothing, log_probs, advantages, nothing, mask, memory)
+
+    def get(self, batch_size: int, rows: np.ndarray) -> Iterator[TokenRolloutBufferSamples]:
+        """
+        Minibatches in random order, each sample once.
+
+        :param batch_size: samples per minibatch, the last may be smaller
+        :param rows: of the decisions to use
+        :return: the minibatches
+        """
+        order = np.random.permutation(rows)
+        for start in range(0, len(order), batch_size):
+            yield self.samples(order[start : start + batch_size])

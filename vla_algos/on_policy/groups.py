@@ -1,0 +1,138 @@
+"""What the algorithms share that compare episodes from the same start, and need no critic."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch as th
+from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.utils import obs_as_tensor
+from stable_baselines3.common.vec_env import VecEnv
+
+from vla_algos.common.type_aliases import TokenRolloutBufferSamples
+from vla_algos.on_policy.algorithm import TokenOnPolicyAlgorithm
+from vla_algos.on_policy.episodes import EpisodeBuffer, Rollout
+
+
+class GroupAlgorithm(TokenOnPolicyAlgorithm):
+    """
+    Each iteration rolls out ``n_groups`` groups of ``group_size`` whole episodes; those of a group have the same start.
+
+    Starts are drawn by the environments themselves, so a curriculum that weights them goes on to hold. Rewards are
+    summed, whatever they are; success is read from ``info["is_success"]``.
+
+    :param group_size: episodes per start
+    :param n_groups: starts per iteration; together a multiple of the number of environments
+    """
+
+    rollout_buffer: EpisodeBuffer  # type: ignore[assignment]
+
+    def __init__(self, *args: Any, group_size: int, n_groups: int, **kwargs: Any) -> None:
+        self.group_size = group_size
+        self.n_groups = n_groups
+        # nothing is learned from a fixed number of steps, and there are no values to speak of
+        super().__init__(*args, n_steps=1, gae_lambda=1.0, vf_coef=0.0, buffer_class=EpisodeBuffer, **kwargs)
+
+    def _setup_model(self) -> None:
+        super()._setup_model()
+        if self.group_size < 2:
+            raise ValueError(f"group_size is {self.group_size}; an episode needs at least one other to compare with.")
+        if self.env is not None and (self.group_size * self.n_groups) % self.env.num_envs:
+            raise ValueError(
+                f"{self.n_groups} groups of {self.group_size} episodes cannot be shared evenly by {self.env.num_envs} "
+                "environments. Choose n_groups * group_size as a multiple of the number of environments."
+            )
+
+    def _collect(
+        self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
+    ) -> bool:
+        buffer = self.rollout_buffer
+        self.policy.set_training_mode(False)
+        buffer.reset()
+        callback.on_rollout_start()
+        starts = self._draw_starts(env)
+        plan = [(group, start) for group, start in enumerate(starts) for _ in range(self.group_size)]
+        for first in range(0, len(plan), env.num_envs):
+            if not self._roll_out(env, callback, plan[first : first + env.num_envs]):
+                return False
+        buffer.flatten()
+        callback.update_locals(locals())
+        callback.on_rollout_end()
+        return True
+
+    def _draw_starts(self, env: VecEnv) -> list[dict[str, int]]:
+        starts: list[dict[str, int]] = []
+        while len(starts) < self.n_groups:
+            env.reset()
+            starts += [
+                {key: int(info[key]) for key in ("task_id", "init_state_id")} for info in env.unwrapped.reset_infos
+            ]
+        return starts[: self.n_groups]
+
+    def _roll_out(self, env: VecEnv, callback: BaseCallback, plan: list[tuple[int, dict[str, int]]]) -> bool:
+        """One episode in each environment; False if a callback ended the run."""
+        env.set_options([start for _, start in plan])
+        observations = env.reset()
+        episodes = [Rollout(group) for group, _ in plan]
+        running = np.arange(len(plan))
+        while len(running):
+            seen = {key: array[running] for key, array in observations.items()}  # type: ignore[union-attr]
+            with th.no_grad():
+                obs_tensor: Any = obs_as_tensor(seen, self.device)
+                chosen, _, log_probs = self.policy(obs_tensor)
+            # environments whose episode is over repeat anything; what they do is not looked at
+            actions = np.zeros((env.num_envs, chosen.shape[1]), dtype=np.int64)
+            actions[running] = chosen.cpu().numpy()
+            observations, all_rewards, all_dones, all_infos = env.step(actions)
+            rewards, dones, infos = all_rewards[running], all_dones[running], [all_infos[i] for i in running]
+            self.num_timesteps += len(running)
+            callback.update_locals(locals())
+            if not callback.on_step():
+                return False
+            self._update_info_buffer(infos, dones)
+            going = [episodes[i] for i in running]
+            self.rollout_buffer.add(going, obs_tensor, chosen, log_probs, rewards, infos, self.policy.memory)
+            for episode, done, info in zip(going, dones, infos, strict=True):
+                if done:
+                    episode.is_success = bool(info.get("is_success", False))
+            running = running[~dones]
+        self.rollout_buffer.rollouts += episodes
+        return True
+
+    def _groups(self) -> list[list[Rollout]]:
+        groups: list[list[Rollout]] = [[] for _ in range(self.n_groups)]
+        for rollout in self.rollout_buffer.rollouts:
+            groups[rollout.group].append(rollout)
+        return groups
+
+    def _advantages(self, returns: np.ndarray) -> np.ndarray:
+        """Advantages of the episodes of a group from their returns, (group_size,) each."""
+        raise NotImplementedError
+
+    def _update(self) -> dict[str, list[float]]:
+        buffer = self.rollout_buffer
+        rows: list[int] = []
+        kinds: Counter[str] = Counter()
+        for group in self._groups():
+            returns = np.array([rollout.discounted_return(self.gamma) for rollout in group])
+            if np.ptp(returns) == 0.0:
+                kinds["all_succeed" if all(rollout.is_success for rollout in group) else "all_alike"] += 1
+                continue
+            kinds["kept"] += 1
+            for rollout, advantage in zip(group, self._advantages(returns), strict=True):
+                buffer.advantages[rollout.rows] = float(advantage)
+                rows += rollout.rows
+        for kind in ("kept", "all_succeed", "all_alike"):
+            self.logger.record(f"train/groups_{kind}", kinds[kind])
+        if not rows:
+            return {}
+        self._rows = np.array(rows)
+        self._remember_reference()
+        return self._run_epochs(self.clip_range(self._current_progress_remaining))  # type: ignore[operator]
+
+    def _minibatches(self) -> Iterator[TokenRolloutBufferSamples]:
+        yield from self.rollout_buffer.get(self.batch_size, self._rows)

@@ -1,0 +1,81 @@
+"""Whether spaces are what a model can work with."""
+
+from __future__ import annotations
+
+import numpy as np
+from gymnasium import spaces
+
+from vla_algos.errors import SpaceError
+from vla_algos.models.openvla.config import OpenVLAConfig
+from vla_gym.actions.tokenizer import N_BINS
+from vla_gym.instructions import INSTRUCTION_BYTES
+from vla_gym.tasks.registry import COMMAND_DIM
+
+PRIVILEGED = "privileged"
+"""Key of the observation that only a critic reads."""
+
+
+def check_observation_space(space: spaces.Space, config: OpenVLAConfig) -> bool:
+    """
+    Make sure that observations have what a model reads.
+
+    :param space: of the environment
+    :param config: of the model
+    :return: whether images are (H, W, 3), not (3, H, W)
+    :raises SpaceError: if they do not
+    """
+    if not isinstance(space, spaces.Dict):
+        raise SpaceError(f"Observation space is {space}; expected a Dict with agentview and instruction.")
+    cameras, dim = config.cameras, config.proprio_dim
+    needed = [*cameras, "instruction"] + (["proprio"] if dim else [])
+    missing = [key for key in needed if key not in space.spaces]
+    if missing:
+        raise SpaceError(
+            f"Observation space lacks {', '.join(missing)}; it has {', '.join(space.spaces)}. "
+            "Use a vla_gym environment without wrappers that drop keys."
+        )
+    shape = space[cameras[0]].shape or ()
+    for camera in cameras:
+        is_image = len(space[camera].shape or ()) == 3 and space[camera].dtype == np.uint8
+        if not is_image or 3 not in (space[camera].shape[0], space[camera].shape[-1]):
+            raise SpaceError(f"{camera} is {space[camera]}; expected a uint8 image (H, W, 3) or (3, H, W).")
+        if space[camera].shape != shape:
+            raise SpaceError(f"{camera} is {space[camera].shape}, {cameras[0]} {shape}; expected equal shapes.")
+    if space["instruction"].shape != (INSTRUCTION_BYTES,):
+        raise SpaceError(f"instruction is {space['instruction']}; expected ({INSTRUCTION_BYTES},) uint8.")
+    if dim and space["proprio"].shape != (dim,):
+        raise SpaceError(f"proprio is {space['proprio']}; the model takes ({dim},) float32.")
+    return shape[0] != 3
+
+
+def privileged_dim(space: spaces.Dict) -> int:
+    """
+    Numbers in the privileged observation.
+
+    :param space: of the environment
+    :raises SpaceError: if there is none
+    """
+    privileged = space.spaces.get(PRIVILEGED)
+    if not isinstance(privileged, spaces.Box) or len(privileged.shape) != 1:
+        raise SpaceError(
+            f"A privileged critic needs a flat {PRIVILEGED!r} in the observation, which has "
+            f"{', '.join(space.spaces)}. Make the environment with privileged_obs=True."
+        )
+    return privileged.shape[0]
+
+
+def chunk_size_of(action_space: spaces.Space) -> int:
+    """
+    Commands per action.
+
+    :param action_space: ``MultiDiscrete([256] * 7 * chunk_size)``
+    :raises SpaceError: if it is another
+    """
+    if isinstance(action_space, spaces.MultiDiscrete) and action_space.nvec.ndim == 1:
+        n_tokens = len(action_space.nvec)
+        if (action_space.nvec == N_BINS).all() and n_tokens % COMMAND_DIM == 0:
+            return n_tokens // COMMAND_DIM
+    raise SpaceError(
+        f"Action space is {action_space}; expected MultiDiscrete([{N_BINS}] * {COMMAND_DIM} * chunk_size). "
+        'Make the environment with action_type="tokens".'
+    )

@@ -1,0 +1,5 @@
+"""GRPO on action tokens."""
+
+from vla_algos.token_grpo.token_grpo import TokenGRPO
+
+__all__ = ["TokenGRPO"]

@@ -1,0 +1,118 @@
+"""GRPO on the action tokens of a vision-language-action model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch as th
+from stable_baselines3.common.type_aliases import GymEnv, Schedule
+
+from vla_algos.common.type_aliases import RatioLevel
+from vla_algos.on_policy.groups import GroupAlgorithm
+from vla_algos.policies import VLAPolicy
+
+STD_EPSILON = 1e-6
+
+
+class TokenGRPO(GroupAlgorithm):
+    """
+    PPO's clipped loss without a critic: an episode is as good as it is better than others from the same start.
+
+    Reference: Shao et al. 2024 (https://arxiv.org/abs/2402.03300); for VLAs SimpleVLA-RL
+    (https://arxiv.org/abs/2509.09674). Groups whose returns are all alike say nothing and are left out, as in DAPO
+    (https://arxiv.org/abs/2503.14476); so is the mean over each episode's length: every executed token counts alike.
+
+    :param policy: "VLAPolicy" or a subclass of it
+    :param env: environment, vector environment or id; its ``reset`` takes ``task_id`` and ``init_state_id``
+    :param learning_rate: a number or a function of the remaining progress
+    :param group_size: episodes per start
+    :param n_groups: starts per iteration; together a multiple of the number of environments
+    :param batch_size: decisions per gradient step
+    :param n_epochs: passes over the episodes
+    :param gamma: discount per decision
+    :param clip_range: of the ratio, a number or a function of the remaining progress
+    :param normalize_advantage: divide by the group's standard deviation, as the paper does
+    :param ent_coef: weight of the mean entropy per token
+    :param kl_coef: weight of the mean KL per token to the policy that the run started from
+    :param max_grad_norm: gradients are scaled down to this norm
+    :param target_kl: ends a ``train`` call before the step at which the estimate per ratio exceeds 1.5 times this
+    :param ratio_level: "action" (product over the tokens) or "token"
+    :param temperature: of sampling and of every ratio
+    :param micro_batch_size: decisions per backward pass, gradients add up to those of the whole minibatch; None: all
+    :param use_bf16: run updates under autocast to bfloat16
+    :param checkpoint_folder: where to save the run; None: nowhere
+    :param checkpoint_interval: iterations between savings
+    :param stats_window_size: episodes in the means of ``rollout/``
+    :param tensorboard_log: folder for TensorBoard; None: none
+    :param policy_kwargs: keywords of the policy, such as ``vla``
+    :param verbose: 0 silent, 1 tables, 2 debug
+    :param seed: of all generators
+    :param device: of the model
+    :param _init_setup_model: build the model now
+    """
+
+    def __init__(
+        self,
+        policy: str | type[VLAPolicy],
+        env: GymEnv | str,
+        learning_rate: float | Schedule = 2e-5,
+        group_size: int = 8,
+        n_groups: int = 8,
+        batch_size: int = 64,
+        n_epochs: int = 1,
+        gamma: float = 1.0,
+        clip_range: float | Schedule = 0.2,
+        normalize_advantage: bool = True,
+        ent_coef: float = 0.0,
+        kl_coef: float = 0.0,
+        max_grad_norm: float = 1.0,
+        target_kl: float | None = None,
+        ratio_level: RatioLevel = "token",
+        temperature: float = 1.0,
+        micro_batch_size: int | None = None,
+        use_bf16: bool = False,
+        checkpoint_folder: str | Path | None = None,
+        checkpoint_interval: int = 10,
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
+        policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: th.device | str = "auto",
+        _init_setup_model: bool = True,
+    ) -> None:
+        self.normalize_advantage = normalize_advantage
+        super().__init__(
+            policy,
+            env,
+            learning_rate=learning_rate,
+            group_size=group_size,
+            n_groups=n_groups,
+            batch_size=batch_size,
+            n_epochs=n_epochs,
+            gamma=gamma,
+            clip_range=clip_range,
+            ent_coef=ent_coef,
+            kl_coef=kl_coef,
+            max_grad_norm=max_grad_norm,
+            target_kl=target_kl,
+            ratio_level=ratio_level,
+            temperature=temperature,
+            micro_batch_size=micro_batch_size,
+            use_bf16=use_bf16,
+            checkpoint_folder=checkpoint_folder,
+            checkpoint_interval=checkpoint_interval,
+            stats_window_size=stats_window_size,
+            tensorboard_log=tensorboard_log,
+            policy_kwargs=policy_kwargs,
+            verbose=verbose,
+            seed=seed,
+            device=device,
+            _init_setup_model=_init_setup_model,
+        )
+
+    def _advantages(self, returns: np.ndarray) -> np.ndarray:
+        advantages = returns - returns.mean()
+        return advantages / (returns.std() + STD_EPSILON) if self.normalize_advantage else advantages

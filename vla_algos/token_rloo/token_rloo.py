@@ -1,0 +1,110 @@
+"""RLOO on the action tokens of a vision-language-action model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch as th
+from stable_baselines3.common.type_aliases import GymEnv, Schedule
+
+from vla_algos.common.losses import PolicyLoss, reinforce_loss
+from vla_algos.common.type_aliases import TokenRolloutBufferSamples
+from vla_algos.on_policy.groups import GroupAlgorithm
+from vla_algos.policies import VLAPolicy
+
+
+class TokenRLOO(GroupAlgorithm):
+    """
+    REINFORCE whose baseline is the mean return of the other episodes from the same start.
+
+    Reference: Ahmadian et al. 2024 (https://arxiv.org/abs/2402.14740). Every decision of an episode has the episode's
+    advantage; nothing is clipped, so a roll-out is passed over once.
+
+    :param policy: "VLAPolicy" or a subclass of it
+    :param env: environment, vector environment or id; its ``reset`` takes ``task_id`` and ``init_state_id``
+    :param learning_rate: a number or a function of the remaining progress
+    :param group_size: episodes per start
+    :param n_groups: starts per iteration; together a multiple of the number of environments
+    :param batch_size: decisions per gradient step
+    :param gamma: discount per decision
+    :param ent_coef: weight of the mean entropy per token
+    :param kl_coef: weight of the mean KL per token to the policy that the run started from
+    :param max_grad_norm: gradients are scaled down to this norm
+    :param temperature: of sampling and of all log-probabilities
+    :param micro_batch_size: decisions per backward pass, gradients add up to those of the whole minibatch; None: all
+    :param use_bf16: run updates under autocast to bfloat16
+    :param checkpoint_folder: where to save the run; None: nowhere
+    :param checkpoint_interval: iterations between savings
+    :param stats_window_size: episodes in the means of ``rollout/``
+    :param tensorboard_log: folder for TensorBoard; None: none
+    :param policy_kwargs: keywords of the policy, such as ``vla``
+    :param verbose: 0 silent, 1 tables, 2 debug
+    :param seed: of all generators
+    :param device: of the model
+    :param _init_setup_model: build the model now
+    """
+
+    def __init__(
+        self,
+        policy: str | type[VLAPolicy],
+        env: GymEnv | str,
+        learning_rate: float | Schedule = 2e-5,
+        group_size: int = 8,
+        n_groups: int = 8,
+        batch_size: int = 256,
+        gamma: float = 1.0,
+        ent_coef: float = 0.0,
+        kl_coef: float = 0.0,
+        max_grad_norm: float = 1.0,
+        temperature: float = 1.0,
+        micro_batch_size: int | None = None,
+        use_bf16: bool = False,
+        checkpoint_folder: str | Path | None = None,
+        checkpoint_interval: int = 10,
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
+        policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: th.device | str = "auto",
+        _init_setup_model: bool = True,
+    ) -> None:
+        super().__init__(
+            policy,
+            env,
+            learning_rate=learning_rate,
+            group_size=group_size,
+            n_groups=n_groups,
+            batch_size=batch_size,
+            n_epochs=1,
+            gamma=gamma,
+            clip_range=1.0,
+            ent_coef=ent_coef,
+            kl_coef=kl_coef,
+            max_grad_norm=max_grad_norm,
+            target_kl=None,
+            ratio_level="action",
+            temperature=temperature,
+            micro_batch_size=micro_batch_size,
+            use_bf16=use_bf16,
+            checkpoint_folder=checkpoint_folder,
+            checkpoint_interval=checkpoint_interval,
+            stats_window_size=stats_window_size,
+            tensorboard_log=tensorboard_log,
+            policy_kwargs=policy_kwargs,
+            verbose=verbose,
+            seed=seed,
+            device=device,
+            _init_setup_model=_init_setup_model,
+        )
+
+    def _advantages(self, returns: np.ndarray) -> np.ndarray:
+        others = (returns.sum() - returns) / (len(returns) - 1)
+        return returns - others
+
+    def _policy_loss(
+        self, log_probs: th.Tensor, part: TokenRolloutBufferSamples, clip_range: float, n_ratios: th.Tensor
+    ) -> PolicyLoss:
+        return reinforce_loss(log_probs, part.old_log_prob, part.advantages, part.token_mask, n_ratios)

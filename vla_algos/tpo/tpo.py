@@ -1,0 +1,167 @@
+"""Trajectory-wise preference optimisation of a vision-language-action model."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch as th
+from stable_baselines3.common.type_aliases import GymEnv, Schedule
+
+from vla_algos.common.losses import preference_loss
+from vla_algos.on_policy.algorithm import REFERENCE_LOG_PROB
+from vla_algos.on_policy.episodes import Rollout
+from vla_algos.on_policy.groups import GroupAlgorithm
+from vla_algos.policies import VLAPolicy
+
+
+class TPO(GroupAlgorithm):
+    """
+    Learn from pairs of a success and a failure from the same start: make the one likelier and the other less likely
+    than the policy that the run started from has them.
+
+    Reference: GRAPE, Zhang et al. 2024 (https://arxiv.org/abs/2411.19309), which ranks episodes by cost, likelihood and
+    success; here success alone decides. Each success is paired with one failure of its group, drawn at random.
+
+    :param policy: "VLAPolicy" or a subclass of it
+    :param env: environment, vector environment or id; its ``reset`` takes ``task_id`` and ``init_state_id``
+    :param learning_rate: a number or a function of the remaining progress
+    :param group_size: episodes per start
+    :param n_groups: starts per iteration; together a multiple of the number of environments
+    :param pairs_per_step: pairs per gradient step
+    :param n_epochs: passes over the pairs
+    :param beta: how much a difference of the log-ratios counts
+    :param max_grad_norm: gradients are scaled down to this norm
+    :param temperature: of sampling and of all log-probabilities
+    :param micro_batch_size: decisions per backward pass
+    :param use_bf16: run updates under autocast to bfloat16
+    :param checkpoint_folder: where to save the run; None: nowhere
+    :param checkpoint_interval: iterations between savings
+    :param stats_window_size: episodes in the means of ``rollout/``
+    :param tensorboard_log: folder for TensorBoard; None: none
+    :param policy_kwargs: keywords of the policy, such as ``vla``
+    :param verbose: 0 silent, 1 tables, 2 debug
+    :param seed: of all generators
+    :param device: of the model
+    :param _init_setup_model: build the model now
+    """
+
+    def __init__(
+        self,
+        policy: str | type[VLAPolicy],
+        env: GymEnv | str,
+        learning_rate: float | Schedule = 2e-5,
+        group_size: int = 8,
+        n_groups: int = 8,
+        pairs_per_step: int = 4,
+        n_epochs: int = 1,
+        beta: float = 0.1,
+        max_grad_norm: float = 1.0,
+        temperature: float = 1.0,
+        micro_batch_size: int | None = 64,
+        use_bf16: bool = False,
+        checkpoint_folder: str | Path | None = None,
+        checkpoint_interval: int = 10,
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
+        policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: th.device | str = "auto",
+        _init_setup_model: bool = True,
+    ) -> None:
+        self.pairs_per_step = pairs_per_step
+        self.beta = beta
+        super().__init__(
+            policy,
+            env,
+            learning_rate=learning_rate,
+            group_size=group_size,
+            n_groups=n_groups,
+            batch_size=micro_batch_size or 64,
+            n_epochs=n_epochs,
+            gamma=1.0,
+            clip_range=1.0,
+            ent_coef=0.0,
+            # the reference is part of the loss, not a penalty beside it
+            kl_coef=0.0,
+            needs_reference=True,
+            max_grad_norm=max_grad_norm,
+            target_kl=None,
+            ratio_level="action",
+            temperature=temperature,
+            micro_batch_size=micro_batch_size,
+            use_bf16=use_bf16,
+            checkpoint_folder=checkpoint_folder,
+            checkpoint_interval=checkpoint_interval,
+            stats_window_size=stats_window_size,
+            tensorboard_log=tensorboard_log,
+            policy_kwargs=policy_kwargs,
+            verbose=verbose,
+            seed=seed,
+            device=device,
+            _init_setup_model=_init_setup_model,
+        )
+
+    def _update(self) -> dict[str, list[float]]:
+        pairs = self._pairs()
+        self.logger.record("train/pairs", len(pairs))
+        history: dict[str, list[float]] = defaultdict(list)
+        if not pairs:
+            return history
+        self._remember_reference()
+        for _ in range(self.n_epochs):
+            order = np.random.permutation(len(pairs))
+            for start in range(0, len(order), self.pairs_per_step):
+                self.policy.optimizer.zero_grad()
+                figures = self._accumulate_pairs([pairs[i] for i in order[start : start + self.pairs_per_step]])
+                for name, figure in figures.items():
+                    history[name].append(figure)
+                self._step(figures["loss"])
+            self._n_updates += 1
+        return history
+
+    def _pairs(self) -> list[tuple[Rollout, Rollout]]:
+        """Each success with a failure from the same start."""
+        pairs = []
+        for group in self._groups():
+            failures = [rollout for rollout in group if not rollout.is_success]
+            if failures:
+                successes = (rollout for rollout in group if rollout.is_success)
+                pairs += [(success, failures[np.random.randint(len(failures))]) for success in successes]
+        return pairs
+
+    def _accumulate_pairs(self, pairs: list[tuple[Rollout, Rollout]]) -> dict[str, float]:
+        """
+        Gradient of the mean loss of some pairs.
+
+        The loss of a pair needs both episodes as a whole, and a backward pass has memory for parts of one. So the
+        log-ratios are summed first; the derivative of the loss by them then weights the gradients of the parts.
+        """
+        log_ratios = th.tensor([[self._log_ratio(rollout) for rollout in pair] for pair in pairs], requires_grad=True)
+        losses = preference_loss(log_ratios[:, 0], log_ratios[:, 1], self.beta)
+        (weights,) = th.autograd.grad(losses.mean(), log_ratios)
+        for pair, pair_weights in zip(pairs, weights.tolist(), strict=True):
+            for rollout, weight in zip(pair, pair_weights, strict=True):
+                self._log_ratio(rollout, weight)
+        return {
+            "loss": losses.mean().item(),
+            "preference_accuracy": (log_ratios[:, 0] > log_ratios[:, 1]).float().mean().item(),
+            "log_ratio_success": log_ratios[:, 0].mean().item(),
+            "log_ratio_failure": log_ratios[:, 1].mean().item(),
+        }
+
+    def _log_ratio(self, rollout: Rollout, weight: float | None = None) -> float:
+        """Log policy - log reference of an episode; with a weight, its gradient times that is accumulated."""
+        total = 0.0
+        for start in range(0, len(rollout.rows), self.batch_size):
+            part = self.rollout_buffer.samples(np.array(rollout.rows[start : start + self.batch_size]))
+            with th.set_grad_enabled(weight is not None):
+                log_probs = self._evaluate(part)[1]
+                log_ratio = th.where(part.token_mask, log_probs - part.memory[REFERENCE_LOG_PROB], 0.0).sum()
+                if weight is not None:
+                    (weight * log_ratio).backward()
+            total += log_ratio.item()
+        return total

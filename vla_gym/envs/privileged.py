@@ -1,0 +1,147 @@
+"""
+What a critic may know beyond what the policy sees: the state of robot and goal as one vector.
+
+It is centred on the goal: whatever the scene, its entries say how far the hand is from what it has to move, and that
+from where it has to go. So one value network serves all tasks, and no entry depends on a scene's number of joints.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import mujoco
+import numpy as np
+
+from vla_gym.sim.core import SimCore
+from vla_gym.tasks.goals import JOINT_RULES, SPELLING, Atom, JointRule
+from vla_gym.type_aliases import Float32Array, Float64Array
+
+MAX_ATOMS = 3
+"""Atoms of LIBERO's longest goal, that of task 8 of ``LIBERO-10-v0``."""
+PRIVILEGED_LIMIT = 10.0
+"""Bound of every entry (m, m/s, rad); beyond it is only physics that diverges."""
+
+
+def _xyz(name: str) -> tuple[str, ...]:
+    return tuple(f"{name}/{axis}" for axis in "xyz")
+
+
+_ROBOT_NAMES = (*_xyz("eef_pos"), *_xyz("eef_velocity"), "finger_pos/0", "finger_pos/1", "elapsed")
+_ATOM_NAMES = (
+    "exists",
+    "satisfied",
+    *(f"is_{predicate}" for predicate in SPELLING),
+    *_xyz("subject_from_eef"),
+    *_xyz("subject_velocity"),
+    "subject_lift",
+    *_xyz("target_from_subject"),
+    "joint_pos",
+    "joint_distance",
+)
+PRIVILEGED_NAMES = _ROBOT_NAMES + tuple(f"atom{i}/{name}" for i in range(MAX_ATOMS) for name in _ATOM_NAMES)
+"""Name of each entry, in order."""
+PRIVILEGED_DIM = len(PRIVILEGED_NAMES)
+"""Length of the vector, for all suites and tasks."""
+
+_PREDICATES = tuple(SPELLING)
+# where the parts of a block begin
+_SATISFIED, _PREDICATE, _FROM_EEF, _VELOCITY, _LIFT, _TO_TARGET, _JOINT = (
+    _ATOM_NAMES.index(name)
+    for name in (
+        "satisfied",
+        f"is_{_PREDICATES[0]}",
+        "subject_from_eef/x",
+        "subject_velocity/x",
+        "subject_lift",
+        "target_from_subject/x",
+        "joint_pos",
+    )
+)
+
+
+class PrivilegedObserver:
+    """
+    The privileged observation of one episode; made when the scene has settled.
+
+    Poses and velocities are those in which goals are evaluated (see ``SimCore``), joint positions the current ones.
+    The subject of an atom is the object to be moved or, for atoms about a joint, the part that the joint moves: the
+    origin of the object, the centre of mass of the part.
+
+    :param core: the simulation, with the task set; its current heights are what ``subject_lift`` counts from
+    :raises ValueError: if the goal has more than ``MAX_ATOMS`` atoms
+    """
+
+    def __init__(self, core: SimCore) -> None:
+        if len(core.goal.atoms) > MAX_ATOMS:
+            raise ValueError(f"The goal has {len(core.goal.atoms)} atoms; privileged observations hold {MAX_ATOMS}.")
+        self._core = core
+        # rows of MjData's arrays are views, which follow the simulation
+        self._eef_pos: Float64Array = core.data.site_xpos[core.robot.eef_site]
+        self._subjects = [_Subject.of(atom, core) for atom in core.goal.atoms]
+        self._velocity = np.zeros(6)
+        self._vector = np.zeros(PRIVILEGED_DIM)
+        blocks = self._vector[len(_ROBOT_NAMES) :].reshape(MAX_ATOMS, len(_ATOM_NAMES))
+        self._blocks = list(blocks[: len(self._subjects)])
+        for atom, block in zip(core.goal.atoms, self._blocks, strict=True):
+            block[0] = block[_PREDICATE + _PREDICATES.index(atom.predicate)] = 1.0
+
+    def observe(self, elapsed: float) -> Float32Array:
+        """
+        The current state.
+
+        :param elapsed: fraction of the horizon that is over, in [0, 1]
+        :return: entries as ``PRIVILEGED_NAMES`` says (m, m/s, rad), clipped, always finite, (PRIVILEGED_DIM,)
+        """
+        core, vector = self._core, self._vector
+        qpos = core.data.qpos
+        with np.errstate(invalid="ignore"):  # differences of infinities, where physics diverged
+            vector[:3] = self._eef_pos
+            vector[3:6] = self._linear_velocity(mujoco.mjtObj.mjOBJ_SITE, core.robot.eef_site)
+            vector[6:8] = qpos[core.robot.gripper_qpos]
+            vector[8] = elapsed
+            satisfied = core.goal.evaluate(core.data)
+            for atom, subject, block in zip(core.goal.atoms, self._subjects, self._blocks, strict=True):
+                block[_SATISFIED] = satisfied[atom.text]
+                block[_FROM_EEF : _FROM_EEF + 3] = subject.pos - self._eef_pos
+                block[_VELOCITY : _VELOCITY + 3] = self._linear_velocity(subject.kind, subject.number)
+                block[_LIFT] = subject.pos[2] - subject.initial_height
+                if subject.target is not None:
+                    block[_TO_TARGET : _TO_TARGET + 3] = subject.target - subject.pos
+                if subject.rule is not None:
+                    joint_pos = float(qpos[subject.joint])
+                    block[_JOINT : _JOINT + 2] = joint_pos, subject.rule.distance(joint_pos)
+        # unlike np.clip, these replace NaN too
+        return np.fmin(np.fmax(vector, -PRIVILEGED_LIMIT), PRIVILEGED_LIMIT).astype(np.float32)
+
+    def _linear_velocity(self, kind: mujoco.mjtObj, number: int) -> Float64Array:
+        mujoco.mj_objectVelocity(self._core.model, self._core.data, kind, number, self._velocity, 0)
+        return self._velocity[3:]
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """What an atom is about: where it is, which follows the simulation, and where it is to go."""
+
+    kind: mujoco.mjtObj
+    number: int
+    pos: Float64Array
+    initial_height: float
+    target: Float64Array | None = None
+    joint: int = 0
+    rule: JointRule | None = None
+
+    @classmethod
+    def of(cls, atom: Atom, core: SimCore) -> _Subject:
+        model, data = core.model, core.data
+        if atom.joints:
+            joint = model.joint(atom.joints[0])  # no goal of LIBERO reads more than one
+            part = int(joint.bodyid[0])
+            pos, rule = data.xipos[part], JOINT_RULES[atom.category][atom.predicate]
+            return cls(mujoco.mjtObj.mjOBJ_BODY, part, pos, float(pos[2]), joint=int(joint.qposadr[0]), rule=rule)
+        body = model.body(atom.body).id
+        target = (
+            data.site_xpos[model.site(atom.target_site).id]
+            if atom.target_site
+            else data.xpos[model.body(atom.target_body).id]
+        )
+        return cls(mujoco.mjtObj.mjOBJ_XBODY, body, data.xpos[body], float(data.xpos[body][2]), target)
