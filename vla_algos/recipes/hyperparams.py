@@ -9,11 +9,10 @@ from typing import Any
 
 import yaml
 
-import vla_algos
 from vla_algos.errors import RecipeError, UnknownNameError
 from vla_algos.recipes.rl import ALGORITHMS, RLSettings
 
-FOLDER = Path(vla_algos.__file__).parent / "hyperparams"
+FOLDER = Path(__file__).resolve().parents[1] / "hyperparams"
 RUN = "run"
 _SET_BY_THE_RUN = ("self", "policy", "env", "seed", "checkpoint_folder", "_init_setup_model")
 
@@ -53,7 +52,7 @@ def load_recipe(name: str | Path, algorithm: str | None = None, **changes: Any) 
     fields = [f.name for f in dataclasses.fields(RLSettings) if f.name not in ("algorithm", "algorithm_kwargs")]
     run = {**content.get(RUN, {}), **changes}
     _check_names(run, fields, f"field in '{RUN}'")
-    signature = inspect.signature(getattr(vla_algos, chosen).__init__)
+    signature = inspect.signature(ALGORITHMS[chosen].__init__)
     keywords = [key for key in signature.parameters if key not in _SET_BY_THE_RUN]
     _check_names(sections[chosen], keywords, f"keyword of {chosen}")
     _check_numbers(path, sections[chosen])

@@ -9,17 +9,17 @@ from __future__ import annotations
 import itertools
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import VecMonitor
 
-import vla_algos
 from vla_algos.common import provenance
 from vla_algos.common.callbacks import RolloutHistoryCallback, RolloutRecord
 from vla_algos.common.vec_env import SB3VecEnv
@@ -28,12 +28,18 @@ from vla_algos.evaluation.harness import EvaluationResult, evaluate_policy_on_su
 from vla_algos.models import save_vla
 from vla_algos.on_policy.algorithm import LAST_FILE, TokenOnPolicyAlgorithm
 from vla_algos.policies import env_kwargs
+from vla_algos.token_grpo import TokenGRPO
+from vla_algos.token_ppo import TokenPPO
+from vla_algos.token_rloo import TokenRLOO
+from vla_algos.tpo import TPO
 from vla_gym.datasets.provenance import commit
 from vla_gym.files import write_then_rename
 from vla_gym.tasks.registry import get_suite
 from vla_gym.vector import make_vec
 
-ALGORITHMS = ("TokenPPO", "TokenGRPO", "TokenRLOO", "TPO")
+ALGORITHMS: Mapping[str, type[TokenOnPolicyAlgorithm]] = MappingProxyType(
+    {algorithm.__name__: algorithm for algorithm in (TokenPPO, TokenGRPO, TokenRLOO, TPO)}
+)
 MODES = ("greedy", "sampled")
 
 
@@ -242,7 +248,7 @@ def _make_env(settings: RLSettings) -> VecMonitor:
 
 
 def _make_model(settings: RLSettings, env: VecMonitor, folder: Path, resume: bool) -> TokenOnPolicyAlgorithm:
-    algorithm = getattr(vla_algos, settings.algorithm)
+    algorithm: Any = ALGORITHMS[settings.algorithm]
     if resume:
         return algorithm.load(folder / LAST_FILE, env=env)
     kwargs = {name: value for name, value in settings.algorithm_kwargs.items() if name != "policy_kwargs"}
