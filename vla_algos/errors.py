@@ -8,6 +8,7 @@ __all__ = [
     "CheckpointError",
     "MissingPackageError",
     "ModelInputError",
+    "RecipeError",
     "SpaceError",
     "TrainingDivergedError",
     "UnknownNameError",
@@ -25,6 +26,10 @@ class CheckpointError(VLAAlgosError, RuntimeError):
 
 class ModelInputError(VLAAlgosError, ValueError):
     """Images, instructions, proprioception or action bins that a model cannot take."""
+
+
+class RecipeError(VLAAlgosError, ValueError):
+    """A recipe file that does not say what it should."""
 
 
 class TrainingDivergedError(VLAAlgosError, RuntimeError):

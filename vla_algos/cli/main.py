@@ -14,6 +14,7 @@ from vla_algos.cli.doctor import doctor
 from vla_algos.cli.evaluate import evaluate
 from vla_algos.cli.quickstart import quickstart
 from vla_algos.cli.sft import sft
+from vla_algos.cli.train import train
 from vla_algos.errors import VLAAlgosError
 from vla_gym.errors import VLAGymError
 
@@ -25,6 +26,7 @@ app = typer.Typer(
 )
 app.command()(quickstart)
 app.command()(sft)
+app.command()(train)
 app.command()(evaluate)
 app.command()(doctor)
 app.command()(collect)

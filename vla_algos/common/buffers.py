@@ -14,6 +14,18 @@ from vla_algos.common.type_aliases import TokenRolloutBufferSamples
 from vla_gym.tasks.registry import COMMAND_DIM
 
 
+def mask_unexecuted(mask: np.ndarray, info: Mapping[str, Any]) -> None:
+    """
+    Set a token's mask to False where its command was not executed.
+
+    :param mask: of one action, (A,) bool, changed in place
+    :param info: of the step; ``executed_steps``: commands executed (missing: all)
+    """
+    executed_steps = info.get("executed_steps")
+    if executed_steps is not None:
+        mask[COMMAND_DIM * int(executed_steps) :] = False
+
+
 class TokenRolloutBuffer(DictRolloutBuffer):
     """
     SB3's buffer for dictionary observations, with T steps of N environments and A tokens per action.
@@ -42,9 +54,7 @@ class TokenRolloutBuffer(DictRolloutBuffer):
         :param infos: the step's info of each environment; ``executed_steps``: commands executed (missing: all)
         """
         for env_index, info in enumerate(infos):
-            executed_steps = info.get("executed_steps")
-            if executed_steps is not None:
-                self.token_mask[self.pos, env_index, COMMAND_DIM * int(executed_steps) :] = False
+            mask_unexecuted(self.token_mask[self.pos, env_index], info)
 
     def remember(self, tensors: Mapping[str, th.Tensor]) -> None:
         """

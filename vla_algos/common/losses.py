@@ -14,12 +14,12 @@ KLEstimator = Literal["k1", "k2", "k3"]
 
 class PolicyLoss(NamedTuple):
     """
-    Result of :func:`token_ppo_loss`; scalars, all but ``loss`` without gradient.
+    Result of a policy's loss; scalars, all but ``loss`` without gradient.
 
     Sums over micro-batches that share one normalizer are the values of the whole minibatch (a maximum for
     ``ratio_deviation``).
 
-    :param loss: clipped surrogate, to be minimised
+    :param loss: to be minimised
     :param approx_kl: estimate of KL(behaviour policy, policy) per ratio, nats
     :param clip_fraction: share of ratios outside the clip range
     :param ratio_deviation: largest ``|ratio - 1|``

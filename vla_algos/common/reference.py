@@ -16,7 +16,8 @@ _NOT_ACTOR = ("value_head.",)
 
 class ReferenceWeights(nn.Module):
     """
-    A copy of the weights that training changes; adapters are switched off instead of being copied.
+    A copy of the weights that training changes. Adapters are not copied but switched off: with LoRA the reference is
+    the model without them, as it was when they were fresh.
 
     :param vla: model as it is now
     """

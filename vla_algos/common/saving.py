@@ -70,7 +70,9 @@ class SavedWithoutFrozenWeights(BaseAlgorithm):
         # fresh weights of a preset are nowhere else
         if str(self.policy_kwargs.get("vla", "compact")) in PRESETS:
             return set()
-        return {name for name, parameter in self.policy.named_parameters() if not parameter.requires_grad}
+        # not by requires_grad, which an algorithm may switch off for a while
+        learned = {id(parameter) for group in self.policy.optimizer.param_groups for parameter in group["params"]}
+        return {name for name, parameter in self.policy.named_parameters() if id(parameter) not in learned}
 
 
 def save_zip(save: Callable[..., None], path: str | Path | io.BufferedIOBase, **kwargs: Any) -> None:

@@ -13,7 +13,7 @@ RatioLevel = Literal["token", "action"]
 
 class TokenRolloutBufferSamples(NamedTuple):
     """
-    One minibatch of a :class:`~vla_algos.common.buffers.TokenRolloutBuffer`; B samples of A tokens.
+    One minibatch of a roll-out; B samples of A tokens.
 
     :param observations: per key (B, ...), type of the observation space
     :param actions: action bins, (B, A) int64

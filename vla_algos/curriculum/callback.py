@@ -13,8 +13,8 @@ class CurriculumCallback(BaseCallback):
 
     Works with every algorithm and vector environment of SB3 whose environments have ``set_start_weights`` and report
     ``task_id``, ``init_state_id`` and ``is_success`` in the info of the step that ends an episode. Weights go out when
-    training starts and then at the ends of roll-outs. An environment that has been restarted gets them again, and its
-    broken episode is not counted; neither is an episode from a start that the sampler does not have, such as those
+    training starts and then at the ends of roll-outs; also when an environment has been restarted, whose broken episode
+    is not counted; neither is an episode from a start that the sampler does not have, such as those
     under way when training starts.
 
     The sampler becomes ``model.success_sampler``, so that ``model.save`` keeps it: a run goes on with
@@ -24,7 +24,8 @@ class CurriculumCallback(BaseCallback):
     distribution over starts, nats) and ``curriculum/success/<task_id>``.
 
     :param sampler: statistics and scheme
-    :param every: roll-outs from one sending of weights to the next, at least 1
+    :param every: roll-outs from one sending of weights to the next, at least 1; with more than 1 a resumed run does not
+        have the bits of one that was never stopped
     :param verbose: as in SB3
     :raises ValueError: if ``every`` is below 1
     """
@@ -44,18 +45,18 @@ class CurriculumCallback(BaseCallback):
         self._send()
 
     def _on_step(self) -> bool:
-        restarted = []
-        for i, (done, info) in enumerate(zip(self.locals["dones"], self.locals["infos"], strict=True)):
+        is_restarted = False
+        for done, info in zip(self.locals["dones"], self.locals["infos"], strict=True):
             if not done:
                 continue
             if info.get("worker_restarted"):
-                restarted.append(i)
+                is_restarted = True
                 continue
             start = (int(info["task_id"]), int(info["init_state_id"]))
             if start in self.sampler:
                 self.sampler.record(start, bool(info["is_success"]))
-        if restarted:
-            self._send(restarted)
+        if is_restarted:
+            self._send()
         return True
 
     def _on_rollout_end(self) -> None:
@@ -67,5 +68,5 @@ class CurriculumCallback(BaseCallback):
         for task_id, rate in self.sampler.task_success_rates().items():
             self.logger.record(f"curriculum/success/{task_id}", rate)
 
-    def _send(self, indices: list[int] | None = None) -> None:
-        self.training_env.env_method("set_start_weights", self.sampler.weights(), indices=indices)
+    def _send(self) -> None:
+        self.training_env.env_method("set_start_weights", self.sampler.weights())

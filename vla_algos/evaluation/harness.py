@@ -141,6 +141,20 @@ class EvaluationResult:
         with write_then_rename(path) as temporary:
             temporary.write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
 
+    @classmethod
+    def load(cls, path: str | Path) -> EvaluationResult:
+        """
+        Inverse of :meth:`save`.
+
+        :param path: file written by it
+        :return: the evaluation
+        """
+        values = json.loads(Path(path).read_text(encoding="utf-8"))
+        values = {field.name: values[field.name] for field in dataclasses.fields(cls)}
+        values["episodes"] = tuple(EpisodeRecord(**episode) for episode in values["episodes"])
+        values["instructions"] = {int(task_id): text for task_id, text in values["instructions"].items()}
+        return cls(**values)
+
     def __str__(self) -> str:
         mode = "greedy" if self.deterministic else "sampled"
         lines = [f"{self.env_id}, assets: {self.assets}, {mode} actions, commit: {self.commit or 'unknown'}"]

@@ -36,6 +36,7 @@ LAST_FILE = "last.zip"
 MAX_SKIPPED_IN_A_ROW = 3
 REFERENCE_LOG_PROB = "reference_log_prob"
 _SCORING_BATCH = 64
+_TRANSIENT = ("_is_interrupted", "_rows", "_clip_range_vf", "_is_warmup")
 
 
 class TokenOnPolicyAlgorithm(SavedWithoutFrozenWeights, OnPolicyAlgorithm):
@@ -58,6 +59,8 @@ class TokenOnPolicyAlgorithm(SavedWithoutFrozenWeights, OnPolicyAlgorithm):
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"VLAPolicy": VLAPolicy}
     policy: VLAPolicy  # type: ignore[assignment]
     rollout_buffer: TokenRolloutBuffer
+    needs_reference: ClassVar[bool] = False
+    """Whether the loss is made with the policy that the run started from, whatever ``kl_coef`` is."""
 
     def __init__(
         self,
@@ -75,7 +78,6 @@ class TokenOnPolicyAlgorithm(SavedWithoutFrozenWeights, OnPolicyAlgorithm):
         use_bf16: bool,
         checkpoint_folder: str | Path | None,
         checkpoint_interval: int,
-        needs_reference: bool = False,
         buffer_class: type = TokenRolloutBuffer,
         _init_setup_model: bool,
         **kwargs: Any,
@@ -95,7 +97,6 @@ class TokenOnPolicyAlgorithm(SavedWithoutFrozenWeights, OnPolicyAlgorithm):
         self.ratio_level = ratio_level
         self.temperature = temperature
         self.kl_coef = kl_coef
-        self._needs_reference = needs_reference or kl_coef > 0.0
         self.target_kl = target_kl
         self.micro_batch_size = micro_batch_size
         self.use_bf16 = use_bf16
@@ -104,7 +105,7 @@ class TokenOnPolicyAlgorithm(SavedWithoutFrozenWeights, OnPolicyAlgorithm):
         self.reference: ReferenceWeights | None = None
         self._n_iterations = 0
         self._n_skipped_updates = 0
-        self._n_skipped_in_a_row = 0
+        self._n_skipped_in_a_row: dict[str, int] = defaultdict(int)
         self._generator_states: dict[str, Any] | None = None
         self._is_interrupted: Callable[[], bool] = _never
         if _init_setup_model:
@@ -112,6 +113,9 @@ class TokenOnPolicyAlgorithm(SavedWithoutFrozenWeights, OnPolicyAlgorithm):
 
     def _setup_model(self) -> None:
         name = type(self).__name__
+        for argument in ("checkpoint_interval", "n_epochs", "batch_size"):
+            if getattr(self, argument) < 1:
+                raise ValueError(f"{argument} is {getattr(self, argument)}; expected at least 1.")
         # an unknown level is named here, not after a roll-out
         ratio_mask(th.ones(1, 1, dtype=th.bool), self.ratio_level)
         if not issubclass(self.policy_class, VLAPolicy):
@@ -126,7 +130,7 @@ class TokenOnPolicyAlgorithm(SavedWithoutFrozenWeights, OnPolicyAlgorithm):
         self.policy.temperature = self.temperature
         self.policy.token_level = True
         self.clip_range = FloatSchedule(self.clip_range)
-        if self._needs_reference:
+        if self._has_reference:
             self.reference = ReferenceWeights(self.policy.vla)
         if self.env is not None:
             self.policy.check_env(self.env)
@@ -137,11 +141,29 @@ class TokenOnPolicyAlgorithm(SavedWithoutFrozenWeights, OnPolicyAlgorithm):
         return super()._init_callback([TokenRolloutCallback(), *callbacks], progress_bar)
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "reference", "_is_interrupted", "_last_obs"]
+        return [*super()._excluded_save_params(), "reference", "_last_obs", *_TRANSIENT]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         state_dicts, tensors = super()._get_torch_save_params()
-        return [*state_dicts, *(["reference"] if self._needs_reference else [])], tensors
+        return [*state_dicts, *(["reference"] if self._has_reference else [])], tensors
+
+    def set_parameters(  # type: ignore[override]  # noqa: D102 - inherited
+        self,
+        load_path_or_dict: str | dict[str, dict[str, Any]],
+        exact_match: bool = True,
+        device: th.device | str = "auto",
+    ) -> None:
+        is_missing = isinstance(load_path_or_dict, dict) and "reference" not in load_path_or_dict
+        if self.reference is not None and is_missing:
+            # a run that was saved without one gets the policy that it goes on from
+            load_path_or_dict = {**load_path_or_dict, "reference": self.reference.state_dict()}  # type: ignore[dict-item]
+        super().set_parameters(load_path_or_dict, exact_match, device)
+        if self.reference is not None and is_missing:
+            self.reference = ReferenceWeights(self.policy.vla)
+
+    @property
+    def _has_reference(self) -> bool:
+        return self.needs_reference or self.kl_coef > 0.0
 
     @property
     def remaining_timesteps(self) -> int:
@@ -191,7 +213,8 @@ class TokenOnPolicyAlgorithm(SavedWithoutFrozenWeights, OnPolicyAlgorithm):
     def train(self) -> None:
         """Update the policy from the current roll-out, and save the run if it is time to."""
         start = time.perf_counter()
-        self.policy.set_training_mode(True)
+        # as in the roll-out: dropout in adapters would be a difference between the two that is none
+        self.policy.set_training_mode(False)
         self._update_learning_rate(self.policy.optimizer)
         history = self._update()
         for name, figures in history.items():
@@ -275,46 +298,56 @@ class TokenOnPolicyAlgorithm(SavedWithoutFrozenWeights, OnPolicyAlgorithm):
         return None
 
     def _evaluate(self, part: TokenRolloutBufferSamples) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
-        observations = part.observations
-        if FEATURES in part.memory:
-            observations = {**observations, FEATURES: part.memory[FEATURES]}
-        with th.autocast(self.device.type, th.bfloat16, enabled=self.use_bf16):
-            return self.policy.evaluate_actions(observations, part.actions)
+        with self._autocast():
+            return self.policy.evaluate_actions(_observations(part), part.actions)
 
-    def _remember_reference(self) -> None:
-        """Score the roll-out by the policy that the run started from."""
+    def _predict_values(self, part: TokenRolloutBufferSamples) -> th.Tensor:
+        with self._autocast():
+            return self.policy.predict_values(_observations(part)).flatten()
+
+    def _autocast(self) -> th.autocast:
+        return th.autocast(self.device.type, th.bfloat16, enabled=self.use_bf16)
+
+    def _remember_reference(self, rows: np.ndarray | None = None) -> None:
+        """Score samples, all by default, by the policy that the run started from."""
         if self.reference is None:
             return
         buffer = self.rollout_buffer
         buffer.flatten()
-        n_samples = len(buffer.actions)
-        parts = []
+        rows = np.arange(len(buffer.actions)) if rows is None else np.unique(rows)
+        log_probs = th.zeros(buffer.actions.shape, dtype=th.float32)
+        size = self.micro_batch_size or _SCORING_BATCH
         with self.reference.put_into(self.policy.vla):
-            for start in range(0, n_samples, _SCORING_BATCH):
-                indices = np.arange(start, min(start + _SCORING_BATCH, n_samples))
-                parts.append(self._evaluate(buffer.samples(indices))[1].cpu())
-        buffer.memory[REFERENCE_LOG_PROB] = th.cat(parts)
+            for start in range(0, len(rows), size):
+                chosen = rows[start : start + size]
+                log_probs[th.from_numpy(chosen)] = self._evaluate(buffer.samples(chosen))[1].cpu()
+        buffer.memory[REFERENCE_LOG_PROB] = log_probs
 
-    def _step(self, loss: float) -> None:
+    def _step(self, loss: float, what: str = "actor") -> None:
         """Clip and apply the gradients, or drop them if anything is not finite."""
         grad_norm = th.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
         if np.isfinite(loss) and th.isfinite(grad_norm):
             self.policy.optimizer.step()
-            self._n_skipped_in_a_row = 0
+            self._n_skipped_in_a_row[what] = 0
             return
         self.policy.optimizer.zero_grad()
         self._n_skipped_updates += 1
-        self._n_skipped_in_a_row += 1
-        if self._n_skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
+        self._n_skipped_in_a_row[what] += 1
+        if self._n_skipped_in_a_row[what] >= MAX_SKIPPED_IN_A_ROW:
             where = "nowhere, as there is no checkpoint_folder"
             if self.checkpoint_folder is not None:
                 self._save_checkpoint()
                 where = str(Path(self.checkpoint_folder) / LAST_FILE)
             raise TrainingDivergedError(
-                f"{self._n_skipped_in_a_row} updates in a row had a loss ({loss}) or a gradient ({grad_norm.item()}) "
-                f"that is not finite. None was applied; the model was saved to: {where}. Lower learning_rate, or "
-                "look for rewards or observations that are not finite."
+                f"{MAX_SKIPPED_IN_A_ROW} updates of the {what} in a row had a loss ({loss}) or a gradient "
+                f"({grad_norm.item()}) that is not finite. None was applied; the model was saved to: {where}. "
+                "Lower learning_rate, or look for rewards or observations that are not finite."
             )
+
+
+def _observations(part: TokenRolloutBufferSamples) -> Any:
+    """What the policy is to look at: encoded images where they were remembered."""
+    return {**part.observations, **{key: part.memory[key] for key in (FEATURES,) if key in part.memory}}
 
 
 def _never() -> bool:

@@ -15,7 +15,7 @@ class TokenRolloutCallback(BaseCallback):
     Hands to the token buffer what SB3 does not, and says where the time of a roll-out goes.
 
     SB3 calls ``on_step`` between ``env.step`` and ``rollout_buffer.add``, the one moment when the infos of the step
-    about to be stored are at hand; this spares an override of ``collect_rollouts``.
+    about to be stored are at hand; this spares a loop of its own.
     """
 
     def _on_rollout_start(self) -> None:

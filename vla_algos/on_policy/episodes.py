@@ -11,8 +11,8 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.type_aliases import TensorDict
 
+from vla_algos.common.buffers import mask_unexecuted
 from vla_algos.common.type_aliases import TokenRolloutBufferSamples
-from vla_gym.tasks.registry import COMMAND_DIM
 
 
 @dataclass
@@ -24,12 +24,14 @@ class Rollout:
     :param rows: its decisions, as rows of an :class:`EpisodeBuffer`
     :param rewards: reward of each decision
     :param is_success: what ``info["is_success"]`` said at its end
+    :param is_broken: whether its environment had to be restarted, so that its end says nothing
     """
 
     group: int
     rows: list[int] = field(default_factory=list)
     rewards: list[float] = field(default_factory=list)
     is_success: bool = False
+    is_broken: bool = False
 
     def discounted_return(self, gamma: float) -> float:
         """
@@ -63,7 +65,9 @@ class EpisodeBuffer:
     def reset(self) -> None:
         """Forget everything stored."""
         self.rollouts: list[Rollout] = []
+        self.observations: TensorDict = {}
         self.memory: dict[str, th.Tensor] = {}
+        self.actions = self.log_probs = self.token_mask = self.advantages = th.empty(0)
         self._parts: list[tuple[TensorDict, th.Tensor, th.Tensor, th.Tensor, TensorDict]] = []
         self._n_rows = 0
         self.generator_ready = False
@@ -89,27 +93,28 @@ class EpisodeBuffer:
         :param infos: of the step, K; ``executed_steps``: commands executed (missing: all)
         :param memory: what else was remembered of sampling, per name (K, ...)
         """
-        mask = th.ones(actions.shape, dtype=th.bool)
+        mask = np.ones(actions.shape, dtype=bool)
         for row, (rollout, reward, info) in enumerate(zip(rollouts, rewards, infos, strict=True)):
             rollout.rows.append(self._n_rows + row)
             rollout.rewards.append(float(reward))
-            executed_steps = info.get("executed_steps")
-            if executed_steps is not None:
-                mask[row, COMMAND_DIM * int(executed_steps) :] = False
+            mask_unexecuted(mask[row], info)
         self._n_rows += len(rollouts)
         on_cpu = [{key: value.cpu() for key, value in tensors.items()} for tensors in (observations, memory)]
-        self._parts.append((on_cpu[0], actions.cpu(), log_probs.cpu(), mask, on_cpu[1]))
+        self._parts.append((on_cpu[0], actions.cpu(), log_probs.cpu(), th.from_numpy(mask), on_cpu[1]))
 
     def flatten(self) -> None:
         """Join what was added; does nothing the second time."""
         if self.generator_ready:
             return
         observations, actions, log_probs, masks, memories = zip(*self._parts, strict=True)
-        self.observations = {key: th.cat([part[key] for part in observations]) for key in observations[0]}
-        self.actions, self.log_probs, self.token_mask = th.cat(actions), th.cat(log_probs), th.cat(masks)
-        self.memory = {name: th.cat([part[name] for part in memories]) for name in memories[0]}
-        self.advantages = th.zeros(len(self.actions))
         self._parts.clear()
+        self.actions, self.log_probs, self.token_mask = th.cat(actions), th.cat(log_probs), th.cat(masks)
+        # one key after the other, so that images are never there twice as a whole
+        self.observations, self.memory = (
+            {name: th.cat([part.pop(name) for part in parts]) for name in list(parts[0])}
+            for parts in (observations, memories)
+        )
+        self.advantages = th.zeros(len(self.actions))
         self.generator_ready = True
 
     def samples(self, rows: np.ndarray) -> TokenRolloutBufferSamples:

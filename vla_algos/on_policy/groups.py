@@ -31,6 +31,8 @@ class GroupAlgorithm(TokenOnPolicyAlgorithm):
 
     rollout_buffer: EpisodeBuffer  # type: ignore[assignment]
 
+    _rows: np.ndarray
+
     def __init__(self, *args: Any, group_size: int, n_groups: int, **kwargs: Any) -> None:
         self.group_size = group_size
         self.n_groups = n_groups
@@ -38,9 +40,11 @@ class GroupAlgorithm(TokenOnPolicyAlgorithm):
         super().__init__(*args, n_steps=1, gae_lambda=1.0, vf_coef=0.0, buffer_class=EpisodeBuffer, **kwargs)
 
     def _setup_model(self) -> None:
-        super()._setup_model()
         if self.group_size < 2:
             raise ValueError(f"group_size is {self.group_size}; an episode needs at least one other to compare with.")
+        if self.n_groups < 1:
+            raise ValueError(f"n_groups is {self.n_groups}; expected at least 1.")
+        super()._setup_model()
         if self.env is not None and (self.group_size * self.n_groups) % self.env.num_envs:
             raise ValueError(
                 f"{self.n_groups} groups of {self.group_size} episodes cannot be shared evenly by {self.env.num_envs} "
@@ -99,15 +103,18 @@ class GroupAlgorithm(TokenOnPolicyAlgorithm):
             for episode, done, info in zip(going, dones, infos, strict=True):
                 if done:
                     episode.is_success = bool(info.get("is_success", False))
+                    episode.is_broken = bool(info.get("worker_restarted", False))
             running = running[~dones]
         self.rollout_buffer.rollouts += episodes
         return True
 
     def _groups(self) -> list[list[Rollout]]:
+        """Episodes by start; broken ones are left out, and what cannot be compared with another."""
         groups: list[list[Rollout]] = [[] for _ in range(self.n_groups)]
         for rollout in self.rollout_buffer.rollouts:
-            groups[rollout.group].append(rollout)
-        return groups
+            if not rollout.is_broken:
+                groups[rollout.group].append(rollout)
+        return [group for group in groups if len(group) > 1]
 
     def _advantages(self, returns: np.ndarray) -> np.ndarray:
         """Advantages of the episodes of a group from their returns, (group_size,) each."""
@@ -131,7 +138,7 @@ class GroupAlgorithm(TokenOnPolicyAlgorithm):
         if not rows:
             return {}
         self._rows = np.array(rows)
-        self._remember_reference()
+        self._remember_reference(self._rows)
         return self._run_epochs(self.clip_range(self._current_progress_remaining))  # type: ignore[operator]
 
     def _minibatches(self) -> Iterator[TokenRolloutBufferSamples]:

@@ -42,7 +42,8 @@ class VLAPolicy(BasePolicy):
 
     ``critic="shared"`` reads values from the model's hidden state, and is what a real robot can have. With
     ``critic="privileged"`` a small network reads the observation's ``privileged`` entry, which only a simulator has
-    (``gym.make(..., privileged_obs=True)``); the actor never sees it.
+    (``gym.make(..., privileged_obs=True)``); the actor never sees it. ``TokenPPO`` normalises its inputs, SB3's own
+    algorithms take them as they are.
 
     Observations are dictionaries with the images of the model's cameras, ``agentview`` as a rule (uint8, channels first
     or last), ``instruction`` (UTF-8 bytes) and, if the model takes it, ``proprio``; other keys are ignored. N rows, A
@@ -239,7 +240,7 @@ class VLAPolicy(BasePolicy):
         :param inputs: (N, D): privileged observations or hidden states, see :attr:`memory`
         :return: (N,) float32
         """
-        return self.vla.value_head(inputs) if self.critic is None else self.critic(inputs)
+        return self.vla.value_head(inputs.to(self.vla.dtype)) if self.critic is None else self.critic(inputs)
 
     def forward(self, obs: PyTorchObs, deterministic: bool = False) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
         """

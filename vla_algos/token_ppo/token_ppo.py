@@ -144,6 +144,8 @@ class TokenPPO(TokenOnPolicyAlgorithm):
         )
 
     def _setup_model(self) -> None:
+        if self.critic_epochs < 1:
+            raise ValueError(f"critic_epochs is {self.critic_epochs}; expected at least 1.")
         super()._setup_model()
         if self.clip_range_vf is not None:
             self.clip_range_vf = FloatSchedule(self.clip_range_vf)
@@ -175,7 +177,8 @@ class TokenPPO(TokenOnPolicyAlgorithm):
         has_own_critic = self.policy.has_own_critic
         history: dict[str, list[float]] = {}
         if not (self._is_warmup and has_own_critic):
-            self._remember_reference()
+            if not self._is_warmup:
+                self._remember_reference()
             with self.policy.frozen_actor() if self._is_warmup else nullcontext():
                 history = self._run_epochs(clip_range)
         if has_own_critic:
@@ -200,7 +203,7 @@ class TokenPPO(TokenOnPolicyAlgorithm):
                 )
                 policy.optimizer.zero_grad()
                 loss.backward()
-                self._step(loss.item())
+                self._step(loss.item(), "critic")
                 losses.append(loss.item())
         return losses
 
@@ -215,8 +218,7 @@ class TokenPPO(TokenOnPolicyAlgorithm):
     def _accumulate_value_gradients(self, minibatch: TokenRolloutBufferSamples) -> dict[str, float]:
         figures: dict[str, float] = defaultdict(float)
         for part in minibatch.split(self.micro_batch_size):
-            values = self.policy.predict_values(part.observations).flatten()
-            loss = self._clipped_value_loss(part, values, len(minibatch.actions))
+            loss = self._clipped_value_loss(part, self._predict_values(part), len(minibatch.actions))
             (self.vf_coef * loss).backward()
             figures["value_loss"] += loss.item()
             figures["loss"] += self.vf_coef * loss.item()

@@ -20,7 +20,8 @@ class TokenRLOO(GroupAlgorithm):
     REINFORCE whose baseline is the mean return of the other episodes from the same start.
 
     Reference: Ahmadian et al. 2024 (https://arxiv.org/abs/2402.14740). Every decision of an episode has the episode's
-    advantage; nothing is clipped, so a roll-out is passed over once.
+    advantage; nothing is clipped, so a roll-out is passed over once. Deviation: the paper takes the KL off the reward,
+    here it is a term of the loss.
 
     :param policy: "VLAPolicy" or a subclass of it
     :param env: environment, vector environment or id; its ``reset`` takes ``task_id`` and ``init_state_id``

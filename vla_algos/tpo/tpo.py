@@ -35,7 +35,7 @@ class TPO(GroupAlgorithm):
     :param beta: how much a difference of the log-ratios counts
     :param max_grad_norm: gradients are scaled down to this norm
     :param temperature: of sampling and of all log-probabilities
-    :param micro_batch_size: decisions per backward pass
+    :param micro_batch_size: decisions per pass of the model; None: 64
     :param use_bf16: run updates under autocast to bfloat16
     :param checkpoint_folder: where to save the run; None: nowhere
     :param checkpoint_interval: iterations between savings
@@ -47,6 +47,8 @@ class TPO(GroupAlgorithm):
     :param device: of the model
     :param _init_setup_model: build the model now
     """
+
+    needs_reference = True
 
     def __init__(
         self,
@@ -87,7 +89,6 @@ class TPO(GroupAlgorithm):
             ent_coef=0.0,
             # the reference is part of the loss, not a penalty beside it
             kl_coef=0.0,
-            needs_reference=True,
             max_grad_norm=max_grad_norm,
             target_kl=None,
             ratio_level="action",
@@ -111,7 +112,7 @@ class TPO(GroupAlgorithm):
         history: dict[str, list[float]] = defaultdict(list)
         if not pairs:
             return history
-        self._remember_reference()
+        self._remember_reference(np.array([row for pair in pairs for rollout in pair for row in rollout.rows]))
         for _ in range(self.n_epochs):
             order = np.random.permutation(len(pairs))
             for start in range(0, len(order), self.pairs_per_step):

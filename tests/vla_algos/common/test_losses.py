@@ -1,5 +1,6 @@
 import math
 
+import numpy as np
 import pytest
 import torch as th
 from torch.nn import functional as F
@@ -8,6 +9,8 @@ from vla_algos.common.losses import (
     clipped_value_loss,
     kl_estimate,
     masked_mean,
+    preference_loss,
+    reinforce_loss,
     smoothing_table,
     soft_cross_entropy,
     token_ppo_loss,
@@ -155,3 +158,19 @@ def test_soft_cross_entropy_counts_what_the_mask_keeps():
     targets = th.eye(8)[bins]
     assert soft_cross_entropy(logits, targets, mask).item() == pytest.approx(losses[mask].mean().item())
     assert soft_cross_entropy(logits, targets, mask, 6).item() == pytest.approx(losses[mask].sum().item() / 6)
+
+
+def test_reinforce_is_advantage_times_gradient_of_the_log_probability():
+    log_probs = th.tensor([[-1.0, -2.0], [-0.5, -3.0]], requires_grad=True)
+    mask = th.tensor([[True, True], [True, False]])
+    result = reinforce_loss(log_probs, log_probs.detach() - 0.1, th.tensor([2.0, -1.0]), mask)
+    assert result.loss.item() == pytest.approx(-(2.0 * -3.0 + -1.0 * -0.5) / 2)
+    result.loss.backward()
+    assert th.equal(log_probs.grad, th.tensor([[-1.0, -1.0], [0.5, 0.0]]))
+    assert result.ratio_deviation.item() == pytest.approx(np.exp(0.2) - 1, rel=1e-5)
+
+
+def test_preference_is_the_logistic_loss_of_the_difference():
+    success, failure = th.tensor([1.0, -2.0]), th.tensor([0.0, 1.0])
+    expected = [np.log1p(np.exp(-0.5)), np.log1p(np.exp(1.5))]
+    np.testing.assert_allclose(preference_loss(success, failure, beta=0.5).numpy(), expected, rtol=1e-6)

@@ -66,7 +66,7 @@ def test_episodes_of_a_group_have_the_same_start(algorithm):
 
 
 def test_rows_belong_to_their_episode():
-    model = make_model(n_envs=2, group_size=2, n_groups=3, n_epochs=0)
+    model = make_model(n_envs=2, group_size=2, n_groups=3)
     model.learn(1)
     buffer = model.rollout_buffer
     rows = sorted(row for rollout in buffer.rollouts for row in rollout.rows)
@@ -148,6 +148,7 @@ def test_preference_learning_separates_the_pairs_it_is_shown():
     model.learn(1)
     pairs = model._pairs()
     assert pairs and all(one.is_success and not other.is_success and one.group == other.group for one, other in pairs)
+    model._remember_reference()  # of all episodes, as these pairs are drawn anew
     before = model._accumulate_pairs(pairs)
     assert before["loss"] == pytest.approx(np.log(2.0), abs=1e-5)  # policy and reference are one
     model.policy.optimizer.zero_grad()
@@ -160,9 +161,50 @@ def test_preference_learning_separates_the_pairs_it_is_shown():
     assert figures["loss"] < 0.6 and figures["preference_accuracy"] > 0.7
 
 
+@pytest.mark.parametrize("algorithm", [TokenGRPO, TokenRLOO])
+def test_a_step_makes_better_episodes_likelier(algorithm):
+    model = make_model(algorithm, n_groups=4, group_size=8, batch_size=10_000, learning_rate=1e-3)
+    model.learn(1)
+    buffer = model.rollout_buffer
+    samples = buffer.samples(model._rows)
+    with th.no_grad():
+        gain = (model._evaluate(samples)[1] - samples.old_log_prob).sum(dim=1)
+    better, worse = gain[samples.advantages > 0], gain[samples.advantages < 0]
+    assert len(better) and len(worse) and better.mean() > worse.mean()
+
+
+def test_episodes_of_broken_environments_say_nothing():
+    class Broken(gym.Wrapper):
+        def step(self, action):
+            obs, reward, terminated, truncated, info = self.env.step(action)
+            return obs, reward, terminated, truncated, {**info, "worker_restarted": terminated or truncated}
+
+    for algorithm in (TokenGRPO, TPO):
+        model = make_model(algorithm, lambda: Broken(toy()), n_groups=4)
+        model.learn(1)
+        assert model._groups() == []
+
+
+def test_a_stopped_run_goes_on_with_the_same_bits(tmp_path):
+    def learn(folder, n, **kwargs):
+        model = make_model(checkpoint_folder=folder, checkpoint_interval=1, n_groups=4, **kwargs)
+        return model.learn(n)
+
+    whole = learn(tmp_path / "whole", 60)
+    learn(tmp_path / "stopped", 1)
+    stopped = TokenGRPO.load(tmp_path / "stopped" / "last.zip", env=make_vec_env(toy, 4), device="cpu")
+    stopped.learn(60 - stopped.num_timesteps, reset_num_timesteps=False)
+    assert stopped.num_timesteps == whole.num_timesteps > 60
+    assert all(th.equal(p, q) for p, q in zip(stopped.policy.parameters(), whole.policy.parameters(), strict=True))
+
+
 def test_wrong_arguments_are_named():
     with pytest.raises(ValueError, match="group_size is 1"):
         make_model(group_size=1)
+    with pytest.raises(ValueError, match="n_groups is 0"):
+        make_model(n_groups=0)
+    with pytest.raises(ValueError, match="checkpoint_interval is 0"):
+        make_model(checkpoint_interval=0)
     with pytest.raises(ValueError, match=r"2 groups of 4 episodes cannot be shared evenly by 3 environments"):
         make_model(n_envs=3)
 

@@ -7,10 +7,12 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.utils import obs_as_tensor
 
 from vla_algos import TokenPPO
 from vla_algos.errors import SpaceError, UnknownNameError
+from vla_algos.models import load_vla, save_vla
 from vla_algos.policies.critics import PrivilegedCritic
 from vla_algos.policies.vla_policy import CRITIC_INPUTS, FEATURES
 from vla_gym.envs.toy_env import ToyLiberoEnv
@@ -139,6 +141,42 @@ def test_frozen_vision_is_encoded_once_and_gives_the_same_step():
         assert model.logger.name_to_value["train/ratio_deviation"] < 1e-4
         steps.append(snapshot(model))
     assert all(th.allclose(p, steps[1][name], atol=1e-6) for name, p in steps[0].items())
+
+
+@pytest.mark.parametrize("kwargs", [PRIVILEGED, DETACHED, {}])
+def test_weights_in_bfloat16_learn(kwargs):
+    dtype = {"vla_kwargs": {"dtype": th.bfloat16}}
+    model = make_model(policy_kwargs={**dtype, **kwargs})
+    before = snapshot(model)
+    model.learn(16)
+    assert "vla.language_model.lm_head.weight" in changed(model, before)
+    assert all(p.isfinite().all() for p in model.policy.parameters())
+
+
+@pytest.mark.parametrize("warmup", [0, 1])
+def test_updates_under_autocast_are_nearly_those_without(warmup):
+    steps = []
+    for use_bf16 in (True, False):
+        model = make_model(use_bf16=use_bf16, batch_size=16, critic_warmup_iterations=warmup, learning_rate=1e-4)
+        model.learn(16)
+        steps.append(snapshot(model))
+        assert all(p.dtype == th.float32 for p in model.policy.parameters())
+    differences = [(p - steps[1][name]).abs().max().item() for name, p in steps[0].items()]
+    assert 0.0 < max(differences) <= 2.1e-4, "at most two steps of Adam apart"
+
+
+def test_adapters_learn_are_saved_alone_and_go_on(tmp_path):
+    pytest.importorskip("peft")
+    save_vla(load_vla("nano", seed=1), tmp_path / "vla")
+    model = make_model(policy_kwargs={"vla": str(tmp_path / "vla"), "lora": {"rank": 2, "dropout": 0.2}})
+    model.learn(16)
+    assert model.logger.name_to_value["train/ratio_deviation"] < 1e-4
+    model.save(tmp_path / "model")
+    saved = load_from_zip_file(tmp_path / "model.zip", device="cpu")[1]["policy"]
+    assert saved and not any("base_layer" in name for name in saved)
+    loaded = TokenPPO.load(tmp_path / "model", env=model.env, device="cpu")
+    assert all(th.equal(p, q) for p, q in zip(model.policy.parameters(), loaded.policy.parameters(), strict=True))
+    loaded.learn(16, reset_num_timesteps=False)
 
 
 def test_observed_inputs_are_normalised():

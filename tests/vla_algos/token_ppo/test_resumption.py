@@ -13,6 +13,7 @@ from stable_baselines3.common.env_util import make_vec_env
 
 from vla_algos import TokenPPO
 from vla_algos.errors import TrainingDivergedError
+from vla_algos.models import load_vla, save_vla
 from vla_gym.envs.toy_env import ToyLiberoEnv
 
 N_STEPS, N_ENVS, N_ITERATIONS = 4, 2, 5
@@ -109,6 +110,40 @@ def test_a_second_ctrl_c_ends_it_at_once(tmp_path):
     assert TokenPPO.load(tmp_path / "last.zip", device="cpu")._n_iterations == 1
 
 
+def test_divergence_while_only_the_critic_learns_leaves_a_whole_checkpoint(tmp_path):
+    """The weights of a checkpoint folder that are not learned are left out, and those that wait are not among them."""
+    save_vla(load_vla("nano", seed=1), tmp_path / "vla")
+
+    class Poison(BaseCallback):
+        def _on_step(self):
+            return True
+
+        def _on_rollout_end(self):
+            self.model.rollout_buffer.returns[:] = float("nan")
+
+    model = TokenPPO(
+        "VLAPolicy",
+        make_env(),
+        n_steps=N_STEPS,
+        batch_size=2,
+        checkpoint_folder=tmp_path,
+        policy_kwargs={"vla": str(tmp_path / "vla")},
+        device="cpu",
+    )
+    with pytest.raises(TrainingDivergedError, match="of the actor in a row"):
+        model.learn(64, callback=Poison())
+    saved = TokenPPO.load(tmp_path / "last.zip", device="cpu")
+    assert all(th.equal(p, q) for p, q in zip(model.policy.parameters(), saved.policy.parameters(), strict=True))
+
+
+def test_a_run_without_a_reference_can_go_on_with_one(tmp_path):
+    model = TokenPPO("VLAPolicy", make_env(), n_steps=N_STEPS, policy_kwargs={"vla": "nano"}, device="cpu").learn(8)
+    model.save(tmp_path / "model")
+    loaded = TokenPPO.load(tmp_path / "model", env=make_env(), device="cpu", kl_coef=0.1, critic_warmup_iterations=0)
+    loaded.learn(8, reset_num_timesteps=False)
+    assert abs(loaded.logger.name_to_value["train/reference_kl"]) < 1e-6
+
+
 def test_three_updates_that_are_not_finite_end_the_run_with_a_checkpoint(tmp_path):
     class Poison(BaseCallback):
         """Advantages that no optimizer can use, from the second iteration on."""
@@ -120,7 +155,7 @@ def test_three_updates_that_are_not_finite_end_the_run_with_a_checkpoint(tmp_pat
             if self.num_timesteps > N_STEPS * N_ENVS:
                 self.model.rollout_buffer.advantages[:] = float("nan")
 
-    with pytest.raises(TrainingDivergedError, match=r"3 updates in a row.*nan.*last\.zip.*Lower learning_rate"):
+    with pytest.raises(TrainingDivergedError, match=r"3 updates of the actor.*nan.*last\.zip.*Lower learning_rate"):
         make_model(tmp_path, n_epochs=3).learn(64, callback=Poison())
     saved = TokenPPO.load(tmp_path / "last.zip", device="cpu")
     assert saved._n_skipped_updates == 3

@@ -1,0 +1,65 @@
+"""Recipes name fields and keywords that exist, and say what is wrong with those that do not."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+
+import pytest
+
+import vla_algos
+from vla_algos.errors import RecipeError, UnknownNameError
+from vla_algos.recipes.hyperparams import load_recipe, recipe_names
+from vla_algos.recipes.quickstart import quickstart_settings
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "mine.yml"
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_shipped_recipes_are_keywords_of_their_algorithm(name: str) -> None:
+    settings = load_recipe(name)
+    signature = inspect.signature(getattr(vla_algos, settings.algorithm).__init__)
+    signature.bind_partial(None, **settings.algorithm_kwargs)
+    assert settings.policy_kwargs["vla"] == settings.vla
+    assert settings.env_kwargs["task_ids"] == list(settings.tasks)
+
+
+def test_changes_replace_what_the_recipe_says(tmp_path: Path) -> None:
+    path = write(tmp_path, "run: {task_ids: [3], n_envs: 2}\nTokenPPO: {n_steps: 4}\nTPO: {beta: 0.2}\n")
+    settings = load_recipe(path, seed=7, n_envs=5)
+    assert (settings.algorithm, settings.task_ids, settings.n_envs, settings.seed) == ("TokenPPO", (3,), 5, 7)
+    assert settings.algorithm_kwargs == {"n_steps": 4}
+    assert load_recipe(path, "TPO").algorithm_kwargs == {"beta": 0.2}
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "message"),
+    [
+        ("run: {n_env: 2}\nTokenPPO: {}\n", UnknownNameError, r"field in 'run'.*n_env.*n_envs"),
+        ("TokenPPO: {n_step: 2}\n", UnknownNameError, r"keyword of TokenPPO.*n_step"),
+        ("TokenPPO: {env: x}\n", UnknownNameError, r"keyword of TokenPPO.*env"),
+        ("PPO: {}\n", UnknownNameError, r"section of a recipe.*PPO.*TokenPPO"),
+        ("run: {}\n", UnknownNameError, "algorithm of this recipe"),
+        ("TokenPPO: {learning_rate: 1e-4}\n", RecipeError, r"learning_rate is the text '1e-4'.*1\.0e-04"),
+        ("- 1\n", RecipeError, "must hold sections"),
+        ("a: [\n", RecipeError, "is not YAML"),
+    ],
+)
+def test_mistakes_are_named(text: str, error: type[Exception], message: str, tmp_path: Path) -> None:
+    with pytest.raises(error, match=message):
+        load_recipe(write(tmp_path, text))
+
+
+def test_an_unknown_recipe_is_named() -> None:
+    with pytest.raises(UnknownNameError, match=r"recipe.*dinner.*quickstart"):
+        load_recipe("dinner")
+
+
+def test_the_smoke_test_is_small() -> None:
+    whole, smoke = quickstart_settings(), quickstart_settings(smoke=True, seed=3)
+    assert smoke.total_timesteps < whole.total_timesteps / 50 and smoke.n_eval_states < 10
+    assert smoke.seed == 3 and smoke.algorithm_kwargs["policy_kwargs"] == whole.algorithm_kwargs["policy_kwargs"]

@@ -1,0 +1,78 @@
+"""Recipe files: YAML whose keys are fields of ``RLSettings`` and keywords of the algorithms."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from vla_algos.errors import RecipeError, UnknownNameError
+from vla_algos.recipes.rl import ALGORITHMS, RLSettings
+
+FOLDER = Path(__file__).resolve().parents[1] / "hyperparams"
+RUN = "run"
+_SET_BY_THE_RUN = ("self", "policy", "env", "seed", "checkpoint_folder", "_init_setup_model")
+
+
+def recipe_names() -> list[str]:
+    """Names of the recipes that come with the package."""
+    return sorted(path.stem for path in FOLDER.glob("*.yml"))
+
+
+def load_recipe(name: str | Path, algorithm: str | None = None, **changes: Any) -> RLSettings:
+    """
+    Settings from a recipe.
+
+    :param name: of a shipped recipe, or a YAML file
+    :param algorithm: section to use; None: the first
+    :param changes: fields of ``RLSettings`` that shall differ
+    :return: the settings
+    :raises UnknownNameError: if there is no such recipe, algorithm, field or keyword
+    :raises RecipeError: if the file is not YAML of that form
+    """
+    path = Path(name) if Path(name).suffix in (".yml", ".yaml") else FOLDER / f"{name}.yml"
+    if not path.is_file():
+        raise UnknownNameError("recipe", str(name), [*recipe_names(), "a .yml file"])
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{path} is not YAML: {error}") from error
+    if not isinstance(content, dict) or not all(isinstance(section, dict) for section in content.values()):
+        raise RecipeError(f"{path} must hold sections: '{RUN}' and one or more of {', '.join(ALGORITHMS)}.")
+    sections = {key: section for key, section in content.items() if key != RUN}
+    for key in sections:
+        if key not in ALGORITHMS:
+            raise UnknownNameError("section of a recipe", key, [RUN, *ALGORITHMS])
+    chosen = algorithm or next(iter(sections), None)
+    if chosen not in sections:
+        raise UnknownNameError("algorithm of this recipe", chosen, sections)
+    fields = [f.name for f in dataclasses.fields(RLSettings) if f.name not in ("algorithm", "algorithm_kwargs")]
+    run = {**content.get(RUN, {}), **changes}
+    _check_names(run, fields, f"field in '{RUN}'")
+    signature = inspect.signature(ALGORITHMS[chosen].__init__)
+    keywords = [key for key in signature.parameters if key not in _SET_BY_THE_RUN]
+    _check_names(sections[chosen], keywords, f"keyword of {chosen}")
+    _check_numbers(path, sections[chosen])
+    if "task_ids" in run:
+        run["task_ids"] = tuple(run["task_ids"] or ())
+    return RLSettings(algorithm=chosen, algorithm_kwargs=sections[chosen], **run)
+
+
+def _check_names(values: dict[str, Any], valid: list[str], kind: str) -> None:
+    for key in values:
+        if key not in valid:
+            raise UnknownNameError(kind, key, valid)
+
+
+def _check_numbers(path: Path, values: dict[str, Any]) -> None:
+    """YAML reads 1e-4 as text."""
+    for key, value in values.items():
+        if isinstance(value, str):
+            try:
+                number = float(value)
+            except ValueError:
+                continue
+            raise RecipeError(f"{path}: {key} is the text {value!r}. Write the number with a point: {number:.1e}.")

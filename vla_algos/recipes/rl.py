@@ -1,0 +1,298 @@
+"""
+Reinforcement learning from a checkpoint, judged before and after on the same episodes, greedy and sampled.
+
+Training uses the first initial states of each task; the evaluation uses these and those that training has not seen.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import configure
+from stable_baselines3.common.vec_env import VecMonitor
+
+from vla_algos.common import provenance
+from vla_algos.common.callbacks import RolloutHistoryCallback, RolloutRecord
+from vla_algos.common.vec_env import SB3VecEnv
+from vla_algos.curriculum import CurriculumCallback, SuccessSampler
+from vla_algos.evaluation.harness import EvaluationResult, evaluate_policy_on_suite
+from vla_algos.models import save_vla
+from vla_algos.on_policy.algorithm import LAST_FILE, TokenOnPolicyAlgorithm
+from vla_algos.policies import env_kwargs
+from vla_algos.token_grpo import TokenGRPO
+from vla_algos.token_ppo import TokenPPO
+from vla_algos.token_rloo import TokenRLOO
+from vla_algos.tpo import TPO
+from vla_gym.datasets.provenance import commit
+from vla_gym.files import write_then_rename
+from vla_gym.tasks.registry import get_suite
+from vla_gym.vector import make_vec
+
+ALGORITHMS: Mapping[str, type[TokenOnPolicyAlgorithm]] = MappingProxyType(
+    {algorithm.__name__: algorithm for algorithm in (TokenPPO, TokenGRPO, TokenRLOO, TPO)}
+)
+MODES = ("greedy", "sampled")
+
+
+@dataclass(frozen=True)
+class RLSettings:
+    """
+    What to train, how long, and how to judge it.
+
+    :param algorithm: one of ``ALGORITHMS``
+    :param vla: preset, shipped checkpoint, checkpoint folder or Hugging Face id
+    :param env_id: the suite
+    :param task_ids: its tasks; empty: all
+    :param n_train_states: initial states 0..n-1 of each task are trained on
+    :param n_envs: environments side by side, a process each
+    :param total_timesteps: decisions to train on
+    :param curriculum: keywords of :class:`vla_algos.curriculum.SuccessSampler`; None: starts are drawn evenly
+    :param algorithm_kwargs: keywords of the algorithm
+    :param seed: of everything
+    :param assets: asset pack
+    :param render_quality: "fast" or "full"
+    :param n_eval_states: initial states per task and evaluation; 0: no evaluation
+    """
+
+    algorithm: str = "TokenPPO"
+    vla: str = "compact-libero-goal"
+    env_id: str = "LIBERO-Goal-v0"
+    task_ids: tuple[int, ...] = ()
+    n_train_states: int = 25
+    n_envs: int = 16
+    total_timesteps: int = 10_000
+    curriculum: dict[str, Any] | None = None
+    algorithm_kwargs: dict[str, Any] = field(default_factory=dict)
+    seed: int = 0
+    assets: str = "auto"
+    render_quality: str = "fast"
+    n_eval_states: int = 50
+
+    @property
+    def tasks(self) -> tuple[int, ...]:
+        """The tasks trained on."""
+        return self.task_ids or tuple(range(len(get_suite(self.env_id).tasks)))
+
+    @property
+    def policy_kwargs(self) -> dict[str, Any]:
+        """Keywords of the policy."""
+        return {"vla": self.vla, **self.algorithm_kwargs.get("policy_kwargs", {})}
+
+    @property
+    def env_kwargs(self) -> dict[str, Any]:
+        """Keywords of the environment that the policy acts in."""
+        return {
+            **env_kwargs(self.vla),
+            "task_ids": list(self.tasks),
+            "assets": self.assets,
+            "render_quality": self.render_quality,
+        }
+
+
+@dataclass(frozen=True)
+class RLResult:
+    """
+    What was measured.
+
+    :param settings: of the run
+    :param folder: where everything was written
+    :param before: evaluations of the start, ``greedy`` and ``sampled``; empty if there was no evaluation
+    :param after: the same after training
+    :param history: one record per roll-out of this process
+    :param n_timesteps: decisions trained on
+    :param provenance: ``versions``, ``commit``, ``hardware``
+    :param seconds: wall time of each stage
+    :param peak_memory_mb: of this process, megabytes
+    """
+
+    settings: RLSettings
+    folder: Path
+    before: dict[str, EvaluationResult]
+    after: dict[str, EvaluationResult]
+    history: list[RolloutRecord]
+    n_timesteps: int
+    provenance: dict[str, Any]
+    seconds: dict[str, float]
+    peak_memory_mb: float
+
+    def split_success(self, evaluation: EvaluationResult) -> dict[str, tuple[int, int]]:
+        """
+        Successes and episodes, apart for initial states that were trained on and for held-out ones.
+
+        :param evaluation: one of ``before`` and ``after``
+        :return: ``trained on`` and ``held out`` -> (successes, episodes)
+        """
+        n = self.settings.n_train_states
+        counted = {}
+        for name, is_trained in (("trained on", True), ("held out", False)):
+            outcomes = [e.is_success for e in evaluation.episodes if (e.init_state_id < n) == is_trained]
+            counted[name] = (sum(outcomes), len(outcomes))
+        return counted
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain JSON values."""
+        evaluations = {
+            when: {
+                mode: {**result.to_dict(), "split_success": self.split_success(result)}
+                for mode, result in results.items()
+            }
+            for when, results in (("before", self.before), ("after", self.after))
+        }
+        return {
+            "settings": asdict(self.settings),
+            **evaluations,
+            "history": [asdict(record) for record in self.history],
+            "n_timesteps": self.n_timesteps,
+            "provenance": self.provenance,
+            "seconds": self.seconds,
+            "peak_memory_mb": self.peak_memory_mb,
+        }
+
+
+def run_rl(
+    settings: RLSettings,
+    folder: str | Path,
+    announce: Callable[[str], None] = lambda _: None,
+    resume: bool = False,
+    on_model: Callable[[str, TokenOnPolicyAlgorithm], None] = lambda when, model: None,
+) -> RLResult:
+    """
+    Evaluate, train, evaluate again.
+
+    :param settings: what and how
+    :param folder: where to write ``model/`` (checkpoint folder), ``model.zip`` (SB3), ``last.zip`` (to go on from),
+        ``results.json``, ``before_greedy.json``, ``before_sampled.json`` and ``logs/``
+    :param announce: told what begins
+    :param resume: go on from ``last.zip`` of an interrupted run with the same settings
+    :param on_model: given the model ``"before"`` and ``"after"`` training, for example to film it
+    :return: what was measured
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    seconds: dict[str, float] = {}
+    env = _make_env(settings)
+    try:
+        model = _make_model(settings, env, folder, resume)
+        if resume:
+            before = _read(folder)
+        else:
+            with _stage("evaluation before", seconds):
+                before = _evaluate(settings, model, "before", announce)
+            for mode, evaluation in before.items():
+                evaluation.save(folder / f"before_{mode}.json")
+            on_model("before", model)
+        n_tasks = len(settings.tasks)
+        announce(f"{settings.algorithm}, {settings.total_timesteps} decisions on {n_tasks} task{'s' * (n_tasks > 1)}")
+        recorder = RolloutHistoryCallback()
+        callbacks: list[BaseCallback] = [recorder]
+        if settings.curriculum is not None:
+            callbacks.append(CurriculumCallback(_sampler(settings, model)))
+        with _stage("training", seconds):
+            n_timesteps = model.remaining_timesteps if resume else settings.total_timesteps
+            model.learn(n_timesteps, callbacks, reset_num_timesteps=not resume, progress_bar=True)
+    finally:
+        env.close()
+    model.save(folder / "model.zip")
+    save_vla(model.policy.vla, folder / "model")
+    with _stage("evaluation after", seconds):
+        after = _evaluate(settings, model, "after", announce)
+    on_model("after", model)
+    result = RLResult(
+        settings,
+        folder,
+        before,
+        after,
+        recorder.history,
+        model.num_timesteps,
+        {
+            "versions": provenance.versions(),
+            "commit": commit() or None,
+            "hardware": provenance.hardware(model.device),
+        },
+        seconds,
+        provenance.peak_memory_mb(),
+    )
+    with write_then_rename(folder / "results.json") as temporary:
+        temporary.write_text(json.dumps(result.to_dict(), indent=2) + "\n", encoding="utf-8")
+    return result
+
+
+@contextmanager
+def _stage(name: str, seconds: dict[str, float]) -> Iterator[None]:
+    start = time.perf_counter()
+    yield
+    seconds[name] = time.perf_counter() - start
+
+
+def _make_env(settings: RLSettings) -> VecMonitor:
+    workers = make_vec(
+        settings.env_id,
+        settings.n_envs,
+        "process",
+        init_state_ids=range(settings.n_train_states),
+        privileged_obs=settings.policy_kwargs.get("critic") == "privileged",
+        **settings.env_kwargs,
+    )
+    env = VecMonitor(SB3VecEnv(workers))
+    env.seed(settings.seed)
+    return env
+
+
+def _make_model(settings: RLSettings, env: VecMonitor, folder: Path, resume: bool) -> TokenOnPolicyAlgorithm:
+    algorithm: Any = ALGORITHMS[settings.algorithm]
+    if resume:
+        return algorithm.load(folder / LAST_FILE, env=env)
+    kwargs = {name: value for name, value in settings.algorithm_kwargs.items() if name != "policy_kwargs"}
+    model = algorithm(
+        "VLAPolicy",
+        env,
+        seed=settings.seed,
+        policy_kwargs=settings.policy_kwargs,
+        checkpoint_folder=folder,
+        **kwargs,
+    )
+    model.set_logger(configure(str(folder / "logs"), ["csv", "tensorboard"]))
+    return model
+
+
+def _sampler(settings: RLSettings, model: TokenOnPolicyAlgorithm) -> SuccessSampler:
+    """The sampler of the run that goes on, or a new one."""
+    starts = itertools.product(settings.tasks, range(settings.n_train_states))
+    return getattr(model, "success_sampler", None) or SuccessSampler(starts, **(settings.curriculum or {}))
+
+
+def _evaluate(
+    settings: RLSettings, model: TokenOnPolicyAlgorithm, when: str, announce: Callable[[str], None]
+) -> dict[str, EvaluationResult]:
+    if not settings.n_eval_states:
+        return {}
+    announce(f"evaluation {when} training, greedy and sampled")
+    return {
+        mode: evaluate_policy_on_suite(
+            model,
+            settings.env_id,
+            n_init_states=settings.n_eval_states,
+            task_ids=settings.tasks,
+            n_envs=settings.n_envs,
+            deterministic=mode == "greedy",
+            env_kwargs=settings.env_kwargs,
+            progress_bar=True,
+            seed=settings.seed,
+        )
+        for mode in MODES
+    }
+
+
+def _read(folder: Path) -> dict[str, EvaluationResult]:
+    """Evaluations before training, of a run that goes on."""
+    paths = {mode: folder / f"before_{mode}.json" for mode in MODES}
+    return {mode: EvaluationResult.load(path) for mode, path in paths.items() if path.exists()}
