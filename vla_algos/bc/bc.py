@@ -22,7 +22,7 @@ from vla_algos.bc.stream import TrainingStream
 from vla_algos.bc.validation import known_inputs, prediction_figures
 from vla_algos.common.interrupts import deferred_interrupt
 from vla_algos.common.losses import smoothing_table, soft_cross_entropy
-from vla_algos.common.saving import SavedWithoutFrozenWeights
+from vla_algos.common.saving import LAST_FILE, SavedWithoutFrozenWeights
 from vla_algos.common.schedules import warmup_cosine
 from vla_algos.models import save_vla
 from vla_algos.policies import VLAPolicy
@@ -31,7 +31,6 @@ from vla_gym.instructions import INSTRUCTION_BYTES
 from vla_gym.tasks.registry import COMMAND_DIM
 
 BEST_FOLDER = "best"
-LAST_FILE = "last.zip"
 _FIGURES = ("accuracy", "l1_error", "bin_error")
 
 

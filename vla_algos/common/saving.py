@@ -14,6 +14,9 @@ from stable_baselines3.common.save_util import load_from_zip_file
 from vla_algos.models.openvla.config import PRESETS
 from vla_gym.files import write_then_rename
 
+LAST_FILE = "last.zip"
+"""In the folder of a run: what it goes on from."""
+
 
 class SavedWithoutFrozenWeights(BaseAlgorithm):
     """SB3's saving for algorithms whose policy is a :class:`vla_algos.policies.VLAPolicy`."""

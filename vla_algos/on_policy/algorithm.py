@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from abc import abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,18 +26,16 @@ from vla_algos.common.interrupts import deferred_interrupt
 from vla_algos.common.losses import PolicyLoss, kl_estimate, masked_mean, ratio_mask, token_ppo_loss
 from vla_algos.common.reference import ReferenceWeights
 from vla_algos.common.resumption import boundary_seed, generator_states, restore_generators
-from vla_algos.common.saving import SavedWithoutFrozenWeights
+from vla_algos.common.saving import LAST_FILE, SavedWithoutFrozenWeights
 from vla_algos.common.type_aliases import RatioLevel, TokenRolloutBufferSamples
 from vla_algos.errors import SpaceError, TrainingDivergedError
 from vla_algos.on_policy.callbacks import TokenRolloutCallback
 from vla_algos.policies import VLAPolicy
 from vla_algos.policies.vla_policy import FEATURES
 
-LAST_FILE = "last.zip"
 MAX_SKIPPED_IN_A_ROW = 3
 REFERENCE_LOG_PROB = "reference_log_prob"
 _SCORING_BATCH = 64
-_TRANSIENT = ("_is_interrupted", "_rows", "_clip_range_vf", "_is_warmup")
 
 
 class TokenOnPolicyAlgorithm(SavedWithoutFrozenWeights, OnPolicyAlgorithm):
@@ -141,7 +140,7 @@ class TokenOnPolicyAlgorithm(SavedWithoutFrozenWeights, OnPolicyAlgorithm):
         return super()._init_callback([TokenRolloutCallback(), *callbacks], progress_bar)
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "reference", "_last_obs", *_TRANSIENT]
+        return [*super()._excluded_save_params(), "reference", "_last_obs", "_is_interrupted"]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         state_dicts, tensors = super()._get_torch_save_params()
@@ -232,9 +231,9 @@ class TokenOnPolicyAlgorithm(SavedWithoutFrozenWeights, OnPolicyAlgorithm):
         self._generator_states = generator_states()
         self.save(Path(str(self.checkpoint_folder)) / LAST_FILE)
 
+    @abstractmethod
     def _update(self) -> dict[str, list[float]]:
         """All gradient steps of one iteration; returns the figures of each minibatch."""
-        raise NotImplementedError
 
     def _minibatches(self) -> Iterator[TokenRolloutBufferSamples]:
         yield from self.rollout_buffer.get(self.batch_size)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -30,8 +31,6 @@ class GroupAlgorithm(TokenOnPolicyAlgorithm):
     """
 
     rollout_buffer: EpisodeBuffer  # type: ignore[assignment]
-
-    _rows: np.ndarray
 
     def __init__(self, *args: Any, group_size: int, n_groups: int, **kwargs: Any) -> None:
         self.group_size = group_size
@@ -116,9 +115,18 @@ class GroupAlgorithm(TokenOnPolicyAlgorithm):
                 groups[rollout.group].append(rollout)
         return [group for group in groups if len(group) > 1]
 
+
+class GroupAdvantageAlgorithm(GroupAlgorithm):
+    """Every decision of an episode has the episode's advantage, which comes from the returns of its group."""
+
+    _rows: np.ndarray
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "_rows"]
+
+    @abstractmethod
     def _advantages(self, returns: np.ndarray) -> np.ndarray:
         """Advantages of the episodes of a group from their returns, (group_size,) each."""
-        raise NotImplementedError
 
     def _update(self) -> dict[str, list[float]]:
         buffer = self.rollout_buffer

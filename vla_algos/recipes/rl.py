@@ -17,16 +17,17 @@ from types import MappingProxyType
 from typing import Any
 
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.logger import configure
+from stable_baselines3.common.logger import Logger, configure
 from stable_baselines3.common.vec_env import VecMonitor
 
 from vla_algos.common import provenance
 from vla_algos.common.callbacks import RolloutHistoryCallback, RolloutRecord
+from vla_algos.common.saving import LAST_FILE
 from vla_algos.common.vec_env import SB3VecEnv
 from vla_algos.curriculum import CurriculumCallback, SuccessSampler
 from vla_algos.evaluation.harness import EvaluationResult, evaluate_policy_on_suite
 from vla_algos.models import save_vla
-from vla_algos.on_policy.algorithm import LAST_FILE, TokenOnPolicyAlgorithm
+from vla_algos.on_policy.algorithm import TokenOnPolicyAlgorithm
 from vla_algos.policies import env_kwargs
 from vla_algos.token_grpo import TokenGRPO
 from vla_algos.token_ppo import TokenPPO
@@ -250,7 +251,9 @@ def _make_env(settings: RLSettings) -> VecMonitor:
 def _make_model(settings: RLSettings, env: VecMonitor, folder: Path, resume: bool) -> TokenOnPolicyAlgorithm:
     algorithm: Any = ALGORITHMS[settings.algorithm]
     if resume:
-        return algorithm.load(folder / LAST_FILE, env=env)
+        model = algorithm.load(folder / LAST_FILE, env=env)
+        model.set_logger(_logger(folder, model.num_timesteps))
+        return model
     kwargs = {name: value for name, value in settings.algorithm_kwargs.items() if name != "policy_kwargs"}
     model = algorithm(
         "VLAPolicy",
@@ -260,8 +263,13 @@ def _make_model(settings: RLSettings, env: VecMonitor, folder: Path, resume: boo
         checkpoint_folder=folder,
         **kwargs,
     )
-    model.set_logger(configure(str(folder / "logs"), ["csv", "tensorboard"]))
+    model.set_logger(_logger(folder, 0))
     return model
+
+
+def _logger(folder: Path, n_timesteps: int) -> Logger:
+    """A folder of its own for each time that a run goes on, so that no log is overwritten."""
+    return configure(str(folder / "logs" / f"from_{n_timesteps}"), ["csv", "tensorboard"])
 
 
 def _sampler(settings: RLSettings, model: TokenOnPolicyAlgorithm) -> SuccessSampler:

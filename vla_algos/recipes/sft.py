@@ -20,9 +20,10 @@ from typing import Any
 import torch as th
 
 from vla_algos.bc import BC
-from vla_algos.bc.bc import BEST_FOLDER, LAST_FILE
+from vla_algos.bc.bc import BEST_FOLDER
 from vla_algos.bc.dataset import DemonstrationSet
 from vla_algos.common import provenance
+from vla_algos.common.saving import LAST_FILE
 from vla_algos.evaluation.harness import EvaluationResult, evaluate_policy_on_suite
 from vla_algos.models import load_vla, save_vla
 from vla_algos.models.openvla.config import PRESETS

@@ -10,13 +10,13 @@ import torch as th
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 
 from vla_algos.common.type_aliases import RatioLevel
-from vla_algos.on_policy.groups import GroupAlgorithm
+from vla_algos.on_policy.groups import GroupAdvantageAlgorithm
 from vla_algos.policies import VLAPolicy
 
 STD_EPSILON = 1e-6
 
 
-class TokenGRPO(GroupAlgorithm):
+class TokenGRPO(GroupAdvantageAlgorithm):
     """
     PPO's clipped loss without a critic: an episode is as good as it is better than others from the same start.
 

@@ -11,11 +11,11 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule
 
 from vla_algos.common.losses import PolicyLoss, reinforce_loss
 from vla_algos.common.type_aliases import TokenRolloutBufferSamples
-from vla_algos.on_policy.groups import GroupAlgorithm
+from vla_algos.on_policy.groups import GroupAdvantageAlgorithm
 from vla_algos.policies import VLAPolicy
 
 
-class TokenRLOO(GroupAlgorithm):
+class TokenRLOO(GroupAdvantageAlgorithm):
     """
     REINFORCE whose baseline is the mean return of the other episodes from the same start.
 
