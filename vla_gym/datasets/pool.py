@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import multiprocessing
 import os
 import time
 import traceback
@@ -16,7 +15,7 @@ from typing import Any, Generic, TypeVar
 import cloudpickle
 
 from vla_gym.errors import VLAGymError, WorkerError
-from vla_gym.vector.process import hidden_main_module
+from vla_gym.vector.process import hidden_main_module, worker_context
 from vla_gym.vector.worker import settle_in
 
 logger = logging.getLogger(__name__)
@@ -111,7 +110,7 @@ class _Worker(Generic[Job]):
     """The asking side of a worker process."""
 
     def __init__(self, index: int, n_workers: int, payload: bytes, timeout_s: float) -> None:
-        context = multiprocessing.get_context("forkserver")
+        context = worker_context()
         self.index = index
         self.is_alive = True
         self.deadline = math.inf

@@ -28,8 +28,7 @@ from vla_gym.vector.worker import run_worker
 
 logger = logging.getLogger(__name__)
 
-# imported once by the process that all workers are forked from, instead of once per worker
-_PRELOADED = ["vla_gym.vector.worker", "vla_gym.envs.libero_env"]
+_PRELOADED = ["vla_gym.vector.preload"]
 _CLOSING_TIME = 0.5
 """Seconds that workers get to close their environments before they are killed."""
 _MAX_DEATHS = 3
@@ -59,10 +58,10 @@ class ProcessVectorEnv(VLAVectorEnv):
     """
     Every environment runs in a process of its own and writes its observations to shared memory.
 
-    Workers are forked from a server process that has imported the simulator and nothing else; in particular not the
-    caller's script, so they never load what that imports, and the script needs no ``__main__`` guard. What cannot be
-    imported there (functions of the script, lambdas) is sent by value. The shared memory has no name, so it is gone
-    with the last process that maps it, however that ends; arrays handed out stay valid after ``close``.
+    Workers are forked from a server process that has loaded and compiled the simulator and nothing else; in particular
+    not the caller's script, so they never load what that imports, and the script needs no ``__main__`` guard. What
+    cannot be imported there (functions of the script, lambdas) is sent by value. The shared memory has no name, so it
+    is gone with the last process that maps it, however that ends; arrays handed out stay valid after ``close``.
 
     **A worker that dies or hangs** is killed and restarted, with a warning in the log. Its episode is reported as
     truncated, with reward 0, the last known observation and ``info["worker_restarted"] = True``; the next episode
@@ -108,7 +107,6 @@ class ProcessVectorEnv(VLAVectorEnv):
         return tuple(worker.pid for worker in self._workers)
 
     def _start(self) -> Sequence[Description]:
-        multiprocessing.get_context("forkserver").set_forkserver_preload(_PRELOADED)
         for i in range(self.num_envs):
             self._workers.append(self._launch(i))
         return [self._bring_up(i)[0] for i in range(self.num_envs)]
@@ -270,7 +268,7 @@ class _Worker:
     """The asking side of a worker process."""
 
     def __init__(self, index: int, env_fn: bytes, n_envs: int) -> None:
-        context = multiprocessing.get_context("forkserver")
+        context = worker_context()
         self._connection, far_end = context.Pipe()
         self.process = context.Process(
             target=run_worker,
@@ -316,6 +314,14 @@ class _Worker:
             self.process.kill()
         self.process.join(1.0)
         self._connection.close()
+
+
+def worker_context() -> multiprocessing.context.ForkServerContext:
+    """Where worker processes come from: a server that has loaded and compiled the simulator."""
+    context = multiprocessing.get_context("forkserver")
+    # a server that runs already stays as it is
+    context.set_forkserver_preload(_PRELOADED)
+    return context
 
 
 @contextmanager
