@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import io
+import json
+import zipfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.save_util import load_from_zip_file
+from stable_baselines3.common.save_util import load_from_zip_file, open_path
 
+from vla_algos.common.state_dicts import describe_mismatch
+from vla_algos.errors import CheckpointError
 from vla_algos.models.openvla.config import PRESETS
 from vla_gym.files import write_then_rename
 
 LAST_FILE = "last.zip"
 """In the folder of a run: what it goes on from."""
+FORMAT_VERSION = 1
+"""Of what the algorithms save; goes up when a file of before can no longer be loaded."""
 
 
 class SavedWithoutFrozenWeights(BaseAlgorithm):
@@ -34,7 +40,23 @@ class SavedWithoutFrozenWeights(BaseAlgorithm):
         :param exclude: attributes to leave out
         :param include: attributes to keep although they are left out by default
         """
+        self.saved_as = {"format": FORMAT_VERSION, "algorithm": type(self).__name__}
         save_zip(super().save, path, exclude=exclude, include=include)
+
+    @classmethod
+    def load(cls, path: str | Path | io.BufferedIOBase, *args: Any, **kwargs: Any) -> Any:
+        """
+        Load as SB3 does; only what this class, in this version, has saved.
+
+        :param path: file written by :meth:`save`, or opened for reading
+        :param args: as SB3's
+        :param kwargs: as SB3's
+        :return: the algorithm
+        :raises CheckpointError: if the file is damaged, of another algorithm, of another version of the format, or if
+            its weights do not fit the model that it names
+        """
+        _check_saved_as(path, [base.__name__ for base in cls.__mro__])
+        return super().load(path, *args, **kwargs)  # type: ignore[arg-type]
 
     def get_parameters(self) -> dict[str, dict[str, Any]]:
         """
@@ -59,6 +81,7 @@ class SavedWithoutFrozenWeights(BaseAlgorithm):
         :param load_path_or_dict: file written by :meth:`save`, or dictionary
         :param exact_match: whether every part and every weight that is not frozen must be there
         :param device: of the tensors read from a file
+        :raises CheckpointError: if the weights are of another architecture
         """
         parameters: Any = load_path_or_dict
         if not isinstance(parameters, dict):
@@ -67,6 +90,12 @@ class SavedWithoutFrozenWeights(BaseAlgorithm):
         frozen = {name: own[name] for name in self._frozen_names()}
         if "policy" in parameters:
             parameters = {**parameters, "policy": {**frozen, **parameters["policy"]}}
+            mismatch = describe_mismatch(own, parameters["policy"])
+            if mismatch and exact_match:
+                raise CheckpointError(
+                    f"The saved weights are not those of the model {self.policy_kwargs.get('vla', 'compact')!r} with "
+                    f"policy_kwargs={self.policy_kwargs}. {mismatch} Load them into the architecture that was saved."
+                )
         super().set_parameters(parameters, exact_match, device)
 
     def _frozen_names(self) -> set[str]:
@@ -76,6 +105,31 @@ class SavedWithoutFrozenWeights(BaseAlgorithm):
         # not by requires_grad, which an algorithm may switch off for a while
         learned = {id(parameter) for group in self.policy.optimizer.param_groups for parameter in group["params"]}
         return {name for name, parameter in self.policy.named_parameters() if id(parameter) not in learned}
+
+
+def _check_saved_as(path: str | Path | io.BufferedIOBase, loadable: list[str]) -> None:
+    """Read who saved a file, without unpickling anything."""
+    file = open_path(path, "r", suffix="zip")
+    try:
+        with zipfile.ZipFile(file) as archive:  # type: ignore[arg-type]
+            saved_as = json.loads(archive.read("data")).get("saved_as") or {}
+    except (zipfile.BadZipFile, KeyError, ValueError) as error:
+        raise CheckpointError(
+            f"{path} is not a file that an algorithm has saved ({error}). Save it again, or load another."
+        ) from error
+    finally:
+        file.seek(0)
+        if file is not path:
+            file.close()
+    algorithm, version = saved_as.get("algorithm"), saved_as.get("format")
+    if algorithm not in loadable:
+        other = f"{algorithm}.load" if algorithm else "the class that saved it"
+        raise CheckpointError(f"{path} was saved by {algorithm}, not by {loadable[0]}. Use {other}.")
+    if version != FORMAT_VERSION:
+        raise CheckpointError(
+            f"{path} has version {version} of the format; this vla_algos reads {FORMAT_VERSION}. Load it with the "
+            "version that saved it and write its model out with save_vla."
+        )
 
 
 def save_zip(save: Callable[..., None], path: str | Path | io.BufferedIOBase, **kwargs: Any) -> None:

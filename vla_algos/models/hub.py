@@ -14,6 +14,7 @@ import torch as th
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from vla_algos.common.state_dicts import describe_mismatch
 from vla_algos.errors import CheckpointError, UnknownNameError
 from vla_algos.models.lora import merged_state_dict
 from vla_algos.models.openvla.config import PRESETS, OpenVLAConfig, get_preset
@@ -187,18 +188,9 @@ def _load_weights(model: OpenVLA, folder: Path) -> None:
             raise CheckpointError(f"{path} is missing. Save or download the checkpoint again.") from error
         except (SafetensorError, OSError) as error:
             raise CheckpointError(f"{path} is damaged ({error}). Save or download the checkpoint again.") from error
-    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    missing, extra = sorted(expected.keys() - state.keys()), sorted(state.keys() - expected.keys())
-    wrong = [
-        f"{name} {tuple(state[name].shape)} instead of {shape}"
-        for name, shape in expected.items()
-        if name in state and tuple(state[name].shape) != shape
-    ]
-    if missing or extra or wrong:
-        raise CheckpointError(
-            f"The weights in {folder} do not fit its {CONFIG_FILE}. Missing: {_listed(missing)}. "
-            f"Unexpected: {_listed(extra)}. Of another shape: {_listed(wrong)}."
-        )
+    mismatch = describe_mismatch(model.state_dict(), state)
+    if mismatch:
+        raise CheckpointError(f"The weights in {folder} do not fit its {CONFIG_FILE}. {mismatch}")
     model.load_state_dict(state, assign=True)
 
 
@@ -207,13 +199,6 @@ def _weight_files(folder: Path) -> list[Path]:
         index = _read_json(folder / INDEX_FILE)
         return [folder / name for name in sorted(set(index["weight_map"].values()))]
     return [folder / WEIGHTS_FILE]
-
-
-def _listed(names: list[str], limit: int = 8) -> str:
-    if not names:
-        return "none"
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + more
 
 
 def _read_json(path: Path) -> dict[str, Any]:
