@@ -79,7 +79,7 @@ def test_token_ppo_learns_saves_and_acts_the_same(tmp_path: Path) -> None:
 
 def test_a_policy_that_stands_still_scores_nothing_in_the_harness() -> None:
     class Standing:
-        def predict(self, observation: Any, *args: Any, deterministic: bool = False) -> tuple[np.ndarray, None]:
+        def predict(self, observation: Any, **kwargs: Any) -> tuple[np.ndarray, None]:
             return np.tile([127] * 6 + [255], (len(observation["proprio"]), 75)), None
 
     result = evaluate_policy_on_suite(

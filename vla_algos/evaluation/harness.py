@@ -28,8 +28,14 @@ from vla_gym.wrappers import make_sequence
 class Predictor(Protocol):
     """Anything with SB3's ``predict``."""
 
-    def predict(self, observation: Any, *args: Any, deterministic: bool = False) -> tuple[np.ndarray, Any]:
-        """Actions (n_envs, A) for a batch of observations."""
+    def predict(
+        self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False
+    ) -> tuple[np.ndarray, Any]:
+        """
+        Actions (n_envs, A) for a batch of observations, and the next ``state`` of a recurrent policy.
+
+        ``episode_start`` (n_envs,) says where an episode has just begun.
+        """
 
 
 @dataclass(frozen=True)
@@ -261,9 +267,10 @@ def _run(
     assets = "unknown"
     lengths = np.zeros(venv.num_envs, dtype=int)
     observations = venv.reset()
+    state, dones = None, np.ones(venv.num_envs, dtype=bool)
     with tqdm(total=n_episodes, disable=not progress_bar, unit="episode", mininterval=1.0) as bar:
         while len(records) < n_episodes:
-            actions, _ = model.predict(observations, deterministic=deterministic)
+            actions, state = model.predict(observations, state=state, episode_start=dones, deterministic=deterministic)
             observations, _, dones, infos = venv.step(actions)
             for i, (done, info) in enumerate(zip(dones, infos, strict=True)):
                 lengths[i] += info.get("executed_steps", 1)

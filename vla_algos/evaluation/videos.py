@@ -46,11 +46,14 @@ def record_episode(
         raise TypeError(f"{env_id} is a {type(base).__name__}; filming needs a LiberoEnv.")
     observation, info = env.reset(seed=0, options=options)
     renderer = base.make_renderer(VIDEO_SIZE, ["agentview"])
-    done = False
+    state, is_start, done = None, True, False
     try:
         with write_then_rename(path) as temporary, imageio.get_writer(temporary, format="mp4", fps=CONTROL_HZ) as film:
             while not done:
-                actions, _ = model.predict(observation, deterministic=deterministic)
+                actions, state = model.predict(
+                    observation, state=state, episode_start=np.array([is_start]), deterministic=deterministic
+                )
+                is_start = False
                 for action in np.asarray(actions).reshape(-1, COMMAND_DIM):
                     observation, _, terminated, truncated, info = env.step(action)
                     # the policy's view is mirrored; people expect to read labels

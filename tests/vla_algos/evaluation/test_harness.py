@@ -24,7 +24,7 @@ class HandMade:
         self.rows_of_task_1 = rows_of_task_1
         self.batch_sizes = Counter()
 
-    def predict(self, observation, deterministic=False):
+    def predict(self, observation, state=None, episode_start=None, deterministic=False):
         assert deterministic
         self.batch_sizes[len(observation["proprio"])] += 1
         return np.stack([self._act(*row) for row in zip(*observation.values(), strict=True)]), None
@@ -41,6 +41,24 @@ class HandMade:
             right_side = not right_side
         bins[:2] = 255 * right_side, 255 * up
         return bins
+
+
+class Counting(HandMade):
+    """A recurrent policy, whose state is the number of decisions taken in the episode."""
+
+    def predict(self, observation, state=None, episode_start=None, deterministic=False):
+        state = np.zeros(len(episode_start), dtype=int) if state is None else np.where(episode_start, 0, state)
+        # the proprioception of the toy environment says what an honest state would be
+        np.testing.assert_array_equal(state, observation["proprio"][:, 0] > 0)
+        actions, _ = super().predict(observation, deterministic=deterministic)
+        return actions, state + 1
+
+
+def test_recurrent_policies_get_their_state_back():
+    result = evaluate_policy_on_suite(
+        Counting(), "toy", n_init_states=4, n_envs=4, env_fn=partial(ToyLiberoEnv, horizon=2), vec_env_cls=DummyVecEnv
+    )
+    assert result.n_episodes == 8
 
 
 @pytest.mark.parametrize("n_envs", [1, 3, 16, 40])
