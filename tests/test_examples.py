@@ -14,6 +14,17 @@ ARGUMENTS = {
     "01_random_rollout.py": ["--steps", "3"],
     "02_token_ppo.py": ["--timesteps", "8", "--n-steps", "8"],
     "03_stock_sb3.py": ["--timesteps", "16"],
+    "compare_algorithms.py": [
+        "--timesteps",
+        "8",
+        "--n-envs",
+        "2",
+        "--eval-states",
+        "1",
+        "--algorithms",
+        "start",
+        "A2C",
+    ],
 }
 
 
@@ -22,11 +33,12 @@ def test_every_example_is_listed() -> None:
 
 
 @pytest.mark.parametrize("name", ARGUMENTS)
-def test_example_runs(name: str) -> None:
+def test_example_runs(name: str, tmp_path: Path) -> None:
     result = subprocess.run(
         [sys.executable, str(ROOT / "examples" / name), *ARGUMENTS[name]],
         capture_output=True,
         text=True,
+        cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""},
     )
     assert result.returncode == 0, result.stderr

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 
 from vla_algos.common.buffers import TokenRolloutBuffer
 from vla_algos.policies import VLAPolicy
@@ -16,11 +17,15 @@ class TokenRolloutCallback(BaseCallback):
 
     SB3 calls ``on_step`` between ``env.step`` and ``rollout_buffer.add``, the one moment when the infos of the step
     about to be stored are at hand; this spares a loop of its own.
+
+    A ``VecEnvWrapper`` that makes rewards may keep the seconds it has taken so far in an attribute ``reward_seconds``;
+    they are then told apart from those of the environment.
     """
 
     def _on_rollout_start(self) -> None:
         self._start = time.perf_counter()
         self._env_seconds = self._decoding_seconds = 0.0
+        self._reward_seconds = _reward_seconds(self.training_env)
 
     def _on_step(self) -> bool:
         buffer, policy = self.locals.get("rollout_buffer"), self.model.policy
@@ -34,5 +39,17 @@ class TokenRolloutCallback(BaseCallback):
 
     def _on_rollout_end(self) -> None:
         self.logger.record("time/rollout_seconds", time.perf_counter() - self._start)
-        self.logger.record("time/env_seconds", self._env_seconds)
+        reward_seconds = _reward_seconds(self.training_env) - self._reward_seconds
+        self.logger.record("time/env_seconds", self._env_seconds - reward_seconds)
+        self.logger.record("time/reward_seconds", reward_seconds)
         self.logger.record("time/decoding_seconds", self._decoding_seconds)
+
+
+def _reward_seconds(env: VecEnv) -> float:
+    """Seconds that the wrappers of an environment have spent on rewards."""
+    seconds = 0.0
+    while isinstance(env, VecEnvWrapper):
+        # not getattr, by which a wrapper answers for those below it
+        seconds += vars(env).get("reward_seconds", 0.0)
+        env = env.venv
+    return seconds

@@ -7,7 +7,7 @@ import pytest
 
 from vla_algos.common.callbacks import RolloutRecord
 from vla_algos.evaluation.harness import EpisodeRecord, EvaluationResult
-from vla_algos.evaluation.plots import plot_learning_curve
+from vla_algos.evaluation.plots import plot_comparison, plot_learning_curve
 
 
 def result(successes: int, deterministic: bool = True) -> EvaluationResult:
@@ -24,3 +24,11 @@ def test_a_curve_is_written_whatever_the_roll_outs_showed(history: list[RolloutR
     assert [path.name for path in tmp_path.iterdir()] == ["curve.png"]
     image = imageio.imread(tmp_path / "curve.png")
     assert image.shape[:2] == (600, 1050) and image.std() > 10
+
+
+def test_a_comparison_has_a_row_for_each(tmp_path: Path) -> None:
+    rows = {f"algorithm {i}": [result(i), result(10 - i, False)] for i in (0, 5, 10)}
+    plot_comparison(tmp_path / "three.png", rows, "a task")
+    plot_comparison(tmp_path / "one.png", dict([rows.popitem()]), "a task")
+    three, one = (imageio.imread(tmp_path / name) for name in ("three.png", "one.png"))
+    assert three.std() > 10 and three.shape[0] > one.shape[0]

@@ -6,10 +6,11 @@ import inspect
 from pathlib import Path
 
 import pytest
+import yaml
 
 import vla_algos
 from vla_algos.errors import RecipeError, UnknownNameError
-from vla_algos.recipes.hyperparams import load_recipe, recipe_names
+from vla_algos.recipes.hyperparams import FOLDER, load_recipe, recipe_names
 from vla_algos.recipes.quickstart import quickstart_settings
 
 
@@ -19,9 +20,14 @@ def write(folder: Path, text: str) -> Path:
     return path
 
 
-@pytest.mark.parametrize("name", recipe_names())
-def test_shipped_recipes_are_keywords_of_their_algorithm(name: str) -> None:
-    settings = load_recipe(name)
+def sections() -> list[tuple[str, str]]:
+    files = {name: yaml.safe_load((FOLDER / f"{name}.yml").read_text()) for name in recipe_names()}
+    return [(name, section) for name, content in files.items() for section in content if section != "run"]
+
+
+@pytest.mark.parametrize(("name", "algorithm"), sections())
+def test_shipped_recipes_are_keywords_of_their_algorithm(name: str, algorithm: str) -> None:
+    settings = load_recipe(name, algorithm)
     signature = inspect.signature(getattr(vla_algos, settings.algorithm).__init__)
     signature.bind_partial(None, **settings.algorithm_kwargs)
     assert settings.policy_kwargs["vla"] == settings.vla

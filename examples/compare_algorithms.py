@@ -1,0 +1,171 @@
+"""
+All algorithms on one task, from one checkpoint, with one budget of decisions: a figure with intervals.
+
+    python examples/compare_algorithms.py --out runs/compare [--task-id 7] [--timesteps 8960] [--algorithms PPO A2C]
+
+What is in --out already is not run again, so that an interrupted comparison goes on. RecurrentPPO needs
+pip install vla-gym[contrib]. BC does not act: it reads the expert's demonstrations, one per initial state, with as many
+gradient steps as TokenPPO takes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+from stable_baselines3 import A2C, PPO
+from stable_baselines3.common.utils import set_random_seed
+from stable_baselines3.common.vec_env import VecMonitor
+
+from vla_algos import BC, DemonstrationSet, VLAPolicy, env_kwargs, evaluate_policy_on_suite
+from vla_algos.common.vec_env import SB3VecEnv
+from vla_algos.evaluation.harness import EvaluationResult
+from vla_algos.evaluation.plots import plot_comparison
+from vla_algos.recipes.hyperparams import load_recipe
+from vla_algos.recipes.rl import RLSettings, run_rl
+from vla_gym import make_vec
+from vla_gym.datasets.hdf5 import load_episodes
+from vla_gym.datasets.record import record_demonstrations
+from vla_gym.datasets.recorder import RecordingSettings
+
+Trainer = Callable[[RLSettings, Path], Any]
+MODES = ("greedy", "sampled")
+
+
+def nothing(settings: RLSettings, folder: Path) -> VLAPolicy:
+    """The checkpoint as it is."""
+    with gym.make(settings.env_id, **settings.env_kwargs) as env:
+        return VLAPolicy(env.observation_space, env.action_space, lambda _: 0.0, vla=settings.vla)
+
+
+def token_algorithm(name: str, settings: RLSettings, folder: Path) -> Any:
+    """As ``vla-rl train --recipe quickstart --algorithm ...`` does."""
+    changes = {key: getattr(settings, key) for key in ("task_ids", "total_timesteps", "n_envs", "seed", "assets")}
+    models: dict[str, Any] = {}
+    run_rl(load_recipe("quickstart", name, n_eval_states=0, **changes), folder, on_model=models.__setitem__)
+    return models["after"]
+
+
+def behaviour_cloning(settings: RLSettings, folder: Path) -> BC:
+    """Goes on with supervised fine-tuning."""
+    kwargs, recipe = env_kwargs(settings.vla), settings.algorithm_kwargs
+    recording = RecordingSettings(
+        settings.env_id,
+        image_size=kwargs["image_size"],
+        cameras=kwargs["cameras"],
+        assets=settings.assets,
+        seed=settings.seed,
+    )
+    record_demonstrations(recording, folder / "demos", settings.n_train_states, settings.task_ids, workers=2)
+    # the bins of the checkpoint, not those that these demonstrations would suggest
+    tokenizer = kwargs["action_tokenizer"]
+    model = BC(
+        "VLAPolicy",
+        dataset=DemonstrationSet.from_episodes(load_episodes(folder / "demos"), tokenizer, kwargs["chunk_size"]),
+        learning_rate=recipe["learning_rate"],
+        batch_size=recipe["batch_size"],
+        use_bf16=True,
+        policy_kwargs={"vla": settings.vla},
+        seed=settings.seed,
+    )
+    return model.learn(settings.total_timesteps * recipe["n_epochs"] // recipe["batch_size"], progress_bar=True)
+
+
+def stock(algorithm: type[Any], policy: Any, settings: RLSettings, folder: Path, **kwargs: Any) -> Any:
+    """An algorithm of Stable-Baselines3 as it is."""
+    starts = range(settings.n_train_states)
+    env = VecMonitor(
+        SB3VecEnv(
+            make_vec(settings.env_id, settings.n_envs, "process", init_state_ids=starts, **settings.env_kwargs),
+        )
+    )
+    env.seed(settings.seed)
+    if policy is VLAPolicy:
+        kwargs |= {"learning_rate": 1e-4, "policy_kwargs": {"vla": settings.vla}}
+    try:
+        return algorithm(policy, env, seed=settings.seed, **kwargs).learn(settings.total_timesteps, progress_bar=True)
+    finally:
+        env.close()
+
+
+def recurrent_ppo(settings: RLSettings, folder: Path) -> Any:
+    """A small network with a memory, from nothing: it cannot start from a VLA."""
+    try:
+        from sb3_contrib import RecurrentPPO
+    except ModuleNotFoundError as error:
+        raise SystemExit("RecurrentPPO is in sb3-contrib. Run: pip install vla-gym[contrib]") from error
+    return stock(RecurrentPPO, "MultiInputLstmPolicy", settings, folder, n_steps=40, batch_size=128)
+
+
+TRAINERS: dict[str, Trainer] = {
+    "start": nothing,
+    **{name: partial(token_algorithm, name) for name in ("TokenPPO", "TokenGRPO", "TokenRLOO", "TPO")},
+    "BC": behaviour_cloning,
+    "PPO": partial(stock, PPO, VLAPolicy, n_steps=40, batch_size=128, n_epochs=3),
+    "A2C": partial(stock, A2C, VLAPolicy),
+    "RecurrentPPO": recurrent_ppo,
+}
+
+
+def compare(name: str, settings: RLSettings, folder: Path) -> list[EvaluationResult]:
+    """Train and evaluate, or read what an earlier call has found."""
+    files = [folder / f"{mode}.json" for mode in MODES]
+    if not all(file.exists() for file in files):
+        folder.mkdir(parents=True, exist_ok=True)
+        start = time.perf_counter()
+        model = TRAINERS[name](settings, folder)
+        print(f"{name}: {time.perf_counter() - start:.0f} s of training", flush=True)
+        set_random_seed(settings.seed)
+        for mode, file in zip(MODES, files, strict=True):
+            evaluate_policy_on_suite(
+                model,
+                settings.env_id,
+                n_init_states=settings.n_eval_states,
+                task_ids=settings.tasks,
+                n_envs=settings.n_envs,
+                deterministic=mode == "greedy",
+                env_kwargs=settings.env_kwargs,
+            ).save(file)
+    return [EvaluationResult.load(file) for file in files]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("runs/compare"))
+    parser.add_argument("--task-id", type=int, default=7)
+    parser.add_argument("--timesteps", type=int, default=8960)
+    parser.add_argument("--n-envs", type=int, default=16)
+    parser.add_argument("--eval-states", type=int, default=50)
+    parser.add_argument("--algorithms", nargs="+", default=list(TRAINERS), choices=TRAINERS)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--assets", default="auto")
+    args = parser.parse_args()
+
+    settings = replace(
+        load_recipe("quickstart"),
+        task_ids=(args.task_id,),
+        total_timesteps=args.timesteps,
+        n_envs=args.n_envs,
+        n_eval_states=args.eval_states,
+        seed=args.seed,
+        assets=args.assets,
+    )
+    results = {name: compare(name, settings, args.out / name) for name in args.algorithms}
+    for name, evaluations in results.items():
+        counts = [
+            f"{mode} {result.successes}/{result.n_episodes}" for mode, result in zip(MODES, evaluations, strict=True)
+        ]
+        print(f"{name:>12}: {', '.join(counts)}")
+    instruction = next(iter(results.values()))[0].instructions[args.task_id]
+    plot_comparison(args.out / "comparison.png", results, f"{instruction}, {args.timesteps} decisions")
+    print(args.out / "comparison.png")
+
+
+if __name__ == "__main__":
+    main()
