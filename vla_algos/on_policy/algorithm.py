@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from abc import abstractmethod
 from collections import defaultdict
@@ -29,9 +30,11 @@ from vla_algos.common.resumption import boundary_seed, generator_states, restore
 from vla_algos.common.saving import LAST_FILE, SavedWithoutFrozenWeights
 from vla_algos.common.type_aliases import RatioLevel, TokenRolloutBufferSamples
 from vla_algos.errors import SpaceError, TrainingDivergedError
-from vla_algos.on_policy.callbacks import TokenRolloutCallback
+from vla_algos.on_policy.callbacks import TokenRolloutCallback, TolerantProgressBar
 from vla_algos.policies import VLAPolicy
 from vla_algos.policies.vla_policy import FEATURES
+
+logger = logging.getLogger(__name__)
 
 MAX_SKIPPED_IN_A_ROW = 3
 REFERENCE_LOG_PROB = "reference_log_prob"
@@ -137,7 +140,19 @@ class TokenOnPolicyAlgorithm(SavedWithoutFrozenWeights, OnPolicyAlgorithm):
     def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
         callbacks = callback if isinstance(callback, list) else [callback]
         callbacks = [c if isinstance(c, BaseCallback) else ConvertCallback(c) for c in callbacks]
-        return super()._init_callback([TokenRolloutCallback(), *callbacks], progress_bar)
+        bar = [TolerantProgressBar()] if progress_bar else []
+        return super()._init_callback([TokenRolloutCallback(), *callbacks, *bar])
+
+    def dump_logs(self, iteration: int = 0) -> None:
+        """As SB3's; a log that cannot be written does not end the run."""
+        try:
+            super().dump_logs(iteration)
+        except Exception as error:
+            # the next iteration has figures of its own
+            self.logger.name_to_value.clear()
+            self.logger.name_to_count.clear()
+            self.logger.name_to_excluded.clear()
+            logger.warning("The log of iteration %d could not be written: %s", iteration, error)
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "reference", "_last_obs", "_is_interrupted"]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from stable_baselines3.common.callbacks import BaseCallback
+from rich.errors import LiveError
+from stable_baselines3.common.callbacks import BaseCallback, ProgressBarCallback
+from stable_baselines3.common.logger import KVWriter, Logger
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnvWrapper, VecMonitor
 
 from vla_algos import TokenGRPO, TokenPPO
@@ -58,3 +60,45 @@ def test_without_one_there_is_none(algorithm):
     times = Times()
     model.learn(2, times)
     assert times.logged[0]["time/reward_seconds"] == 0.0 < times.logged[0]["time/env_seconds"]
+
+
+class Broken(KVWriter):
+    """A log on a disk that is full every other time."""
+
+    def __init__(self):
+        self.steps = []
+
+    def write(self, key_values, key_excluded, step=0):
+        self.steps.append((step, "train/loss" in key_values))
+        if len(self.steps) % 2:
+            raise OSError("No space left on device")
+
+    def close(self):
+        pass
+
+
+def make(**kwargs):
+    env = DummyVecEnv([lambda: ToyLiberoEnv(image_size=32, horizon=3)] * 2)
+    return TokenPPO("VLAPolicy", env, n_steps=4, batch_size=8, policy_kwargs={"vla": "nano"}, device="cpu", **kwargs)
+
+
+def test_a_log_that_cannot_be_written_is_a_warning(caplog):
+    model, log = make(critic_warmup_iterations=0), Broken()
+    model.set_logger(Logger(None, [log]))
+    model.learn(24)
+    assert log.steps == [(8, False), (16, True), (24, True)]
+    assert [record.getMessage() for record in caplog.records] == [
+        f"The log of iteration {i} could not be written: No space left on device" for i in (1, 3)
+    ]
+
+
+@pytest.mark.parametrize("hook", ["_on_training_start", "_on_step", "_on_training_end"])
+def test_a_progress_bar_that_fails_is_a_warning(hook, monkeypatch, caplog):
+    def fail(self):
+        raise LiveError("Only one live display may be active at once")
+
+    monkeypatch.setattr(ProgressBarCallback, hook, fail)
+    model = make().learn(16, progress_bar=True)
+    assert model.num_timesteps == 16
+    (record,) = caplog.records
+    assert "Only one live display" in record.getMessage()
