@@ -2,56 +2,44 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from abc import abstractmethod
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.buffers import RolloutBuffer
-from stable_baselines3.common.callbacks import BaseCallback, ConvertCallback
-from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from stable_baselines3.common.utils import FloatSchedule
-from stable_baselines3.common.vec_env import VecEnv
 
 import vla_gym  # noqa: F401 - registers the environment ids
 from vla_algos.common.buffers import TokenRolloutBuffer
-from vla_algos.common.interrupts import deferred_interrupt
 from vla_algos.common.losses import PolicyLoss, kl_estimate, masked_mean, ratio_mask, token_ppo_loss
 from vla_algos.common.reference import ReferenceWeights
-from vla_algos.common.resumption import boundary_seed, generator_states, restore_generators
-from vla_algos.common.saving import LAST_FILE, SavedWithoutFrozenWeights
+from vla_algos.common.saving import LAST_FILE
 from vla_algos.common.type_aliases import RatioLevel, TokenRolloutBufferSamples
 from vla_algos.errors import SpaceError, TrainingDivergedError
-from vla_algos.on_policy.callbacks import TokenRolloutCallback, TolerantProgressBar
+from vla_algos.on_policy.loop import ResumableAlgorithm
 from vla_algos.policies import VLAPolicy
 from vla_algos.policies.vla_policy import FEATURES
-
-logger = logging.getLogger(__name__)
 
 MAX_SKIPPED_IN_A_ROW = 3
 REFERENCE_LOG_PROB = "reference_log_prob"
 _SCORING_BATCH = 64
 
 
-class TokenOnPolicyAlgorithm(SavedWithoutFrozenWeights, OnPolicyAlgorithm):
+class TokenOnPolicyAlgorithm(ResumableAlgorithm):
     """
     SB3's on-policy loop over action tokens; what a subclass adds is where advantages come from.
 
     - Roll-outs keep the log-probability of every token at sampling time.
     - Gradients of a minibatch may be accumulated over micro-batches, in bfloat16.
     - An update whose loss or gradient is not finite is skipped and counted; three in a row end the run.
-    - With ``checkpoint_folder`` the run is saved every ``checkpoint_interval`` iterations, and at Ctrl-C, to
-      ``last.zip`` there. ``load`` it and call ``learn(model.remaining_timesteps, reset_num_timesteps=False)``: on a CPU
-      the run goes on with the same bits as if nothing had happened. For that, environments start anew with a seed of
-      the iteration wherever a run is saved.
+    - Runs are saved and go on as :class:`vla_algos.on_policy.loop.ResumableAlgorithm` says.
 
     :param ratio_level: "action" (product over the tokens) or "token"
     :param clip_range: of the ratio
@@ -89,7 +77,9 @@ class TokenOnPolicyAlgorithm(SavedWithoutFrozenWeights, OnPolicyAlgorithm):
             env,
             use_sde=False,
             sde_sample_freq=-1,
-            rollout_buffer_class=buffer_class,  # type: ignore[arg-type]
+            rollout_buffer_class=buffer_class,
+            checkpoint_folder=checkpoint_folder,
+            checkpoint_interval=checkpoint_interval,
             _init_setup_model=False,
             **kwargs,
         )
@@ -102,14 +92,9 @@ class TokenOnPolicyAlgorithm(SavedWithoutFrozenWeights, OnPolicyAlgorithm):
         self.target_kl = target_kl
         self.micro_batch_size = micro_batch_size
         self.use_bf16 = use_bf16
-        self.checkpoint_folder = None if checkpoint_folder is None else str(checkpoint_folder)
-        self.checkpoint_interval = checkpoint_interval
         self.reference: ReferenceWeights | None = None
-        self._n_iterations = 0
         self._n_skipped_updates = 0
         self._n_skipped_in_a_row: dict[str, int] = defaultdict(int)
-        self._generator_states: dict[str, Any] | None = None
-        self._is_interrupted: Callable[[], bool] = _never
         if _init_setup_model:
             self._setup_model()
 
@@ -137,25 +122,8 @@ class TokenOnPolicyAlgorithm(SavedWithoutFrozenWeights, OnPolicyAlgorithm):
         if self.env is not None:
             self.policy.check_env(self.env)
 
-    def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
-        callbacks = callback if isinstance(callback, list) else [callback]
-        callbacks = [c if isinstance(c, BaseCallback) else ConvertCallback(c) for c in callbacks]
-        bar = [TolerantProgressBar()] if progress_bar else []
-        return super()._init_callback([TokenRolloutCallback(), *callbacks, *bar])
-
-    def dump_logs(self, iteration: int = 0) -> None:
-        """As SB3's; a log that cannot be written does not end the run."""
-        try:
-            super().dump_logs(iteration)
-        except Exception as error:
-            # the next iteration has figures of its own
-            self.logger.name_to_value.clear()
-            self.logger.name_to_count.clear()
-            self.logger.name_to_excluded.clear()
-            logger.warning("The log of iteration %d could not be written: %s", iteration, error)
-
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "reference", "_last_obs", "_is_interrupted"]
+        return [*super()._excluded_save_params(), "reference"]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         state_dicts, tensors = super()._get_torch_save_params()
@@ -175,54 +143,14 @@ class TokenOnPolicyAlgorithm(SavedWithoutFrozenWeights, OnPolicyAlgorithm):
         if self.reference is not None and is_missing:
             self.reference = ReferenceWeights(self.policy.vla)
 
+    def _start_anew(self) -> None:
+        super()._start_anew()
+        if self.reference is not None:
+            self.reference = ReferenceWeights(self.policy.vla)
+
     @property
     def _has_reference(self) -> bool:
         return self.needs_reference or self.kl_coef > 0.0
-
-    @property
-    def remaining_timesteps(self) -> int:
-        """Decisions that the last call of ``learn`` has not taken."""
-        return max(0, self._total_timesteps - self.num_timesteps)
-
-    def learn(  # noqa: D102 - inherited
-        self,
-        total_timesteps: int,
-        callback: MaybeCallback = None,
-        log_interval: int = 1,
-        tb_log_name: str | None = None,
-        reset_num_timesteps: bool = True,
-        progress_bar: bool = False,
-    ) -> Any:
-        if reset_num_timesteps:
-            self._n_iterations = 0
-            self._generator_states = None
-            if self.reference is not None:
-                self.reference = ReferenceWeights(self.policy.vla)
-        name = tb_log_name or type(self).__name__
-        with deferred_interrupt() as self._is_interrupted:
-            super().learn(total_timesteps, callback, log_interval, name, reset_num_timesteps, progress_bar)
-            if self._is_interrupted():
-                raise KeyboardInterrupt
-        return self
-
-    def collect_rollouts(
-        self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
-    ) -> bool:
-        """As SB3's; behind a checkpoint, environments and generators first start from what was saved."""
-        if self._is_interrupted():
-            return False
-        if self._generator_states is not None:
-            restore_generators(self._generator_states)
-            self._generator_states = None
-            env.seed(boundary_seed(self.seed, self._n_iterations))
-            self._last_obs = env.reset()  # type: ignore[assignment]
-            self._last_episode_starts = np.ones((env.num_envs,), dtype=bool)
-        return self._collect(env, callback, rollout_buffer, n_rollout_steps)
-
-    def _collect(
-        self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
-    ) -> bool:
-        return super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
 
     def train(self) -> None:
         """Update the policy from the current roll-out, and save the run if it is time to."""
@@ -237,14 +165,7 @@ class TokenOnPolicyAlgorithm(SavedWithoutFrozenWeights, OnPolicyAlgorithm):
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         self.logger.record("train/skipped_updates", self._n_skipped_updates)
         self.logger.record("time/train_seconds", time.perf_counter() - start)
-        self._n_iterations += 1
-        is_due = self._n_iterations % self.checkpoint_interval == 0 or self._is_interrupted()
-        if self.checkpoint_folder is not None and is_due:
-            self._save_checkpoint()
-
-    def _save_checkpoint(self) -> None:
-        self._generator_states = generator_states()
-        self.save(Path(str(self.checkpoint_folder)) / LAST_FILE)
+        self._finish_iteration()
 
     @abstractmethod
     def _update(self) -> dict[str, list[float]]:
@@ -362,7 +283,3 @@ class TokenOnPolicyAlgorithm(SavedWithoutFrozenWeights, OnPolicyAlgorithm):
 def _observations(part: TokenRolloutBufferSamples) -> Any:
     """What the policy is to look at: encoded images where they were remembered."""
     return {**part.observations, **{key: part.memory[key] for key in (FEATURES,) if key in part.memory}}
-
-
-def _never() -> bool:
-    return False
