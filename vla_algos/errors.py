@@ -6,6 +6,7 @@ from vla_gym.errors import MissingPackageError, UnknownNameError
 
 __all__ = [
     "CheckpointError",
+    "DeviceError",
     "MissingPackageError",
     "ModelInputError",
     "RecipeError",
@@ -22,6 +23,10 @@ class VLAAlgosError(Exception):
 
 class CheckpointError(VLAAlgosError, RuntimeError):
     """A checkpoint that is missing, damaged or made for another architecture."""
+
+
+class DeviceError(VLAAlgosError, RuntimeError):
+    """A device that is not there, or has too little memory."""
 
 
 class ModelInputError(VLAAlgosError, ValueError):

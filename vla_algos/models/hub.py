@@ -11,22 +11,28 @@ from pathlib import Path
 from typing import Any
 
 import torch as th
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 
-from vla_algos.common.state_dicts import describe_mismatch
+from vla_algos.common.devices import check_device
 from vla_algos.errors import CheckpointError, UnknownNameError
-from vla_algos.models.lora import merged_state_dict
+from vla_algos.models.lora import TRAINED_IN_FULL, merged_state_dict
 from vla_algos.models.openvla.config import PRESETS, OpenVLAConfig, get_preset
 from vla_algos.models.openvla.llm import build_rotary
 from vla_algos.models.openvla.model import OpenVLA
 from vla_algos.models.openvla.processor import load_tokenizer
+from vla_algos.models.weights import INDEX_FILE, OWN_FILE, WEIGHTS_FILE, read_weights, write_weights
 
 CONFIG_FILE = "config.json"
-WEIGHTS_FILE = "model.safetensors"
-INDEX_FILE = "model.safetensors.index.json"
+PREPROCESSOR_FILE = "preprocessor_config.json"
 STATISTICS_FILE = "dataset_statistics.json"
 TOKENIZER_FILE = "tokenizer.json"
+TOKENIZER_FILES = (
+    TOKENIZER_FILE,
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "generation_config.json",
+)
 CHECKPOINTS_FOLDER = Path(__file__).parent / "checkpoints"
 
 
@@ -39,7 +45,7 @@ def load_vla(
     id_or_folder: str | Path,
     *,
     device: th.device | str = "cpu",
-    dtype: th.dtype = th.float32,
+    dtype: th.dtype | None = th.float32,
     seed: int | None = None,
     config_changes: dict[str, Any] | None = None,
 ) -> OpenVLA:
@@ -49,14 +55,15 @@ def load_vla(
     :param id_or_folder: name of a preset or of one of :func:`shipped_checkpoints`, path of a folder, or
         ``organisation/name``
     :param device: where the model goes
-    :param dtype: type of the parameters
+    :param dtype: type of the parameters; None: as they are stored
     :param seed: makes the fresh weights of a preset reproducible; ignored for a checkpoint
     :param config_changes: fields of a preset's configuration that shall differ, see :func:`get_preset`
     :return: the model
     :raises UnknownNameError: if it is none of these
     :raises CheckpointError: if the checkpoint is missing, damaged or of another architecture, or shall be changed
+    :raises DeviceError: if the device is not there, or has too little memory
     """
-    name = str(id_or_folder)
+    name, device = str(id_or_folder), check_device(device)
     if name in PRESETS:
         model = _fresh(name, seed, config_changes or {})
     elif config_changes:
@@ -65,7 +72,7 @@ def load_vla(
             "itself how it is built. Leave config_changes out."
         )
     else:
-        model = _load_folder(_find_folder(name))
+        return _load_folder(_find_folder(name), device, dtype)
     return model.to(device=device, dtype=dtype)
 
 
@@ -97,13 +104,10 @@ def save_vla(model: OpenVLA, folder: str | Path, dtype: th.dtype | None = None) 
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
-        _write_json(temporary / CONFIG_FILE, model.config.to_dict())
-        _write_json(temporary / STATISTICS_FILE, model.config.norm_stats)
-        if model.processor.tokenizer is not None:
-            model.processor.tokenizer.save_pretrained(str(temporary))
+        _write_configuration(model, temporary)
         merged = merged_state_dict(model)
         state = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in merged.items()}
-        save_file(state, temporary / WEIGHTS_FILE, metadata={"format": "pt"})
+        write_weights(state, temporary, TRAINED_IN_FULL if model.config.released else ())
         # mkdtemp makes a folder that nobody else can read, safetensors such files
         temporary.chmod(0o755)
         for path in temporary.iterdir():
@@ -111,10 +115,38 @@ def save_vla(model: OpenVLA, folder: str | Path, dtype: th.dtype | None = None) 
         if not folder.exists():
             temporary.rename(folder)
             return
-        for path in sorted(temporary.iterdir(), key=lambda path: path.name == WEIGHTS_FILE):
-            os.replace(path, folder / path.name)
+        _replace_files(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _write_configuration(model: OpenVLA, folder: Path) -> None:
+    """All but the weights."""
+    config = model.config
+    _write_json(folder / CONFIG_FILE, config.to_dict())
+    _write_json(folder / STATISTICS_FILE, config.norm_stats)
+    if config.released is not None and config.released.preprocessor:
+        _write_json(folder / PREPROCESSOR_FILE, config.released.preprocessor)
+    processor = model.processor
+    source = processor.tokenizer_folder
+    if source is not None and (source / TOKENIZER_FILE).exists():
+        # as they are: what today's transformers writes is not what that of 2024 reads
+        for name in TOKENIZER_FILES:
+            if (source / name).exists():
+                shutil.copyfile(source / name, folder / name)
+    elif processor.tokenizer is not None:
+        processor.tokenizer.save_pretrained(str(folder))
+
+
+def _replace_files(source: Path, folder: Path) -> None:
+    """Move files into an existing folder, the weights last, and remove weights of before that are none any more."""
+    names = {path.name for path in source.iterdir()}
+    for path in sorted(source.iterdir(), key=lambda path: path.suffix == ".safetensors"):
+        os.replace(path, folder / path.name)
+    for pattern in (INDEX_FILE, WEIGHTS_FILE, OWN_FILE, "model-*-of-*.safetensors"):
+        for path in folder.glob(pattern):
+            if path.name not in names:
+                path.unlink()
 
 
 def _fresh(preset: str, seed: int | None, config_changes: dict[str, Any]) -> OpenVLA:
@@ -162,43 +194,23 @@ def _find_folder(name: str) -> Path:
 
 
 def _read_config(folder: Path) -> OpenVLAConfig:
-    config = OpenVLAConfig.from_dict(_read_json(folder / CONFIG_FILE))
+    has_preprocessor = (folder / PREPROCESSOR_FILE).exists()
+    preprocessor = _read_json(folder / PREPROCESSOR_FILE) if has_preprocessor else None
+    config = OpenVLAConfig.from_dict(_read_json(folder / CONFIG_FILE), preprocessor)
     if (folder / STATISTICS_FILE).exists():
         config.norm_stats = _read_json(folder / STATISTICS_FILE)
     return config
 
 
-def _load_folder(folder: Path) -> OpenVLA:
+def _load_folder(folder: Path, device: th.device, dtype: th.dtype | None) -> OpenVLA:
     config = _read_config(folder)
     tokenizer = load_tokenizer(folder) if (folder / TOKENIZER_FILE).exists() else None
     with th.device("meta"):
         model = OpenVLA(config, tokenizer)
-    _load_weights(model, folder)
+    read_weights(model, folder, device, dtype)
     # built on the meta device and not part of a checkpoint
-    model.language_model.model.rotary_emb = build_rotary(model.language_model.config)
+    model.language_model.model.rotary_emb = build_rotary(model.language_model.config).to(device)
     return model
-
-
-def _load_weights(model: OpenVLA, folder: Path) -> None:
-    state: dict[str, th.Tensor] = {}
-    for path in _weight_files(folder):
-        try:
-            state.update(load_file(path))
-        except FileNotFoundError as error:
-            raise CheckpointError(f"{path} is missing. Save or download the checkpoint again.") from error
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"{path} is damaged ({error}). Save or download the checkpoint again.") from error
-    mismatch = describe_mismatch(model.state_dict(), state)
-    if mismatch:
-        raise CheckpointError(f"The weights in {folder} do not fit its {CONFIG_FILE}. {mismatch}")
-    model.load_state_dict(state, assign=True)
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    if (folder / INDEX_FILE).exists():
-        index = _read_json(folder / INDEX_FILE)
-        return [folder / name for name in sorted(set(index["weight_map"].values()))]
-    return [folder / WEIGHTS_FILE]
 
 
 def _read_json(path: Path) -> dict[str, Any]:

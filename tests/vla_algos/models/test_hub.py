@@ -10,7 +10,7 @@ import torch as th
 from safetensors.torch import load_file, save_file
 
 from vla_algos.errors import CheckpointError, UnknownNameError
-from vla_algos.models import hub, load_vla, save_vla
+from vla_algos.models import load_vla, save_vla, weights
 
 
 @pytest.fixture
@@ -86,7 +86,7 @@ def test_interrupted_save_leaves_nothing_half_written(tmp_path, lively_nano, mon
         path.write_bytes(b"half")
         raise OSError("disk full")
 
-    monkeypatch.setattr(hub, "save_file", fail)
+    monkeypatch.setattr(weights, "save_file", fail)
     with pytest.raises(OSError, match="disk full"):
         save_vla(load_vla("nano", seed=3), target)
     assert target.exists() is exists
@@ -122,7 +122,8 @@ def test_weights_can_be_stored_smaller(tmp_path, lively_nano):
 @pytest.mark.parametrize("name", ["nanno", "no_such_folder", "./a/b", "/a/b/c"])
 def test_unknown_name(name):
     with pytest.raises(
-        UnknownNameError, match=r"Valid: openvla-7b, compact, nano, compact-libero-goal\..*checkpoint folder"
+        UnknownNameError,
+        match=r"Valid: openvla-7b, .*siglip, compact, nano, compact-libero-goal\..*checkpoint folder",
     ):
         load_vla(name)
 

@@ -8,6 +8,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vla_algos.errors import CheckpointError, UnknownNameError
+from vla_algos.models.openvla.released import (
+    DINOV2_ID,
+    OWN_KEY,
+    SIGLIP_ID,
+    ReleasedFiles,
+    is_released,
+    released_config,
+    released_fields,
+)
 
 N_BINS = 256
 ACTION_DIM = 7
@@ -15,6 +24,9 @@ ACTION_DIM = 7
 # mean and std of (eef position in m, axis-angle in rad, two finger positions in m), rounded, over LIBERO's tasks
 LIBERO_PROPRIO_MEAN = [-0.05, 0.03, 0.9, 3.0, -0.1, -0.1, 0.027, -0.027]
 LIBERO_PROPRIO_STD = [0.1, 0.15, 0.3, 0.35, 0.5, 0.3, 0.014, 0.014]
+
+_IN_RELEASED = ("image_size", "towers", "llm", "norm_stats", "prompt_end_id")
+"""Fields that the original's files say in their own way."""
 
 
 @dataclass
@@ -96,6 +108,8 @@ class OpenVLAConfig:
     :param value_head_width: hidden channels of the value head, 0 for no value head
     :param detach_value: stop the gradient of the value at the hidden state it reads
     :param norm_stats: OpenVLA's data set statistics, {data set: {"action": {"q01": ..., "q99": ..., "mask": ...}}}
+    :param released: files of the released checkpoint that the model came from, whose layout it is saved in; None: the
+        layout of this library
     """
 
     image_size: int
@@ -113,6 +127,7 @@ class OpenVLAConfig:
     value_head_width: int = 0
     detach_value: bool = False
     norm_stats: dict[str, Any] = field(default_factory=dict)
+    released: ReleasedFiles | None = None
 
     @property
     def action_tokens(self) -> int:
@@ -128,23 +143,34 @@ class OpenVLAConfig:
         """
         Everything as plain JSON values.
 
-        :return: the content of ``config.json``
+        :return: the content of ``config.json``, in the layout of the original for what came in it
         """
-        return {"model_type": "openvla", "architectures": ["OpenVLA"], **dataclasses.asdict(self)}
+        values = dataclasses.asdict(self)
+        del values["released"]
+        if self.released is None:
+            return {"model_type": "openvla", "architectures": ["OpenVLA"], **values}
+        said = dataclasses.asdict(self.from_dict(self.released.config, self.released.preprocessor))
+        own = {key: value for key, value in values.items() if key not in _IN_RELEASED and value != said[key]}
+        return released_config(self.released, self.norm_stats, {**self.released.config.get(OWN_KEY, {}), **own})
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> OpenVLAConfig:
+    def from_dict(cls, values: dict[str, Any], preprocessor: dict[str, Any] | None = None) -> OpenVLAConfig:
         """
         Inverse of :meth:`to_dict`.
 
-        :param values: the content of ``config.json``
+        :param values: the content of ``config.json``, in this library's layout or in that of the original
+        :param preprocessor: the content of ``preprocessor_config.json``, which the original has
         :return: the configuration
         :raises CheckpointError: if a key is unknown or a needed one is missing
         """
-        values = {key: value for key, value in values.items() if key not in ("model_type", "architectures")}
+        released = ReleasedFiles(values, preprocessor or {}) if is_released(values) else None
+        if released is None:
+            fields = {key: value for key, value in values.items() if key not in ("model_type", "architectures")}
+        else:
+            fields = released_fields(released)
         try:
-            towers = [VisionTowerConfig(**tower) for tower in values.pop("towers")]
-            return cls(towers=towers, llm=LLMConfig(**values.pop("llm")), **values)
+            towers = [VisionTowerConfig(**tower) for tower in fields.pop("towers")]
+            return cls(towers=towers, llm=LLMConfig(**fields.pop("llm")), released=released, **fields)
         except (KeyError, TypeError) as error:
             valid = ", ".join(f.name for f in dataclasses.fields(cls))
             raise CheckpointError(
@@ -153,27 +179,17 @@ class OpenVLAConfig:
             ) from error
 
 
-def _openvla_7b() -> OpenVLAConfig:
-    # the statistics are those of the released processor: ImageNet's, rounded to bfloat16
-    dinov2 = VisionTowerConfig(
-        width=1024,
-        depth=24,
-        heads=16,
-        patch=14,
-        mlp_width=4096,
-        class_token=True,
-        registers=4,
-        layer_scale=1e-5,
-        mean=[0.484375, 0.455078125, 0.40625],
-        std=[0.228515625, 0.2236328125, 0.224609375],
-    )
-    siglip = VisionTowerConfig(width=1152, depth=27, heads=16, patch=14, mlp_width=4304, attention_pool=True)
-    return OpenVLAConfig(
-        image_size=224,
-        towers=[dinov2, siglip],
-        llm=LLMConfig(hidden=4096, layers=32, heads=32, mlp=11008),
-        prompt_end_id=29871,
-    )
+def _released(*timm_ids: str) -> OpenVLAConfig:
+    """Full size, as released."""
+    values = {
+        "model_type": "openvla",
+        "image_sizes": [224] * len(timm_ids),
+        "timm_model_ids": list(timm_ids),
+        "pad_to_multiple_of": 64,
+        "text_config": {},
+    }
+    # the id of the empty piece in the tokenizer of Llama 2
+    return dataclasses.replace(OpenVLAConfig.from_dict(values), prompt_end_id=29871, released=None)
 
 
 def _small(image_size: int, tower: VisionTowerConfig, llm: LLMConfig, value_head_width: int) -> OpenVLAConfig:
@@ -195,7 +211,8 @@ def _small(image_size: int, tower: VisionTowerConfig, llm: LLMConfig, value_head
 _SMALL_VOCAB = {"vocab": 498 + N_BINS, "rows": 768}
 
 PRESETS: dict[str, OpenVLAConfig] = {
-    "openvla-7b": _openvla_7b(),
+    "openvla-7b": _released(DINOV2_ID, SIGLIP_ID),
+    "openvla-7b-siglip": _released(SIGLIP_ID),
     "compact": _small(
         128,
         VisionTowerConfig(width=192, depth=4, heads=3, patch=16, mlp_width=576, feature_layer=-1),

@@ -13,6 +13,8 @@ from vla_algos.models.openvla.config import OpenVLAConfig
 from vla_algos.models.transformers_import import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 BUILTIN_TOKENIZER = Path(__file__).parent / "tokenizer"
+EMPTY_PIECE = "\u2581"
+"""A space by itself; 29871 in the tokenizer of Llama 2."""
 
 
 def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
@@ -45,9 +47,18 @@ class Processor:
     def __init__(self, config: OpenVLAConfig, tokenizer: PreTrainedTokenizerBase | None = None) -> None:
         if tokenizer is None and config.builtin_tokenizer:
             tokenizer = load_tokenizer(BUILTIN_TOKENIZER)
+        if tokenizer is not None and config.released is not None:
+            # OpenVLA's rule: a prompt ends with the empty piece, by whatever id the tokenizer has for it
+            config.prompt_end_id = tokenizer.convert_tokens_to_ids(EMPTY_PIECE)
         self.config = config
         self.tokenizer = tokenizer
         self._ids: dict[str, list[int]] = {}
+
+    @property
+    def tokenizer_folder(self) -> Path | None:
+        """Where the tokenizer was loaded from, if that is still there."""
+        folder = None if self.tokenizer is None else Path(self.tokenizer.name_or_path)
+        return folder if folder is not None and folder.is_dir() else None
 
     def images(self, images: th.Tensor) -> th.Tensor:
         """

@@ -8,40 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch as th
-from safetensors.torch import load_file
 
-from vla_algos.models import OpenVLA, OpenVLAConfig
-from vla_algos.models.openvla.config import LLMConfig, VisionTowerConfig, get_preset
+from vla_algos.models import OpenVLA, load_vla
+from vla_algos.models.openvla.config import get_preset
 from vla_algos.models.openvla.llm import run_llama
-from vla_algos.models.openvla.processor import load_tokenizer
-
-DINOV2 = {"patch": 14, "class_token": True, "registers": 4, "layer_scale": 1e-5}
-SIGLIP = {"patch": 14, "attention_pool": True}
-TOWERS = {
-    "siglip": [VisionTowerConfig(48, 4, 4, mlp_width=179, **SIGLIP)],
-    "dinosiglip": [
-        VisionTowerConfig(48, 4, 4, mlp_width=192, mean=[0.484375, 0.455078125, 0.40625], **DINOV2),
-        VisionTowerConfig(40, 3, 4, mlp_width=149, **SIGLIP),
-    ],
-}
-TOWERS["dinosiglip"][0].std = [0.228515625, 0.2236328125, 0.224609375]
 
 
-@pytest.fixture(scope="module", params=list(TOWERS))
+@pytest.fixture(scope="module", params=["siglip", "dinosiglip"])
 def case(request, golden: Path):
-    """Model with the stored weights, and the reference numbers."""
-    folder = golden / request.param
-    config = OpenVLAConfig(
-        image_size=224,
-        towers=TOWERS[request.param],
-        llm=LLMConfig(hidden=64, layers=2, heads=4, mlp=160, vocab=640, rows=704),
-        prompt_end_id=347,
-    )
-    model = OpenVLA(config, load_tokenizer(folder))
-    state: dict[str, th.Tensor] = {}
-    for path in sorted(folder.glob("*.safetensors")):
-        state.update(load_file(path))
-    model.load_state_dict(state)
+    """Model of the stored checkpoint, and the reference numbers."""
+    model = load_vla(golden / request.param)
     return model, np.load(golden / f"{request.param}.npz"), np.load(golden / "images.npz")
 
 
@@ -100,9 +76,10 @@ def test_teacher_forced_logits(case):
     del model.processor.images
 
 
-def test_full_size_names_and_shapes(golden: Path):
+@pytest.mark.parametrize(("preset", "title"), [("openvla-7b", "openvla-7b"), ("openvla-7b-siglip", "siglip-only")])
+def test_full_size_names_and_shapes(golden: Path, preset: str, title: str):
     checkpoints = json.loads((golden / "real_checkpoint_keys.json").read_text())
-    expected = next(keys for name, keys in checkpoints.items() if name.startswith("openvla-7b"))
+    expected = next(keys for name, keys in checkpoints.items() if name.startswith(title))
     with th.device("meta"):
-        model = OpenVLA(get_preset("openvla-7b"))
+        model = OpenVLA(get_preset(preset))
     assert {name: list(tensor.shape) for name, tensor in model.state_dict().items()} == expected
