@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -33,6 +34,8 @@ TOKENIZER_FILES = (
     "added_tokens.json",
     "generation_config.json",
 )
+CHANGEABLE = ("image_pipeline",)
+"""Fields of a configuration that are no matter of the weights."""
 CHECKPOINTS_FOLDER = Path(__file__).parent / "checkpoints"
 
 
@@ -57,7 +60,8 @@ def load_vla(
     :param device: where the model goes
     :param dtype: type of the parameters; None: as they are stored
     :param seed: makes the fresh weights of a preset reproducible; ignored for a checkpoint
-    :param config_changes: fields of a preset's configuration that shall differ, see :func:`get_preset`
+    :param config_changes: fields of a preset's configuration that shall differ, see :func:`get_preset`; of a
+        checkpoint's only ``image_pipeline``
     :return: the model
     :raises UnknownNameError: if it is none of these
     :raises CheckpointError: if the checkpoint is missing, damaged or of another architecture, or shall be changed
@@ -66,13 +70,8 @@ def load_vla(
     name, device = str(id_or_folder), check_device(device)
     if name in PRESETS:
         model = _fresh(name, seed, config_changes or {})
-    elif config_changes:
-        raise CheckpointError(
-            f"config_changes={config_changes} is for presets ({', '.join(PRESETS)}); the checkpoint {name!r} says "
-            "itself how it is built. Leave config_changes out."
-        )
     else:
-        return _load_folder(_find_folder(name), device, dtype)
+        return _load_folder(_find_folder(name), device, dtype, config_changes or {})
     return model.to(device=device, dtype=dtype)
 
 
@@ -202,8 +201,13 @@ def _read_config(folder: Path) -> OpenVLAConfig:
     return config
 
 
-def _load_folder(folder: Path, device: th.device, dtype: th.dtype | None) -> OpenVLA:
-    config = _read_config(folder)
+def _load_folder(folder: Path, device: th.device, dtype: th.dtype | None, config_changes: dict[str, Any]) -> OpenVLA:
+    if not config_changes.keys() <= set(CHANGEABLE):
+        raise CheckpointError(
+            f"config_changes={config_changes} is for presets ({', '.join(PRESETS)}); the checkpoint {folder} says "
+            f"itself how it is built. Only {', '.join(CHANGEABLE)} may be changed."
+        )
+    config = dataclasses.replace(_read_config(folder), **config_changes)
     tokenizer = load_tokenizer(folder) if (folder / TOKENIZER_FILE).exists() else None
     with th.device("meta"):
         model = OpenVLA(config, tokenizer)

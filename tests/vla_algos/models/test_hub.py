@@ -197,3 +197,6 @@ def test_presets_can_be_changed_and_checkpoints_cannot(tmp_path):
     assert load_vla(tmp_path / "small").config.patches == 4
     with pytest.raises(CheckpointError, match=r"config_changes=.* is for presets"):
         load_vla(tmp_path / "small", config_changes={"image_size": 64})
+    assert load_vla(tmp_path / "small", config_changes={"image_pipeline": ["crop"]}).config.image_pipeline == ["crop"]
+    with pytest.raises(UnknownNameError, match=r"step of image_pipeline 'crops'.*jpeg, lanczos, crop"):
+        load_vla(tmp_path / "small", config_changes={"image_pipeline": ["crops"]})

@@ -25,6 +25,9 @@ ACTION_DIM = 7
 LIBERO_PROPRIO_MEAN = [-0.05, 0.03, 0.9, 3.0, -0.1, -0.1, 0.027, -0.027]
 LIBERO_PROPRIO_STD = [0.1, 0.15, 0.3, 0.35, 0.5, 0.3, 0.014, 0.014]
 
+LIBERO_PIPELINE = ("jpeg", "lanczos", "crop")
+"""``image_pipeline`` of OpenVLA's evaluation on LIBERO, with which the published numbers were made."""
+
 _IN_RELEASED = ("image_size", "towers", "llm", "norm_stats", "prompt_end_id")
 """Fields that the original's files say in their own way."""
 
@@ -96,6 +99,7 @@ class OpenVLAConfig:
     :param image_size: side of the square model input, pixels
     :param towers: one or two ViTs; their features are concatenated on the channel axis
     :param llm: the Llama part
+    :param image_pipeline: what is done to a camera image before it is resized: names of ``IMAGE_STEPS``, in order
     :param prompt_template: prompt with the place ``{instruction}``; the instruction is put in lower case
     :param prompt_end_id: token that ends every prompt (added unless it is there already), None for none
     :param builtin_tokenizer: use the tokenizer shipped with the package when no checkpoint brings one
@@ -115,6 +119,7 @@ class OpenVLAConfig:
     image_size: int
     towers: list[VisionTowerConfig]
     llm: LLMConfig
+    image_pipeline: list[str] = field(default_factory=list)
     prompt_template: str = "In: What action should the robot take to {instruction}?\nOut:"
     prompt_end_id: int | None = None
     builtin_tokenizer: bool = False
@@ -165,9 +170,11 @@ class OpenVLAConfig:
         """
         released = ReleasedFiles(values, preprocessor or {}) if is_released(values) else None
         if released is None:
-            fields = {key: value for key, value in values.items() if key not in ("model_type", "architectures")}
+            fields: dict[str, Any] = {
+                key: value for key, value in values.items() if key not in ("model_type", "architectures")
+            }
         else:
-            fields = released_fields(released)
+            fields = {"image_pipeline": list(LIBERO_PIPELINE), **released_fields(released)}
         try:
             towers = [VisionTowerConfig(**tower) for tower in fields.pop("towers")]
             return cls(towers=towers, llm=LLMConfig(**fields.pop("llm")), released=released, **fields)

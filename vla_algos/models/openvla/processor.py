@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import torch as th
-from torch.nn import functional as F
 
-from vla_algos.errors import ModelInputError
+from vla_algos.errors import ModelInputError, UnknownNameError
 from vla_algos.models.openvla.config import OpenVLAConfig
+from vla_algos.models.openvla.jpeg import jpeg_round_trip
+from vla_algos.models.openvla.resampling import crop_centre, resize_bicubic, resize_lanczos
 from vla_algos.models.transformers_import import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 BUILTIN_TOKENIZER = Path(__file__).parent / "tokenizer"
@@ -27,6 +29,14 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
     return PreTrainedTokenizerFast.from_pretrained(str(folder))
 
 
+IMAGE_STEPS: dict[str, Callable[[th.Tensor, int], th.Tensor]] = {
+    "jpeg": lambda images, size: jpeg_round_trip(images),
+    "lanczos": resize_lanczos,
+    "crop": lambda images, size: crop_centre(images),
+}
+"""Steps of an image pipeline, by name: images (N, 3, H, W) uint8 and the model's image size -> images."""
+
+
 class PromptBatch(NamedTuple):
     """Prompts of one batch, aligned on the left."""
 
@@ -42,9 +52,13 @@ class Processor:
 
     :param config: architecture
     :param tokenizer: tokenizer of the language model; None takes the shipped one if the architecture wants it
+    :raises UnknownNameError: if the image pipeline has an unknown step
     """
 
     def __init__(self, config: OpenVLAConfig, tokenizer: PreTrainedTokenizerBase | None = None) -> None:
+        for step in config.image_pipeline:
+            if step not in IMAGE_STEPS:
+                raise UnknownNameError("step of image_pipeline", step, IMAGE_STEPS)
         if tokenizer is None and config.builtin_tokenizer:
             tokenizer = load_tokenizer(BUILTIN_TOKENIZER)
         if tokenizer is not None and config.released is not None:
@@ -62,7 +76,7 @@ class Processor:
 
     def images(self, images: th.Tensor) -> th.Tensor:
         """
-        Resize and normalise.
+        Work off ``config.image_pipeline``, resize, normalise.
 
         :param images: (N, 3 * cameras, H, W) uint8 RGB
         :return: (N * cameras, 3 * towers, image_size, image_size) float32, the cameras of a row adjacent
@@ -75,12 +89,11 @@ class Processor:
                 f"cameras: {', '.join(self.config.cameras)}. "
                 "Transpose height x width x channel images, and do not scale them."
             )
-        images = images.reshape(-1, 3, *images.shape[-2:])
-        size = (self.config.image_size, self.config.image_size)
-        if images.shape[-2:] != size:
-            # in uint8, which torch offers on the CPU alone, it is faster and rounds as Pillow does
-            images = images if images.device.type == "cpu" else images.float()
-            images = F.interpolate(images, size, mode="bicubic", antialias=True).round().clamp(0, 255)
+        images, size = images.reshape(-1, 3, *images.shape[-2:]), self.config.image_size
+        for step in self.config.image_pipeline:
+            images = IMAGE_STEPS[step](images, size)
+        if images.shape[-2:] != (size, size):
+            images = resize_bicubic(images, size)
         pixels = images.float() / 255
         parts = []
         for tower in self.config.towers:
