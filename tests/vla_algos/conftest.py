@@ -1,4 +1,6 @@
+import os
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -41,3 +43,12 @@ def toy_vec_env():
 def demonstrations():
     """Factory of demonstrations of the toy task."""
     return demonstrate
+
+
+@pytest.fixture(scope="session")
+def golden() -> Path:
+    """Folder with reference numbers of the official OpenVLA code."""
+    root = os.environ.get("VLA_GYM_GOLDEN")
+    if not root:
+        pytest.skip("needs OpenVLA reference numbers: set VLA_GYM_GOLDEN to the folder that holds openvla/")
+    return Path(root) / "openvla"

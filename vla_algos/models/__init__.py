@@ -1,8 +1,22 @@
 """Vision-language-action models; plain torch, no environments."""
 
+from vla_algos.models.adapters import load_adapters, save_adapters
 from vla_algos.models.decoding import DecodedActions, ScoredActions
 from vla_algos.models.hub import load_vla, save_vla
+from vla_algos.models.lora import add_lora, merge_adapters, unmerge_adapters
 from vla_algos.models.openvla.config import OpenVLAConfig
 from vla_algos.models.openvla.model import OpenVLA
 
-__all__ = ["DecodedActions", "OpenVLA", "OpenVLAConfig", "ScoredActions", "load_vla", "save_vla"]
+__all__ = [
+    "DecodedActions",
+    "OpenVLA",
+    "OpenVLAConfig",
+    "ScoredActions",
+    "add_lora",
+    "load_adapters",
+    "load_vla",
+    "merge_adapters",
+    "save_adapters",
+    "save_vla",
+    "unmerge_adapters",
+]

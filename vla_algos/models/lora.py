@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch as th
 from torch import nn
 
-from vla_algos.errors import MissingPackageError
+from vla_algos.errors import MissingPackageError, UnknownNameError
 from vla_algos.models.openvla.model import OpenVLA
 
 ADAPTER = "default"
@@ -16,9 +17,15 @@ TRAINED_IN_FULL = ("value_head.", "proprio_encoder.")
 """Small parts that a released checkpoint does not have."""
 
 
-def add_lora(model: OpenVLA, rank: int = 32, alpha: float = 16, dropout: float = 0.0) -> OpenVLA:
+def add_lora(
+    model: OpenVLA,
+    rank: int = 32,
+    alpha: float = 16,
+    dropout: float = 0.0,
+    targets: Sequence[str] | None = None,
+) -> OpenVLA:
     """
-    Put an adapter around every linear layer of vision, projector and language model, and freeze the rest.
+    Put an adapter around linear layers of vision, projector and language model, and freeze the rest.
 
     Reference: Hu et al. 2021 (https://arxiv.org/abs/2106.09685). The head over the vocabulary gets none, as in OpenVLA;
     value head and proprioception encoder are trained in full. A fresh adapter adds zero.
@@ -27,7 +34,9 @@ def add_lora(model: OpenVLA, rank: int = 32, alpha: float = 16, dropout: float =
     :param rank: of the addition
     :param alpha: the addition is scaled by ``alpha / rank``
     :param dropout: on the adapters' inputs
+    :param targets: names of layers, or how these end, such as "q_proj"; None: every linear layer
     :return: the model
+    :raises UnknownNameError: for a target that is no linear layer
     :raises MissingPackageError: without peft
     """
     try:
@@ -39,12 +48,67 @@ def add_lora(model: OpenVLA, rank: int = 32, alpha: float = 16, dropout: float =
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear) and not name.startswith(TRAINED_IN_FULL) and not name.endswith("lm_head")
     ]
+    if targets is not None:
+        for target in targets:
+            if not any(_is_at(name, target) for name in names):
+                raise UnknownNameError("target of LoRA", target, sorted({name.rsplit(".", 1)[-1] for name in names}))
+        names = [name for name in names if any(_is_at(name, target) for target in targets)]
     config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=names)
     inject_adapter_in_model(config, model, adapter_name=ADAPTER)
     for name, parameter in model.named_parameters():
         if name.startswith(TRAINED_IN_FULL):
             parameter.requires_grad_(True)
     return model
+
+
+def _is_at(name: str, target: str) -> bool:
+    return name == target or name.endswith(f".{target}")
+
+
+def lora_of(model: OpenVLA) -> dict[str, Any] | None:
+    """
+    How a model is adapted.
+
+    :param model: with or without adapters
+    :return: ``r``, ``lora_alpha``, ``lora_dropout``, ``target_modules``, by peft's names; None without adapters
+    """
+    layers = _layers(model)
+    if not layers:
+        return None
+    layer = next(iter(layers.values()))
+    dropout = layer.lora_dropout[ADAPTER]
+    return {
+        "r": layer.r[ADAPTER],
+        "lora_alpha": layer.lora_alpha[ADAPTER],
+        "lora_dropout": getattr(dropout, "p", 0.0),
+        "target_modules": list(layers),
+    }
+
+
+def merge_adapters(model: OpenVLA) -> None:
+    """
+    Add the adapters to the weights they adapt, to act faster; until :func:`unmerge_adapters` they do not learn.
+
+    :param model: with or without adapters, changed in place
+    """
+    for layer in _layers(model).values():
+        layer.merge()
+
+
+def unmerge_adapters(model: OpenVLA) -> None:
+    """
+    Inverse of :func:`merge_adapters`, up to rounding in the type of the weights.
+
+    :param model: with or without adapters, changed in place
+    """
+    for layer in _layers(model).values():
+        if layer.merged:
+            layer.unmerge()
+
+
+def _layers(model: OpenVLA) -> dict[str, Any]:
+    """Adapted layers by name."""
+    return {name: module for name, module in model.named_modules() if hasattr(module, "lora_A")}
 
 
 @contextmanager
@@ -54,15 +118,15 @@ def adapters_disabled(model: OpenVLA) -> Iterator[None]:
 
     :param model: with or without adapters
     """
-    layers = [module for module in model.modules() if hasattr(module, "lora_A")]
+    layers = list(_layers(model).values())
     learning = {name: p.requires_grad for name, p in model.named_parameters()} if layers else {}
     for layer in layers:
-        layer.enable_adapters(False)  # type: ignore[operator]
+        layer.enable_adapters(False)
     try:
         yield
     finally:
         for layer in layers:
-            layer.enable_adapters(True)  # type: ignore[operator]
+            layer.enable_adapters(True)
         # switching them on makes them learn, whether they did before or not
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(learning.get(name, parameter.requires_grad))

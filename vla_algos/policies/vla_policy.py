@@ -67,6 +67,7 @@ class VLAPolicy(BasePolicy):
     :param critic_kwargs: keywords of :class:`vla_algos.policies.critics.PrivilegedCritic`
     :param detach_value: whether the shared value's gradient stops before the backbone; None: as the model says
     :param freeze_vision: leave the vision towers as they are; an algorithm may then encode each image once
+    :param gradient_checkpointing: compute activations again in backward passes: a third more time, little memory
     :param seed: makes the fresh weights of a preset reproducible; None: torch's generator decides
     :param norm_stats: action statistics of the data that the model is trained on; None: those of the checkpoint
     :param unnorm_key: data set of the statistics that hold; None: the only one
@@ -92,6 +93,7 @@ class VLAPolicy(BasePolicy):
         critic_kwargs: dict[str, Any] | None = None,
         detach_value: bool | None = None,
         freeze_vision: bool = False,
+        gradient_checkpointing: bool = False,
         seed: int | None = None,
         norm_stats: dict[str, Any] | None = None,
         unnorm_key: str | None = None,
@@ -120,6 +122,7 @@ class VLAPolicy(BasePolicy):
             "critic_kwargs": critic_kwargs,
             "detach_value": detach_value,
             "freeze_vision": freeze_vision,
+            "gradient_checkpointing": gradient_checkpointing,
             "seed": seed,
             "norm_stats": norm_stats,
             "unnorm_key": unnorm_key,
@@ -151,6 +154,7 @@ class VLAPolicy(BasePolicy):
             self.vla.config.norm_stats = norm_stats
         if lora is not None:
             add_lora(self.vla, **lora)
+        self.vla.gradient_checkpointing = gradient_checkpointing
         self.freeze_vision = freeze_vision
         if freeze_vision:
             self.vla.vision_backbone.requires_grad_(False)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -50,12 +48,3 @@ def inputs() -> Inputs:
         th.randint(0, 256, (4, 7), generator=generator),
         mean + std * th.randn(4, 8, generator=generator),
     )
-
-
-@pytest.fixture(scope="session")
-def golden() -> Path:
-    """Folder with reference numbers of the official OpenVLA code."""
-    root = os.environ.get("VLA_GYM_GOLDEN")
-    if not root:
-        pytest.skip("needs OpenVLA reference numbers: set VLA_GYM_GOLDEN to the folder that holds openvla/")
-    return Path(root) / "openvla"

@@ -1,14 +1,23 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import sys
 
 import pytest
 import torch as th
 
-from vla_algos.errors import MissingPackageError
-from vla_algos.models import load_vla, save_vla
-from vla_algos.models.lora import add_lora, merged_state_dict
+from vla_algos.errors import CheckpointError, MissingPackageError, UnknownNameError
+from vla_algos.models import (
+    add_lora,
+    load_adapters,
+    load_vla,
+    merge_adapters,
+    save_adapters,
+    save_vla,
+    unmerge_adapters,
+)
+from vla_algos.models.lora import lora_of, merged_state_dict
 
 
 @pytest.fixture
@@ -48,6 +57,80 @@ def test_merged_weights_compute_the_same(adapted, inputs, lively_nano, tmp_path)
     th.testing.assert_close(logits(load_vla(tmp_path / "merged"), inputs), expected, atol=1e-4, rtol=1e-4)
     # and the model itself goes on with its adapters
     assert th.equal(logits(adapted, inputs), expected)
+
+
+def liven(model):
+    generator = th.Generator().manual_seed(3)
+    with th.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name or name.startswith("value_head"):
+                parameter.normal_(0, 0.2, generator=generator)
+    return model
+
+
+def test_merging_in_place_and_back(adapted, inputs):
+    expected = logits(liven(adapted), inputs)
+    before = {name: p.clone() for name, p in adapted.named_parameters()}
+    merge_adapters(adapted)
+    th.testing.assert_close(logits(adapted, inputs), expected, atol=1e-4, rtol=1e-4)
+    assert not th.equal(adapted.projector.fc1.base_layer.weight, before["projector.fc1.base_layer.weight"])
+    unmerge_adapters(adapted)
+    unmerge_adapters(adapted)  # nothing is left to do
+    for name, parameter in adapted.named_parameters():
+        th.testing.assert_close(parameter, before[name], atol=1e-6, rtol=0)
+
+
+def test_targets_are_layers_by_name_or_ending(lively_nano):
+    pytest.importorskip("peft")
+    model = add_lora(copy.deepcopy(lively_nano), rank=2, targets=["q_proj", "projector.fc1"])
+    names = {name.split(".lora_")[0].rsplit(".", 1)[-1] for name in model.state_dict() if ".lora_" in name}
+    assert names == {"q_proj", "fc1"}
+    assert not any("vision_backbone" in name for name in lora_of(model)["target_modules"])
+    with pytest.raises(UnknownNameError, match=r"target of LoRA 'q_prox'.*q_proj"):
+        add_lora(copy.deepcopy(lively_nano), targets=["q_prox"])
+
+
+def test_adapters_alone_go_to_disk_and_back(adapted, lively_nano, inputs, tmp_path):
+    expected = logits(liven(adapted), inputs)
+    save_adapters(adapted, tmp_path / "adapters", base="nano")
+    size = sum(path.stat().st_size for path in (tmp_path / "adapters").iterdir())
+    assert size < 0.2 * sum(p.numel() * 4 for p in lively_nano.parameters())
+    model = load_adapters(copy.deepcopy(lively_nano), tmp_path / "adapters")
+    assert th.equal(logits(model, inputs), expected)
+    assert th.equal(model.value_head.fc1.weight, adapted.value_head.fc1.weight)
+    assert {name for name, p in model.named_parameters() if p.requires_grad} == {
+        name for name, p in adapted.named_parameters() if p.requires_grad
+    }
+
+
+def test_peft_itself_reads_them(adapted, lively_nano, inputs, tmp_path):
+    peft = pytest.importorskip("peft")
+    expected = logits(liven(adapted), inputs)
+    save_adapters(adapted, tmp_path)
+    model = copy.deepcopy(lively_nano)
+    wrapped = peft.PeftModel.from_pretrained(model, tmp_path)
+    th.testing.assert_close(logits(wrapped.base_model.model, inputs), expected, atol=1e-5, rtol=0)
+
+
+def test_a_value_head_that_the_base_lacks_comes_along(adapted, lively_nano, tmp_path):
+    save_adapters(liven(adapted), tmp_path)
+    bare = copy.deepcopy(lively_nano)
+    del bare.value_head
+    bare.config = dataclasses.replace(bare.config, value_head_width=0)
+    assert th.equal(load_adapters(bare, tmp_path).value_head.fc1.weight, adapted.value_head.fc1.weight)
+
+
+def test_adapters_of_another_model_are_refused(adapted, lively_nano, tmp_path):
+    save_adapters(adapted, tmp_path, base="nano")
+    with pytest.raises(CheckpointError, match=r"layers that this model does not have|do not fit the model"):
+        load_adapters(load_vla("compact"), tmp_path)
+    with pytest.raises(CheckpointError, match="no adapters to save"):
+        save_adapters(lively_nano, tmp_path / "none")
+    (tmp_path / "adapter_model.safetensors").write_bytes(b"half")
+    with pytest.raises(CheckpointError, match="no adapters that can be read"):
+        load_adapters(copy.deepcopy(lively_nano), tmp_path)
+    with pytest.raises(CheckpointError, match="no adapters that can be read"):
+        load_adapters(copy.deepcopy(lively_nano), tmp_path / "nowhere")
 
 
 def test_a_model_without_adapters_is_its_own_merger(lively_nano):

@@ -12,6 +12,7 @@ from functools import lru_cache
 
 import torch as th
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from vla_algos.models.kv_cache import KVCache
 from vla_algos.models.openvla.config import LLMConfig
@@ -99,6 +100,7 @@ def run_llama(
     is_real: th.Tensor | None = None,
     rows: th.Tensor | None = None,
     cache: KVCache | None = None,
+    recompute: bool = False,
 ) -> th.Tensor:
     """
     Hidden states after the final norm.
@@ -109,6 +111,7 @@ def run_llama(
     :param is_real: (N, columns so far) bool, False where a column is filling; None when there is none
     :param rows: (N or 1, R) int64 columns of ``x`` whose hidden states are wanted; None for all
     :param cache: earlier columns, extended by those of ``x``; a filled cache takes one column at a time
+    :param recompute: keep no activations for the backward pass but those between layers
     :return: (N, R or S, hidden)
     """
     heads = llm.config.num_attention_heads
@@ -122,21 +125,26 @@ def run_llama(
     def split(y: th.Tensor) -> th.Tensor:
         return y.view(*y.shape[:2], heads, head_dim).transpose(1, 2)
 
-    for i, layer in enumerate(llm.model.layers):
+    def run_layer(i: int, x: th.Tensor) -> th.Tensor:
+        layer = llm.model.layers[i]
         attention = layer.self_attn
         y = layer.input_layernorm(x)
         keys, values = rotate(split(attention.k_proj(y)), cos, sin), split(attention.v_proj(y))
         if cache is not None:
             keys, values = cache.append(i, keys, values)
+        place, seen, causal = (cos, sin), mask, is_causal
         if i == last and rows is not None:
             x, y = _take(x, rows), _take(y, rows)
-            cos, sin = (_take(t.squeeze(1), rows).unsqueeze(1) for t in (cos, sin))
-            seen = x.new_ones(1, keys.shape[2], dtype=th.bool) if is_real is None else is_real
-            mask, is_causal = attention_mask(rows, seen), False
-        queries = rotate(split(attention.q_proj(y)), cos, sin)
-        y = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, is_causal=is_causal)
+            place = tuple(_take(t.squeeze(1), rows).unsqueeze(1) for t in place)
+            every = x.new_ones(1, keys.shape[2], dtype=th.bool) if is_real is None else is_real
+            seen, causal = attention_mask(rows, every), False
+        queries = rotate(split(attention.q_proj(y)), *place)
+        y = F.scaled_dot_product_attention(queries, keys, values, attn_mask=seen, is_causal=causal)
         x = x + attention.o_proj(y.transpose(1, 2).flatten(2))
-        x = x + layer.mlp(layer.post_attention_layernorm(x))
+        return x + layer.mlp(layer.post_attention_layernorm(x))
+
+    for i in range(len(llm.model.layers)):
+        x = checkpoint(run_layer, i, x, use_reentrant=False) if recompute else run_layer(i, x)
     return llm.model.norm(x)
 
 

@@ -44,7 +44,8 @@ class OpenVLA(nn.Module):
     """
     One class for all sizes.
 
-    ``detach_value`` (bool) may be switched at any time: it stops the value's gradient at the hidden state.
+    Two switches may be turned at any time: ``detach_value`` stops the value's gradient at the hidden state;
+    ``gradient_checkpointing`` computes activations again in the backward pass instead of keeping them.
 
     :param config: architecture
     :param tokenizer: tokenizer of the language model; None takes the shipped one if the architecture wants it
@@ -55,6 +56,7 @@ class OpenVLA(nn.Module):
         self.config = config
         self.processor = Processor(config, tokenizer)
         self.detach_value = config.detach_value
+        self._recompute = False
         self.vision_backbone = VisionBackbone(config)
         self.projector = Projector(config)
         self.language_model = build_llama(config.llm)
@@ -63,6 +65,17 @@ class OpenVLA(nn.Module):
         if config.value_head_width:
             self.value_head = ValueHead(config.llm.hidden, config.value_head_width)
         init_weights(self)
+
+    @property
+    def gradient_checkpointing(self) -> bool:
+        """Whether backward passes compute activations again."""
+        return self._recompute
+
+    @gradient_checkpointing.setter
+    def gradient_checkpointing(self, value: bool) -> None:
+        self._recompute = value
+        for tower in self.vision_backbone.children():
+            tower.recompute = value  # type: ignore[assignment]
 
     @property
     def device(self) -> th.device:
@@ -252,6 +265,7 @@ class OpenVLA(nn.Module):
             is_real=prompt.is_real,
             rows=prompt.lengths - 1,
             cache=cache,
+            recompute=self._recompute and th.is_grad_enabled(),
         ).squeeze(1)
 
     def _teacher_forced(
@@ -277,7 +291,8 @@ class OpenVLA(nn.Module):
         positions = th.cat([prompt_positions, prompt.lengths + more], dim=1)
         rows = th.cat([prompt.lengths - 1, (s + more).expand(len(prompt.lengths), -1)], dim=1)
         is_real = prompt.is_real_with(steps - 1)
-        hidden = run_llama(self.language_model, x, positions, is_real=is_real, rows=rows)
+        recompute = self._recompute and th.is_grad_enabled()
+        hidden = run_llama(self.language_model, x, positions, is_real=is_real, rows=rows, recompute=recompute)
         return nn.functional.linear(hidden, self._action_head()), self._values(hidden[:, 0])
 
     def _action_head(self) -> th.Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch as th
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from vla_algos.models.openvla.config import OpenVLAConfig, VisionTowerConfig
 
@@ -118,6 +119,8 @@ class VisionTower(nn.Module):
         if config.attention_pool:
             self.attn_pool = AttentionPool(config)
         self.blocks_run = range(config.depth)[config.feature_layer] + 1
+        self.recompute = False
+        """Keep no activations for the backward pass but those between blocks."""
 
     def forward(self, pixels: th.Tensor) -> th.Tensor:
         """
@@ -133,7 +136,7 @@ class VisionTower(nn.Module):
         if prefix:
             x = th.cat([*prefix, x], dim=1)
         for block in self.blocks[: self.blocks_run]:
-            x = block(x)
+            x = checkpoint(block, x, use_reentrant=False) if self.recompute and th.is_grad_enabled() else block(x)
         if self.blocks_run == len(self.blocks):
             x = self.norm(x)
         return x[:, self.prefix_tokens :]

@@ -163,6 +163,34 @@ def test_gradients(inputs, detach):
     assert [name for name, p in model.named_parameters() if p.grad is None] == []
 
 
+def test_gradient_checkpointing_keeps_less_and_gives_the_same_gradients(lively_nano, inputs):
+    model = copy.deepcopy(lively_nano)
+    gradients, kept = {}, {}
+    for model.gradient_checkpointing in (False, True):
+        sizes: list[int] = []
+
+        def count(tensor, sizes=sizes):
+            sizes.append(tensor.numel())
+            return tensor
+
+        with th.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+            scored = model.score_actions(inputs.images, inputs.instructions, inputs.bins, inputs.proprio)
+        model.zero_grad()
+        (scored.log_probs.sum() + scored.values.sum()).backward()
+        gradients[model.gradient_checkpointing] = {
+            name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None
+        }
+        kept[model.gradient_checkpointing] = sum(sizes)
+    assert gradients[True].keys() == gradients[False].keys()
+    for name, gradient in gradients[False].items():
+        th.testing.assert_close(gradients[True][name], gradient, atol=1e-5, rtol=1e-4)
+    assert kept[True] < 0.5 * kept[False]
+    with th.no_grad():
+        decoded = model.decode_actions(inputs.images, inputs.instructions, inputs.proprio, deterministic=True)
+    expected = lively_nano.decode_actions(inputs.images, inputs.instructions, inputs.proprio, deterministic=True)
+    assert th.equal(decoded.bins, expected.bins)
+
+
 def test_training_after_acting_in_inference_mode(inputs):
     # tables first made while acting must serve in training
     rotary_table.cache_clear()

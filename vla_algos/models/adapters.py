@@ -1,0 +1,104 @@
+"""Adapters on disk by themselves, in peft's own layout, beside the small parts that are trained in full."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from vla_algos.common.state_dicts import describe_mismatch
+from vla_algos.errors import CheckpointError
+from vla_algos.models.lora import ADAPTER, TRAINED_IN_FULL, add_lora, lora_of
+from vla_algos.models.openvla.heads import ValueHead
+from vla_algos.models.openvla.model import OpenVLA
+from vla_algos.models.weights import OWN_FILE
+from vla_gym.files import write_then_rename
+
+CONFIG_FILE = "adapter_config.json"
+WEIGHTS_FILE = "adapter_model.safetensors"
+_PREFIX = "base_model.model."
+"""What peft puts before the names of the model it wraps."""
+
+
+def save_adapters(model: OpenVLA, folder: str | Path, base: str | Path = "") -> None:
+    """
+    Write the adapters of a model, which ``PeftModel.from_pretrained`` reads too, and what else was trained.
+
+    :param model: with adapters
+    :param folder: where to
+    :param base: name of the checkpoint that they belong to
+    :raises CheckpointError: if the model has no adapters
+    """
+    lora = lora_of(model)
+    if lora is None:
+        raise CheckpointError("The model has no adapters to save. Put some in with add_lora, or use save_vla.")
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    adapters = {_PREFIX + name.replace(f".{ADAPTER}.", "."): tensor for name, tensor in _adapters(model).items()}
+    config = {**lora, "peft_type": "LORA", "base_model_name_or_path": str(base), "bias": "none", "inference_mode": True}
+    own = {name: tensor for name, tensor in model.state_dict().items() if name.startswith(TRAINED_IN_FULL)}
+    if own:
+        _save(own, folder / OWN_FILE)
+    _save(adapters, folder / WEIGHTS_FILE)
+    with write_then_rename(folder / CONFIG_FILE) as temporary:
+        temporary.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def load_adapters(model: OpenVLA, folder: str | Path) -> OpenVLA:
+    """
+    Put saved adapters around the model they were trained on.
+
+    :param model: without adapters, changed in place
+    :param folder: written by :func:`save_adapters`
+    :return: the model
+    :raises CheckpointError: if a file is missing or damaged, or the adapters are of another architecture
+    :raises MissingPackageError: without peft
+    """
+    folder = Path(folder)
+    try:
+        config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+        rank, alpha, targets = config["r"], config["lora_alpha"], config["target_modules"]
+        stored = {name.removeprefix(_PREFIX): tensor for name, tensor in load_file(folder / WEIGHTS_FILE).items()}
+        own = load_file(folder / OWN_FILE) if (folder / OWN_FILE).exists() else {}
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise CheckpointError(f"{folder} holds no adapters that can be read ({error!r}). Save them again.") from error
+    if "value_head.fc1.weight" in own and not model.config.value_head_width:
+        model.config.value_head_width = len(own["value_head.fc1.weight"])
+        head = ValueHead(model.config.llm.hidden, model.config.value_head_width)
+        model.value_head = head.to(model.device, model.dtype)
+    missing = [name for name in targets if not _has_module(model, name)]
+    if missing:
+        raise CheckpointError(
+            f"The adapters in {folder} belong around layers that this model does not have, such as {missing[0]}. Load "
+            f"the checkpoint they were trained on: {config.get('base_model_name_or_path') or 'unknown'}."
+        )
+    add_lora(model, rank=rank, alpha=alpha, dropout=config.get("lora_dropout", 0.0), targets=targets)
+    names = {name.replace(f".{ADAPTER}.", "."): name for name in _adapters(model)}
+    expected = {name: model.state_dict()[full] for name, full in names.items()}
+    expected |= {name: tensor for name, tensor in model.state_dict().items() if name in own}
+    mismatch = describe_mismatch(expected, {**stored, **own})
+    if mismatch:
+        raise CheckpointError(f"The adapters in {folder} do not fit the model. {mismatch}")
+    renamed: dict[str, Any] = {names[name]: tensor for name, tensor in stored.items()}
+    model.load_state_dict({**renamed, **own}, strict=False)
+    return model
+
+
+def _adapters(model: OpenVLA) -> dict[str, Any]:
+    return {name: tensor for name, tensor in model.state_dict().items() if ".lora_" in name}
+
+
+def _has_module(model: OpenVLA, name: str) -> bool:
+    try:
+        model.get_submodule(name)
+    except AttributeError:
+        return False
+    return True
+
+
+def _save(state: dict[str, Any], path: Path) -> None:
+    with write_then_rename(path) as temporary:
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}, temporary)
