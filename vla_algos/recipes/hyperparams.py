@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from vla_algos.common.schedules import LINEAR_PREFIX
 from vla_algos.errors import RecipeError, UnknownNameError
 from vla_algos.recipes.rl import ALGORITHMS, RLSettings
 
@@ -70,9 +71,14 @@ def _check_names(values: dict[str, Any], valid: list[str], kind: str) -> None:
 def _check_numbers(path: Path, values: dict[str, Any]) -> None:
     """YAML reads 1e-4 as text."""
     for key, value in values.items():
-        if isinstance(value, str):
-            try:
-                number = float(value)
-            except ValueError:
-                continue
-            raise RecipeError(f"{path}: {key} is the text {value!r}. Write the number with a point: {number:.1e}.")
+        if not isinstance(value, str):
+            continue
+        is_linear = value.startswith(LINEAR_PREFIX)
+        try:
+            number = float(value.removeprefix(LINEAR_PREFIX))
+        except ValueError:
+            if is_linear:
+                raise RecipeError(f"{path}: {key} is {value!r}; expected a number, as in lin_1.0e-4.") from None
+        else:
+            if not is_linear:
+                raise RecipeError(f"{path}: {key} is the text {value!r}. Write the number with a point: {number:.1e}.")

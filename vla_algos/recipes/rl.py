@@ -23,6 +23,7 @@ from stable_baselines3.common.vec_env import VecMonitor
 from vla_algos.common import provenance
 from vla_algos.common.callbacks import RolloutHistoryCallback, RolloutRecord
 from vla_algos.common.saving import LAST_FILE
+from vla_algos.common.schedules import as_schedule
 from vla_algos.common.vec_env import SB3VecEnv
 from vla_algos.curriculum import CurriculumCallback, SuccessSampler
 from vla_algos.evaluation.harness import EvaluationResult, evaluate_policy_on_suite
@@ -57,7 +58,7 @@ class RLSettings:
     :param n_envs: environments side by side, a process each
     :param total_timesteps: decisions to train on
     :param curriculum: keywords of :class:`vla_algos.curriculum.SuccessSampler`; None: starts are drawn evenly
-    :param algorithm_kwargs: keywords of the algorithm
+    :param algorithm_kwargs: keywords of the algorithm; ``"lin_1.0e-4"`` falls from there to zero
     :param seed: of everything
     :param assets: asset pack
     :param render_quality: "fast" or "full"
@@ -254,7 +255,7 @@ def _make_model(settings: RLSettings, env: VecMonitor, folder: Path, resume: boo
         model = algorithm.load(folder / LAST_FILE, env=env)
         model.set_logger(_logger(folder, model.num_timesteps))
         return model
-    kwargs = {name: value for name, value in settings.algorithm_kwargs.items() if name != "policy_kwargs"}
+    kwargs = {name: as_schedule(value) for name, value in settings.algorithm_kwargs.items() if name != "policy_kwargs"}
     model = algorithm(
         "VLAPolicy",
         env,

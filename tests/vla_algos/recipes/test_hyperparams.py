@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 import vla_algos
+from vla_algos.common.schedules import as_schedule
 from vla_algos.errors import RecipeError, UnknownNameError
 from vla_algos.recipes.hyperparams import FOLDER, load_recipe, recipe_names
 from vla_algos.recipes.quickstart import quickstart_settings
@@ -51,6 +52,7 @@ def test_changes_replace_what_the_recipe_says(tmp_path: Path) -> None:
         ("PPO: {}\n", UnknownNameError, r"section of a recipe.*PPO.*TokenPPO"),
         ("run: {}\n", UnknownNameError, "algorithm of this recipe"),
         ("TokenPPO: {learning_rate: 1e-4}\n", RecipeError, r"learning_rate is the text '1e-4'.*1\.0e-04"),
+        ("TokenPPO: {clip_range: lin_much}\n", RecipeError, r"clip_range is 'lin_much'.*lin_1\.0e-4"),
         ("- 1\n", RecipeError, "must hold sections"),
         ("a: [\n", RecipeError, "is not YAML"),
     ],
@@ -69,3 +71,11 @@ def test_the_smoke_test_is_small() -> None:
     whole, smoke = quickstart_settings(), quickstart_settings(smoke=True, seed=3)
     assert smoke.total_timesteps < whole.total_timesteps / 50 and smoke.n_eval_states < 10
     assert smoke.seed == 3 and smoke.algorithm_kwargs["policy_kwargs"] == whole.algorithm_kwargs["policy_kwargs"]
+
+
+def test_a_schedule_falls_to_zero(tmp_path: Path) -> None:
+    settings = load_recipe(write(tmp_path, "TokenPPO: {learning_rate: lin_2.0e-4, ratio_level: token}\n"))
+    assert settings.algorithm_kwargs == {"learning_rate": "lin_2.0e-4", "ratio_level": "token"}
+    schedule = as_schedule(settings.algorithm_kwargs["learning_rate"])
+    assert [schedule(progress) for progress in (1.0, 0.5, 0.0)] == pytest.approx([2e-4, 1e-4, 0.0])
+    assert as_schedule("token") == "token" and as_schedule(0.1) == 0.1
