@@ -118,7 +118,9 @@ def run_llama(
     head_dim = llm.config.hidden_size // heads
     base: float = llm.config.rope_parameters["rope_theta"]  # type: ignore[index, assignment]
     cos, sin = (t[positions].unsqueeze(1).to(x.dtype) for t in rotary_table(head_dim, base, x.device))
-    mask = None if is_real is None else attention_mask(_columns(x, cache), is_real)
+    n = x.shape[1]
+    columns = cache.columns(n) if cache is not None else th.arange(n, device=x.device).unsqueeze(0)
+    mask = None if is_real is None else attention_mask(columns, is_real)
     is_causal = mask is None and x.shape[1] > 1
     last = len(llm.model.layers) - 1
 
@@ -146,11 +148,6 @@ def run_llama(
     for i in range(len(llm.model.layers)):
         x = checkpoint(run_layer, i, x, use_reentrant=False) if recompute else run_layer(i, x)
     return llm.model.norm(x)
-
-
-def _columns(x: th.Tensor, cache: KVCache | None) -> th.Tensor:
-    start = 0 if cache is None else cache.length
-    return th.arange(start, start + x.shape[1], device=x.device).unsqueeze(0)
 
 
 def _take(x: th.Tensor, rows: th.Tensor) -> th.Tensor:

@@ -10,8 +10,6 @@ Letters in shapes: N observations, A action tokens (7 per action), S columns of 
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch as th
 from torch import nn
 
@@ -23,29 +21,18 @@ from vla_algos.models.openvla.heads import ProprioEncoder, ValueHead
 from vla_algos.models.openvla.init import init_weights
 from vla_algos.models.openvla.llm import build_llama, run_llama
 from vla_algos.models.openvla.processor import Processor
+from vla_algos.models.openvla.steps import FixedSteps, GrowingSteps, Prompt, StepsPool, make_cache
 from vla_algos.models.openvla.vision import Projector, VisionBackbone
 from vla_algos.models.transformers_import import PreTrainedTokenizerBase
-
-
-class _Prompt(NamedTuple):
-    embeds: th.Tensor
-    """(N, S, hidden)"""
-    lengths: th.Tensor
-    """(N, 1) int64 for prompts of different length, else (1, 1)"""
-    is_real: th.Tensor | None
-    """(N, S) bool for prompts of different length, else None"""
-
-    def is_real_with(self, n_more: int) -> th.Tensor | None:
-        """``is_real`` for the prompt and ``n_more`` action tokens."""
-        return None if self.is_real is None else nn.functional.pad(self.is_real, (0, n_more), value=True)
 
 
 class OpenVLA(nn.Module):
     """
     One class for all sizes.
 
-    Two switches may be turned at any time: ``detach_value`` stops the value's gradient at the hidden state;
-    ``gradient_checkpointing`` computes activations again in the backward pass instead of keeping them.
+    Switches that may be turned at any time: ``detach_value`` stops the value's gradient at the hidden state;
+    ``gradient_checkpointing`` computes activations again in the backward pass instead of keeping them; ``fixed_steps``
+    decodes in steps of one shape, on CUDA as a graph (None: on CUDA alone).
 
     :param config: architecture
     :param tokenizer: tokenizer of the language model; None takes the shipped one if the architecture wants it
@@ -56,7 +43,9 @@ class OpenVLA(nn.Module):
         self.config = config
         self.processor = Processor(config, tokenizer)
         self.detach_value = config.detach_value
+        self.fixed_steps: bool | None = None
         self._recompute = False
+        self._steps_pool = StepsPool()
         self.vision_backbone = VisionBackbone(config)
         self.projector = Projector(config)
         self.language_model = build_llama(config.llm)
@@ -125,27 +114,33 @@ class OpenVLA(nn.Module):
         _check_temperature(temperature)
         prompt = self._prompt(images, instructions, proprio)
         n, s, _ = prompt.embeds.shape
-        steps, llm = self.config.action_tokens, self.config.llm
-        shape = (llm.layers, n, llm.heads, s + steps - 1, llm.hidden // llm.heads)
-        cache = KVCache(shape, prompt.embeds.dtype, prompt.embeds.device)
-        hidden = prompt_hidden = self._run_prompt(prompt, cache)
+        llm, steps, capacity = self.language_model, self.config.action_tokens, s + self.config.action_tokens - 1
+        rows = self._action_rows() if constrained else slice(0, self.config.llm.rows)
+        take_step: GrowingSteps | FixedSteps
+        if self._has_fixed_steps():
+            take_step = self._steps_pool.get(llm, rows, n, capacity, prompt.embeds.dtype)
+            hidden = self._run_prompt(prompt, take_step.cache)
+            take_step.start(prompt)
+        else:
+            cache = make_cache(llm, n, capacity, prompt.embeds.dtype)
+            hidden = self._run_prompt(prompt, cache)
+            take_step = GrowingSteps(llm, rows, prompt, cache)
         values = self._values(hidden)
-        head = self._action_head() if constrained else self.language_model.lm_head.weight
+        logits = nn.functional.linear(hidden, llm.lm_head.weight[rows])
         ids: list[th.Tensor] = []
         log_probs: list[th.Tensor] = []
         for step in range(steps):
             if step:
-                x = self.language_model.model.embed_tokens(ids[-1]).unsqueeze(1)
-                positions = prompt.lengths + (step - 1)
-                is_real = prompt.is_real_with(step)
-                hidden = run_llama(self.language_model, x, positions, is_real=is_real, cache=cache).squeeze(1)
-            index, log_prob = choose(nn.functional.linear(hidden, head), temperature, deterministic, generator)
+                logits = take_step(ids[-1])
+            # bins count down from the end of the vocabulary
+            logits = logits.flip(-1) if constrained else logits
+            index, log_prob = choose(logits, temperature, deterministic, generator)
             ids.append(self.bins_to_ids(index) if constrained else index)
             log_probs.append(log_prob)
         bins = self.bins_to_ids(th.stack(ids, dim=1))
         if not constrained:
             bins = bins.clamp(0, N_BINS - 2)
-        return DecodedActions(bins, th.stack(log_probs, dim=1), values, prompt_hidden)
+        return DecodedActions(bins, th.stack(log_probs, dim=1), values, hidden)
 
     def score_actions(
         self,
@@ -244,18 +239,18 @@ class OpenVLA(nn.Module):
             parts.append(self.proprio_encoder(proprio))
         return th.cat([*parts, text[:, 1:]], dim=1)
 
-    def _prompt(self, images: th.Tensor, instructions: list[str], proprio: th.Tensor | None) -> _Prompt:
+    def _prompt(self, images: th.Tensor, instructions: list[str], proprio: th.Tensor | None) -> Prompt:
         self._check_inputs(images, instructions, proprio)
         batch = self.processor.prompts(instructions, self.device)
         features = images if images.ndim == 3 else self.encode_images(images)
         embeds = self.embed_prompts(features, batch.ids, proprio)
         s, longest = embeds.shape[1], batch.ids.shape[1]
         if min(batch.lengths) == longest:
-            return _Prompt(embeds, th.full((1, 1), s, device=self.device), None)
+            return Prompt(embeds, th.full((1, 1), s, device=self.device), None)
         lengths = th.tensor(batch.lengths, device=self.device).unsqueeze(1) + (s - longest)
-        return _Prompt(embeds, lengths, th.arange(s, device=self.device) < lengths)
+        return Prompt(embeds, lengths, th.arange(s, device=self.device) < lengths)
 
-    def _run_prompt(self, prompt: _Prompt, cache: KVCache | None = None) -> th.Tensor:
+    def _run_prompt(self, prompt: Prompt, cache: KVCache | None = None) -> th.Tensor:
         """Hidden state of the prompt's last token, (N, hidden)."""
         positions = th.arange(prompt.embeds.shape[1], device=self.device).unsqueeze(0)
         return run_llama(
@@ -293,12 +288,17 @@ class OpenVLA(nn.Module):
         is_real = prompt.is_real_with(steps - 1)
         recompute = self._recompute and th.is_grad_enabled()
         hidden = run_llama(self.language_model, x, positions, is_real=is_real, rows=rows, recompute=recompute)
-        return nn.functional.linear(hidden, self._action_head()), self._values(hidden[:, 0])
+        logits = nn.functional.linear(hidden, self.language_model.lm_head.weight[self._action_rows()])
+        return logits.flip(-1), self._values(hidden[:, 0])
 
-    def _action_head(self) -> th.Tensor:
-        """Rows of the head for the action tokens, (256, hidden), index = bin."""
-        vocab = self.config.llm.vocab
-        return self.language_model.lm_head.weight[vocab - N_BINS : vocab].flip(0)
+    def _action_rows(self) -> slice:
+        """Rows of the vocabulary that are action tokens."""
+        return slice(self.config.llm.vocab - N_BINS, self.config.llm.vocab)
+
+    def _has_fixed_steps(self) -> bool:
+        if th.is_autocast_enabled(self.device.type):
+            return False
+        return self.device.type == "cuda" if self.fixed_steps is None else self.fixed_steps
 
     def _values(self, hidden: th.Tensor) -> th.Tensor:
         if not self.config.value_head_width:
