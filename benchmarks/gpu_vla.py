@@ -182,10 +182,7 @@ def print_row(*cells: object) -> None:
 def benchmark_decoding(model: OpenVLA, peaks: Peaks, batches: list[int], repeats: int) -> None:
     """Print a table: latency, throughput, ratio to the floor and to ``generate``."""
     sizes = sizes_of(model)
-    print(
-        "\n| batch | ours (ms) | ours, no graph (ms) | `generate` (ms) | observations/s | `generate` / ours | floor / ours |"
-    )
-    print("|---|---|---|---|---|---|---|")
+    print_header(("batch", "ours (ms)", "no graph (ms)", "`generate` (ms)", "1/s", "`generate` / ours", "floor / ours"))
     for n in batches:
         inputs = inputs_of(model, n)
         times = {}
@@ -217,9 +214,7 @@ def benchmark_update(model: OpenVLA, peaks: Peaks, micro_batches: list[int], ran
     add_lora(model, rank=rank)
     optimizer = th.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-6)
     device = model.device
-    print(
-        "\n| micro-batch | activations | update (s) | samples/s | utilisation | peak memory (GiB) |\n|---|---|---|---|---|---|"
-    )
+    print_header(("micro-batch", "activations", "update (s)", "samples/s", "utilisation", "peak memory (GiB)"))
     for n in micro_batches:
         inputs = inputs_of(model, n)
         bins = th.randint(0, 256, (n, sizes.actions), device=device)
@@ -257,9 +252,8 @@ def main() -> None:
     th.manual_seed(0)
     peaks = measure_peaks(device, dtype)
     model = build(args.preset, device, dtype)
-    print(
-        f"{args.preset}, {args.dtype}, {hardware(device)}: {sum(p.numel() for p in model.parameters()) / 1e6:.1f} M weights"
-    )
+    n_weights = sum(parameter.numel() for parameter in model.parameters())
+    print(f"{args.preset}, {args.dtype}, {hardware(device)}: {n_weights / 1e6:.1f} M weights")
     print(f"peaks: {peaks.flops / 1e12:.2f} TFLOP/s, {peaks.bandwidth / 1e9:.1f} GB/s")
     benchmark_decoding(model, peaks, args.batches, args.repeats)
     benchmark_update(model, peaks, args.micro_batches, args.rank, args.repeats)
