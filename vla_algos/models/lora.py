@@ -53,7 +53,7 @@ def add_lora(
             if not any(_is_at(name, target) for name in names):
                 raise UnknownNameError("target of LoRA", target, sorted({name.rsplit(".", 1)[-1] for name in names}))
         names = [name for name in names if any(_is_at(name, target) for target in targets)]
-    config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=names)
+    config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=names)  # type: ignore[arg-type]
     inject_adapter_in_model(config, model, adapter_name=ADAPTER)
     for name, parameter in model.named_parameters():
         if name.startswith(TRAINED_IN_FULL):

@@ -77,7 +77,7 @@ def write_weights(
     if len(shards) == 1:
         save_file(shards[0], folder / WEIGHTS_FILE, metadata=_METADATA)
         return
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for i, shard in enumerate(shards, start=1):
         file = f"model-{i:05d}-of-{len(shards):05d}.safetensors"
         save_file(shard, folder / file, metadata=_METADATA)

@@ -137,7 +137,7 @@ def run_llama(
         place, seen, causal = (cos, sin), mask, is_causal
         if i == last and rows is not None:
             x, y = _take(x, rows), _take(y, rows)
-            place = tuple(_take(t.squeeze(1), rows).unsqueeze(1) for t in place)
+            place = (_take(cos.squeeze(1), rows).unsqueeze(1), _take(sin.squeeze(1), rows).unsqueeze(1))
             every = x.new_ones(1, keys.shape[2], dtype=th.bool) if is_real is None else is_real
             seen, causal = attention_mask(rows, every), False
         queries = rotate(split(attention.q_proj(y)), *place)

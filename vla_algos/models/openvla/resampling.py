@@ -63,7 +63,7 @@ def crop_centre(images: th.Tensor, area: float = 0.9) -> th.Tensor:
     low = th.from_numpy(np.floor(places).astype(np.int64)).to(images.device)
     high = th.from_numpy(np.ceil(places).astype(np.int64)).to(images.device)
     share = th.from_numpy(places - np.floor(places)).to(images.device)
-    x = images.float() * np.float32(1 / 255)
+    x = images.float() * float(np.float32(1 / 255))
     left, right = x[..., low], x[..., high]
     x = left + (right - left) * share
     top, bottom = x[..., low, :], x[..., high, :]
@@ -93,7 +93,7 @@ def _pillow_matrix(n_in: int, n_out: int) -> Float64Array:
         centre = (i + 0.5) * scale
         first = max(0, int(centre - 2 * stretch + 0.5))
         last = min(n_in, int(centre + 2 * stretch + 0.5))
-        weights = _bicubic((np.arange(first, last) - centre + 0.5) / stretch)
+        weights = _bicubic((np.arange(first, last, dtype=np.float64) - centre + 0.5) / stretch)
         weights = weights / weights.sum() * 2**_PILLOW_BITS
         matrix[i, first:last] = np.trunc(weights + np.copysign(0.5, weights))
     return matrix

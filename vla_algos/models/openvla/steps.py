@@ -124,7 +124,7 @@ class FixedSteps:
 
     def _record(self) -> None:
         # kernels are chosen and memory is taken before the recording; to repeat a step changes nothing
-        stream = th.cuda.Stream()
+        stream = th.cuda.Stream()  # type: ignore[no-untyped-call]
         stream.wait_stream(th.cuda.current_stream())
         with th.cuda.stream(stream):
             for _ in range(_WARM_UP_RUNS):

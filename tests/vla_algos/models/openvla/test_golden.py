@@ -77,6 +77,31 @@ def test_greedy_batch_decoding(case):
     del model.processor.images
 
 
+def test_a_batch_is_its_rows(case):
+    model, _, images = case
+    texts = [str(text) for text in images["instructions"]]
+    assert len({len(model.processor.prompt_ids(text)) for text in texts}) > 1
+    sharp = th.from_numpy(images["images"]).permute(0, 3, 1, 2)
+    batch = model.decode_actions(sharp, texts, deterministic=True)
+    scored = model.score_actions(sharp, texts, batch.bins)
+    th.testing.assert_close(scored.log_probs, batch.log_probs, atol=1e-4, rtol=0)
+    for i in range(6):
+        single = model.decode_actions(sharp[i : i + 1], texts[i : i + 1], deterministic=True)
+        assert th.equal(single.bins[0], batch.bins[i])
+        th.testing.assert_close(single.log_probs[0], batch.log_probs[i], atol=1e-4, rtol=0)
+
+
+def test_samples_have_the_log_probability_of_their_score(case):
+    model, _, images = case
+    texts = [str(text) for text in images["instructions"]]
+    sharp = th.from_numpy(images["images"]).permute(0, 3, 1, 2)
+    for temperature in (0.7, 1.5):
+        generator = th.Generator().manual_seed(0)
+        sampled = model.decode_actions(sharp, texts, temperature=temperature, generator=generator)
+        scored = model.score_actions(sharp, texts, sampled.bins, temperature=temperature)
+        th.testing.assert_close(scored.log_probs, sampled.log_probs, atol=1e-4, rtol=0)
+
+
 def test_teacher_forced_logits(case):
     model, reference, images = case
     pixels = th.from_numpy(reference["pixel_values"])
