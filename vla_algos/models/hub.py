@@ -171,7 +171,7 @@ def _download(name: str) -> Path:
             "Hugging Face Hub needs huggingface_hub. Run: pip install vla-gym[hub]"
         ) from error
     try:
-        return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors"]))
+        return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "tokenizer.model"]))
     except Exception as error:
         raise CheckpointError(
             f"Could not get {name!r} from the Hugging Face Hub: {error} Check the name and the connection, "
