@@ -156,15 +156,16 @@ def main() -> None:
         seed=args.seed,
         assets=args.assets,
     )
-    results = {name: compare(name, settings, args.out / name) for name in args.algorithms}
+    out = args.out / f"task{args.task_id}_{args.timesteps}_seed{args.seed}"
+    results = {name: compare(name, settings, out / name) for name in args.algorithms}
     for name, evaluations in results.items():
         counts = [
             f"{mode} {result.successes}/{result.n_episodes}" for mode, result in zip(MODES, evaluations, strict=True)
         ]
         print(f"{name:>12}: {', '.join(counts)}")
     instruction = next(iter(results.values()))[0].instructions[args.task_id]
-    plot_comparison(args.out / "comparison.png", results, f"{instruction}, {args.timesteps} decisions")
-    print(args.out / "comparison.png")
+    plot_comparison(out / "comparison.png", results, f"{instruction}, {args.timesteps} decisions")
+    print(out / "comparison.png")
 
 
 if __name__ == "__main__":

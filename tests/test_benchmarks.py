@@ -20,7 +20,7 @@ def test_the_benchmark_of_a_vla_on_a_gpu_runs_without_one() -> None:
     )
     assert result.returncode == 0, result.stderr
     rows = [line.strip("| ").split(" | ") for line in result.stdout.splitlines() if line.startswith("|")]
-    decoding, updates = ([row for row in rows if len(row) == n and row[0].isdigit()] for n in (7, 6))
+    decoding, updates = ([row for row in rows if len(row) == n and row[0].isdigit()] for n in (8, 6))
     assert [row[0] for row in decoding] == ["1", "3"]
     assert [row[:2] for row in updates] == [["2", "kept"], ["2", "computed again"]]
     assert all(float(cell) > 0 for row in decoding for cell in row[:-1])

@@ -9,6 +9,7 @@ import torch as th
 from vla_algos.errors import DeviceError
 
 _MEMINFO = Path("/proc/meminfo")
+_CGROUP = Path("/sys/fs/cgroup")
 _GIB = 2**30
 
 
@@ -37,13 +38,22 @@ def available_memory(device: th.device) -> int | None:
     :return: their number; None where it cannot be found out
     """
     if device.type == "cuda":
-        return int(th.cuda.mem_get_info(device)[0])
+        unused = th.cuda.memory_reserved(device) - th.cuda.memory_allocated(device)
+        return int(th.cuda.mem_get_info(device)[0]) + unused
     if device.type != "cpu" or not _MEMINFO.exists():
         return None
-    for line in _MEMINFO.read_text().splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    return None
+    lines = [line.split() for line in _MEMINFO.read_text().splitlines()]
+    free = [int(value) * 1024 for name, value, *_ in lines if name == "MemAvailable:"]
+    return min([*free, *_left_in_container()], default=None)
+
+
+def _left_in_container() -> list[int]:
+    """Bytes that a limit on this container leaves; empty without one."""
+    try:
+        limit, used = ((_CGROUP / name).read_text().strip() for name in ("memory.max", "memory.current"))
+    except OSError:
+        return []
+    return [] if limit == "max" else [int(limit) - int(used)]
 
 
 def check_memory(needed: int, device: th.device, what: str) -> None:

@@ -123,8 +123,12 @@ def _check_saved_as(path: str | Path | io.BufferedIOBase, loadable: list[str]) -
             file.close()
     algorithm, version = saved_as.get("algorithm"), saved_as.get("format")
     if algorithm not in loadable:
-        other = f"{algorithm}.load" if algorithm else "the class that saved it"
-        raise CheckpointError(f"{path} was saved by {algorithm}, not by {loadable[0]}. Use {other}.")
+        if algorithm is None:
+            raise CheckpointError(
+                f"{path} does not say that {loadable[0]} saved it: it is another library's, or from a version before "
+                "files said so. Load it with what saved it and write its model out with save_vla."
+            )
+        raise CheckpointError(f"{path} was saved by {algorithm}, not by {loadable[0]}. Use {algorithm}.load.")
     if version != FORMAT_VERSION:
         raise CheckpointError(
             f"{path} has version {version} of the format; this vla_algos reads {FORMAT_VERSION}. Load it with the "

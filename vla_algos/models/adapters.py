@@ -10,8 +10,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from vla_algos.common.state_dicts import describe_mismatch
-from vla_algos.errors import CheckpointError
-from vla_algos.models.lora import ADAPTER, TRAINED_IN_FULL, add_lora, lora_of
+from vla_algos.errors import CheckpointError, UnknownNameError
+from vla_algos.models.lora import ADAPTER, TRAINED_IN_FULL, adapted_names, add_lora, lora_of
 from vla_algos.models.openvla.heads import ValueHead
 from vla_algos.models.openvla.model import OpenVLA
 from vla_algos.models.weights import OWN_FILE
@@ -65,16 +65,19 @@ def load_adapters(model: OpenVLA, folder: str | Path) -> OpenVLA:
         own = load_file(folder / OWN_FILE) if (folder / OWN_FILE).exists() else {}
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise CheckpointError(f"{folder} holds no adapters that can be read ({error!r}). Save them again.") from error
+    if targets == "all-linear":
+        targets = None
+    try:
+        adapted_names(model, targets)
+    except UnknownNameError as error:
+        base = config.get("base_model_name_or_path") or "unknown"
+        raise CheckpointError(
+            f"The adapters in {folder} are of another model: {error} They belong to: {base}."
+        ) from error
     if "value_head.fc1.weight" in own and not model.config.value_head_width:
         model.config.value_head_width = len(own["value_head.fc1.weight"])
         head = ValueHead(model.config.llm.hidden, model.config.value_head_width)
-        model.value_head = head.to(model.device, model.dtype)
-    missing = [name for name in targets if not _has_module(model, name)]
-    if missing:
-        raise CheckpointError(
-            f"The adapters in {folder} belong around layers that this model does not have, such as {missing[0]}. Load "
-            f"the checkpoint they were trained on: {config.get('base_model_name_or_path') or 'unknown'}."
-        )
+        model.value_head = head.to(model.device)
     add_lora(model, rank=rank, alpha=alpha, dropout=config.get("lora_dropout", 0.0), targets=targets)
     names = {name.replace(f".{ADAPTER}.", "."): name for name in _adapters(model)}
     expected = {name: model.state_dict()[full] for name, full in names.items()}
@@ -89,14 +92,6 @@ def load_adapters(model: OpenVLA, folder: str | Path) -> OpenVLA:
 
 def _adapters(model: OpenVLA) -> dict[str, Any]:
     return {name: tensor for name, tensor in model.state_dict().items() if ".lora_" in name}
-
-
-def _has_module(model: OpenVLA, name: str) -> bool:
-    try:
-        model.get_submodule(name)
-    except AttributeError:
-        return False
-    return True
 
 
 def _save(state: dict[str, Any], path: Path) -> None:

@@ -9,8 +9,8 @@ class KVCache:
     """
     Preallocated cache of all layers; every layer appends the same columns.
 
-    After ``freeze_shapes`` a column at a time is appended where ``column`` says, and all columns are handed out, those
-    to come as zeros: every step has the same shapes and addresses, so that it can be recorded as a CUDA graph.
+    After ``freeze_shapes`` a column at a time is appended where ``column`` says, and all columns are handed out: every
+    step has the same shapes and addresses, so that it can be recorded as a CUDA graph.
 
     :param shape: (layers, N, heads, capacity, head_dim)
     :param dtype: type of keys and values
@@ -34,6 +34,15 @@ class KVCache:
         """From now on one column at a time."""
         self._is_frozen = True
         self.column.fill_(self.length)
+
+    def forget_beyond(self, length: int) -> None:
+        """
+        Write zeros over what calls of before have left.
+
+        :param length: columns to keep
+        """
+        self.keys[:, :, :, length:] = 0
+        self.values[:, :, :, length:] = 0
 
     def columns(self, n: int) -> th.Tensor:
         """

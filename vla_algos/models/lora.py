@@ -28,7 +28,8 @@ def add_lora(
     Put an adapter around linear layers of vision, projector and language model, and freeze the rest.
 
     Reference: Hu et al. 2021 (https://arxiv.org/abs/2106.09685). The head over the vocabulary gets none, as in OpenVLA;
-    value head and proprioception encoder are trained in full. A fresh adapter adds zero.
+    value head and proprioception encoder are trained in full. What is trained is float32, whatever the model is. A
+    fresh adapter adds zero.
 
     :param model: changed in place
     :param rank: of the addition
@@ -43,6 +44,26 @@ def add_lora(
         from peft import LoraConfig, inject_adapter_in_model
     except ModuleNotFoundError as error:
         raise MissingPackageError("LoRA needs peft. Run: pip install vla-gym[lora]") from error
+    names = adapted_names(model, targets)
+    config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=names)  # type: ignore[arg-type]
+    inject_adapter_in_model(config, model, adapter_name=ADAPTER)
+    for name, parameter in model.named_parameters():
+        if name.startswith(TRAINED_IN_FULL):
+            parameter.requires_grad_(True)
+        if parameter.requires_grad:
+            # in bfloat16 most steps of a small learning rate would round to nothing
+            parameter.data = parameter.data.float()
+    return model
+
+
+def adapted_names(model: OpenVLA, targets: Sequence[str] | None = None) -> list[str]:
+    """
+    Names of the layers that adapters go around.
+
+    :param model: without adapters
+    :param targets: names of layers, or how these end; None: every linear layer
+    :raises UnknownNameError: for a target that is no linear layer
+    """
     names = [
         name
         for name, module in model.named_modules()
@@ -53,12 +74,7 @@ def add_lora(
             if not any(_is_at(name, target) for name in names):
                 raise UnknownNameError("target of LoRA", target, sorted({name.rsplit(".", 1)[-1] for name in names}))
         names = [name for name in names if any(_is_at(name, target) for target in targets)]
-    config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=names)  # type: ignore[arg-type]
-    inject_adapter_in_model(config, model, adapter_name=ADAPTER)
-    for name, parameter in model.named_parameters():
-        if name.startswith(TRAINED_IN_FULL):
-            parameter.requires_grad_(True)
-    return model
+    return names
 
 
 def _is_at(name: str, target: str) -> bool:
@@ -148,6 +164,7 @@ def merged_state_dict(model: OpenVLA) -> dict[str, th.Tensor]:
         plain = name.replace(".base_layer.", ".")
         if plain != name and name.endswith(".weight"):
             layer = model.get_submodule(name.removesuffix(".base_layer.weight"))
-            tensor = tensor + layer.get_delta_weight(ADAPTER).to(tensor.dtype)  # type: ignore[operator]
+            if not layer.merged:
+                tensor = tensor + layer.get_delta_weight(ADAPTER).to(tensor.dtype)  # type: ignore[operator]
         merged[plain] = tensor
     return merged

@@ -139,4 +139,6 @@ def _opened(path: Path) -> Iterator[Any]:
 def _without_data(file: Any, name: str) -> th.Tensor:
     """A tensor of the stored shape and type that takes no memory."""
     part = file.get_slice(name)
+    if part.get_dtype() not in _DTYPES:
+        raise CheckpointError(f"{name} is stored as {part.get_dtype()}; known are {', '.join(_DTYPES)}.")
     return th.empty(part.get_shape(), dtype=_DTYPES[part.get_dtype()], device="meta")

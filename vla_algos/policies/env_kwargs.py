@@ -22,7 +22,7 @@ def env_kwargs(vla: str | Path, unnorm_key: str | None = None) -> dict[str, Any]
     config = load_config(vla)
     return {
         "chunk_size": config.chunk_size,
-        "image_size": config.image_size,
+        "image_size": config.camera_size,
         "cameras": tuple(config.cameras),
         "action_tokenizer": ActionTokenizer.from_checkpoint_stats(config.norm_stats, unnorm_key),
     }

@@ -147,7 +147,7 @@ class VLAPolicy(BasePolicy):
             # released checkpoints are actors only
             self.vla.config.value_head_width = NEW_VALUE_HEAD_WIDTH
             head = ValueHead(self.vla.config.llm.hidden, NEW_VALUE_HEAD_WIDTH)
-            self.vla.value_head = head.to(self.vla.device, self.vla.dtype)
+            self.vla.value_head = head.to(self.vla.device)
         if detach_value is not None:
             self.vla.detach_value = detach_value
         if norm_stats is not None:
@@ -244,7 +244,7 @@ class VLAPolicy(BasePolicy):
         :param inputs: (N, D): privileged observations or hidden states, see :attr:`memory`
         :return: (N,) float32
         """
-        return self.vla.value_head(inputs.to(self.vla.dtype)) if self.critic is None else self.critic(inputs)
+        return self.vla.value_head(inputs) if self.critic is None else self.critic(inputs)
 
     def forward(self, obs: PyTorchObs, deterministic: bool = False) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
         """

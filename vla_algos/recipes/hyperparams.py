@@ -56,7 +56,8 @@ def load_recipe(name: str | Path, algorithm: str | None = None, **changes: Any) 
     signature = inspect.signature(ALGORITHMS[chosen].__init__)
     keywords = [key for key in signature.parameters if key not in _SET_BY_THE_RUN]
     _check_names(sections[chosen], keywords, f"keyword of {chosen}")
-    _check_numbers(path, sections[chosen])
+    scheduled = [key for key in keywords if "Schedule" in str(signature.parameters[key].annotation)]
+    _check_numbers(path, sections[chosen], scheduled)
     if "task_ids" in run:
         run["task_ids"] = tuple(run["task_ids"] or ())
     return RLSettings(algorithm=chosen, algorithm_kwargs=sections[chosen], **run)
@@ -68,12 +69,14 @@ def _check_names(values: dict[str, Any], valid: list[str], kind: str) -> None:
             raise UnknownNameError(kind, key, valid)
 
 
-def _check_numbers(path: Path, values: dict[str, Any]) -> None:
+def _check_numbers(path: Path, values: dict[str, Any], scheduled: list[str]) -> None:
     """YAML reads 1e-4 as text."""
     for key, value in values.items():
         if not isinstance(value, str):
             continue
         is_linear = value.startswith(LINEAR_PREFIX)
+        if is_linear and key not in scheduled:
+            raise RecipeError(f"{path}: {key} is {value!r}, but only these may change: {', '.join(scheduled)}.")
         try:
             number = float(value.removeprefix(LINEAR_PREFIX))
         except ValueError:

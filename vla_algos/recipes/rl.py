@@ -93,7 +93,7 @@ class RLSettings:
     def env_kwargs(self) -> dict[str, Any]:
         """Keywords of the environment that the policy acts in."""
         return {
-            **env_kwargs(self.vla),
+            **env_kwargs(self.vla, self.policy_kwargs.get("unnorm_key")),
             "task_ids": list(self.tasks),
             "assets": self.assets,
             "render_quality": self.render_quality,

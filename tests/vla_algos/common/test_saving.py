@@ -60,7 +60,7 @@ def test_another_version_of_the_format_is_named(saved, tmp_path):
 
 
 def test_a_file_of_something_else_is_refused(saved, tmp_path):
-    with pytest.raises(CheckpointError, match="Use the class that saved it"):
+    with pytest.raises(CheckpointError, match="does not say that TokenPPO saved it"):
         TokenPPO.load(rewrite(saved, tmp_path / "stock.zip", saved_as=None))
     (tmp_path / "text.zip").write_text("no zip file")
     with pytest.raises(CheckpointError, match="not a file that an algorithm has saved"):

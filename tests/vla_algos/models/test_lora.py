@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import json
 import sys
 
 import pytest
@@ -68,12 +69,14 @@ def liven(model):
     return model
 
 
-def test_merging_in_place_and_back(adapted, inputs):
+def test_merging_in_place_and_back(adapted, inputs, tmp_path):
     expected = logits(liven(adapted), inputs)
     before = {name: p.clone() for name, p in adapted.named_parameters()}
     merge_adapters(adapted)
     th.testing.assert_close(logits(adapted, inputs), expected, atol=1e-4, rtol=1e-4)
     assert not th.equal(adapted.projector.fc1.base_layer.weight, before["projector.fc1.base_layer.weight"])
+    save_vla(adapted, tmp_path / "merged")
+    th.testing.assert_close(logits(load_vla(tmp_path / "merged"), inputs), expected, atol=1e-4, rtol=1e-4)
     unmerge_adapters(adapted)
     unmerge_adapters(adapted)  # nothing is left to do
     for name, parameter in adapted.named_parameters():
@@ -101,6 +104,35 @@ def test_adapters_alone_go_to_disk_and_back(adapted, lively_nano, inputs, tmp_pa
     assert {name for name, p in model.named_parameters() if p.requires_grad} == {
         name for name, p in adapted.named_parameters() if p.requires_grad
     }
+
+
+def test_adapters_of_peft_with_short_names_are_read(adapted, lively_nano, inputs, tmp_path):
+    short = add_lora(copy.deepcopy(lively_nano), rank=2, targets=["q_proj", "v_proj"])
+    expected = logits(liven(short), inputs)
+    save_adapters(short, tmp_path)
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    (tmp_path / "adapter_config.json").write_text(json.dumps({**config, "target_modules": ["q_proj", "v_proj"]}))
+    assert th.equal(logits(load_adapters(copy.deepcopy(lively_nano), tmp_path), inputs), expected)
+    untouched = copy.deepcopy(lively_nano)
+    (tmp_path / "adapter_config.json").write_text(json.dumps({**config, "target_modules": ["query"]}))
+    with pytest.raises(CheckpointError, match=r"of another model.*target of LoRA 'query'"):
+        load_adapters(untouched, tmp_path)
+    assert lora_of(untouched) is None
+
+
+def test_what_is_trained_is_float32_in_a_smaller_model(lively_nano, inputs):
+    model = add_lora(copy.deepcopy(lively_nano).bfloat16(), rank=2)
+    assert {p.dtype for p in model.parameters() if p.requires_grad} == {th.float32}
+    assert model.dtype == th.bfloat16
+    optimizer = th.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-5)
+    before = {name: p.clone() for name, p in model.named_parameters() if p.requires_grad}
+    for _ in range(2):
+        scored = model.score_actions(inputs.images, inputs.instructions, inputs.bins, inputs.proprio)
+        (scored.log_probs.mean() + scored.values.mean()).backward()
+        optimizer.step()
+    for part in ("lora_B", "value_head"):
+        changed = [(p != before[name]).float().mean() for name, p in model.named_parameters() if part in name]
+        assert min(changed) > 0.5
 
 
 def test_peft_itself_reads_them(adapted, lively_nano, inputs, tmp_path):

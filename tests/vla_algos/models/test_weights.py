@@ -111,6 +111,18 @@ def test_a_device_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest
         load_vla(tmp_path, device="cuda:2")
 
 
+def test_a_limit_on_the_container_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "_CGROUP", tmp_path)
+    monkeypatch.setattr(devices, "_MEMINFO", tmp_path / "meminfo")
+    (tmp_path / "meminfo").write_text("MemTotal: 99 kB\nMemAvailable: 50 kB\n")
+    assert devices.available_memory(CPU) == 50 * 1024
+    (tmp_path / "memory.max").write_text("max\n")
+    (tmp_path / "memory.current").write_text("1000\n")
+    assert devices.available_memory(CPU) == 50 * 1024
+    (tmp_path / "memory.max").write_text("3000\n")
+    assert devices.available_memory(CPU) == 2000
+
+
 def test_memory_is_known_where_the_system_tells() -> None:
     available = devices.available_memory(CPU)
     assert available is None or 10**6 < available < 10**14

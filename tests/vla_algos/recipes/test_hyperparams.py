@@ -53,6 +53,7 @@ def test_changes_replace_what_the_recipe_says(tmp_path: Path) -> None:
         ("run: {}\n", UnknownNameError, "algorithm of this recipe"),
         ("TokenPPO: {learning_rate: 1e-4}\n", RecipeError, r"learning_rate is the text '1e-4'.*1\.0e-04"),
         ("TokenPPO: {clip_range: lin_much}\n", RecipeError, r"clip_range is 'lin_much'.*lin_1\.0e-4"),
+        ("TokenPPO: {gamma: lin_0.9}\n", RecipeError, r"gamma is 'lin_0\.9', but only these may change: learning_rate"),
         ("- 1\n", RecipeError, "must hold sections"),
         ("a: [\n", RecipeError, "is not YAML"),
     ],

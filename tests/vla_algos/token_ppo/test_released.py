@@ -9,16 +9,44 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 from vla_algos import TokenPPO
 from vla_algos.errors import UnknownNameError
-from vla_algos.models import load_vla, save_vla
+from vla_algos.models import OpenVLA, OpenVLAConfig, load_vla, save_vla
+from vla_algos.models.openvla.processor import BUILTIN_TOKENIZER, load_tokenizer
 from vla_gym.envs.toy_env import ToyLiberoEnv
 
+_TOWER = {"embed_dim": 16, "depth": 2, "num_heads": 2}
+_STATISTICS = {"action": {"q01": [-1.0] * 7, "q99": [1.0] * 7, "mask": [True] * 6 + [False]}}
+TINY = {
+    "model_type": "openvla",
+    "image_sizes": [28, 28],
+    "norm_stats": {"libero_goal_no_noops": _STATISTICS, "other": _STATISTICS},
+    "pad_to_multiple_of": 64,
+    "text_config": {
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_attention_heads": 2,
+        "num_hidden_layers": 2,
+        # text and action tokens of the tokenizer of this package, and padding
+        "vocab_size": 498 + 256 + 64,
+    },
+    "timm_model_ids": ["vit_large_patch14_reg4_dinov2.lvd142m", "vit_so400m_patch14_siglip_224"],
+    "timm_model_overrides": [_TOWER, _TOWER],
+}
 
-@pytest.mark.parametrize("name", ["dinosiglip", "siglip"])
-def test_three_updates_with_adapters(golden, name, tmp_path):
+
+@pytest.fixture(params=["made here", "dinosiglip", "siglip"])
+def folder(request, tmp_path):
+    """A checkpoint in the original's layout: a tiny one, or one of those that its own code wrote."""
+    if request.param != "made here":
+        return request.getfixturevalue("golden") / request.param
+    save_vla(OpenVLA(OpenVLAConfig.from_dict(TINY), load_tokenizer(BUILTIN_TOKENIZER)), tmp_path / "tiny")
+    return tmp_path / "tiny"
+
+
+def test_three_updates_with_adapters(folder, tmp_path):
     pytest.importorskip("peft")
     pytest.importorskip("simplejpeg")
     env = DummyVecEnv([lambda: ToyLiberoEnv(image_size=64, horizon=3)] * 2)
-    policy_kwargs = {"vla": str(golden / name), "unnorm_key": "libero_goal_no_noops", "lora": {"rank": 2}}
+    policy_kwargs = {"vla": str(folder), "unnorm_key": "libero_goal_no_noops", "lora": {"rank": 2}}
     model = TokenPPO(
         "VLAPolicy",
         env,

@@ -25,6 +25,7 @@ ACTION_DIM = 7
 LIBERO_PROPRIO_MEAN = [-0.05, 0.03, 0.9, 3.0, -0.1, -0.1, 0.027, -0.027]
 LIBERO_PROPRIO_STD = [0.1, 0.15, 0.3, 0.35, 0.5, 0.3, 0.014, 0.014]
 
+LIBERO_CAMERA_SIZE = 256
 LIBERO_PIPELINE = ("jpeg", "lanczos", "crop")
 """``image_pipeline`` of OpenVLA's evaluation on LIBERO, with which the published numbers were made."""
 
@@ -133,6 +134,11 @@ class OpenVLAConfig:
     detach_value: bool = False
     norm_stats: dict[str, Any] = field(default_factory=dict)
     released: ReleasedFiles | None = None
+
+    @property
+    def camera_size(self) -> int:
+        """Side of the camera images that the model is to be given, pixels: what its pipeline starts from."""
+        return LIBERO_CAMERA_SIZE if "lanczos" in self.image_pipeline else self.image_size
 
     @property
     def action_tokens(self) -> int:

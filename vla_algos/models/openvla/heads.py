@@ -61,4 +61,4 @@ class ValueHead(nn.Module):
 
     def forward(self, x: th.Tensor) -> th.Tensor:
         """(N, hidden) to (N,) float32."""
-        return self.fc2(F.gelu(self.fc1(x))).squeeze(-1).float()
+        return self.fc2(F.gelu(self.fc1(x.to(self.fc1.weight.dtype)))).squeeze(-1).float()

@@ -76,6 +76,10 @@ class OpenVLA(nn.Module):
         """Type of the parameters."""
         return self.language_model.lm_head.weight.dtype
 
+    def release_steps(self) -> None:
+        """Give back the memory that ``fixed_steps`` keeps between calls."""
+        self._steps_pool = StepsPool()
+
     def bins_to_ids(self, bins: th.Tensor) -> th.Tensor:
         """
         Vocabulary ids of action bins.
@@ -236,7 +240,7 @@ class OpenVLA(nn.Module):
         text = self.language_model.model.embed_tokens(ids)
         parts = [text[:, :1], self.projector(features)]
         if proprio is not None:
-            parts.append(self.proprio_encoder(proprio))
+            parts.append(self.proprio_encoder(proprio).to(text.dtype))
         return th.cat([*parts, text[:, 1:]], dim=1)
 
     def _prompt(self, images: th.Tensor, instructions: list[str], proprio: th.Tensor | None) -> Prompt:

@@ -63,7 +63,7 @@ class Processor:
             tokenizer = load_tokenizer(BUILTIN_TOKENIZER)
         if tokenizer is not None and config.released is not None:
             # OpenVLA's rule: a prompt ends with the empty piece, by whatever id the tokenizer has for it
-            config.prompt_end_id = int(tokenizer.convert_tokens_to_ids(EMPTY_PIECE))  # type: ignore[arg-type]
+            config.prompt_end_id = tokenizer.get_vocab().get(EMPTY_PIECE)
         self.config = config
         self.tokenizer = tokenizer
         self._ids: dict[str, list[int]] = {}

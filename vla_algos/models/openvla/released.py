@@ -103,10 +103,10 @@ def released_fields(files: ReleasedFiles) -> dict[str, Any]:
         raise CheckpointError(f"config.json says image_resize_strategy={strategy!r}; only 'resize-naive' is known.")
     try:
         sizes, ids = values["image_sizes"], values["timm_model_ids"]
-        text = {**LLAMA_2_7B, **values["text_config"]}
+        text = {**LLAMA_2_7B, **dict(values["text_config"])}
         padding = values["pad_to_multiple_of"]
-    except KeyError as error:
-        raise CheckpointError(f"config.json lacks {error}. Download the checkpoint again.") from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"config.json lacks or garbles {error}. Download the checkpoint again.") from error
     if len(set(sizes)) != 1:
         raise CheckpointError(f"config.json says image_sizes={sizes}; expected one size for all towers.")
     if text.get("num_key_value_heads", text["num_attention_heads"]) != text["num_attention_heads"]:
@@ -137,7 +137,10 @@ def _tower(files: ReleasedFiles, index: int, timm_id: str) -> dict[str, Any]:
     fields = copy.deepcopy(TOWERS[timm_id])
     overrides = files.config.get("timm_model_overrides") or []
     if index < len(overrides):
-        fields |= {_OVERRIDES[name]: value for name, value in (overrides[index] or {}).items()}
+        for name, value in (overrides[index] or {}).items():
+            if name not in _OVERRIDES:
+                raise CheckpointError(f"config.json overrides {name!r} of a tower. Known: {', '.join(_OVERRIDES)}.")
+            fields[_OVERRIDES[name]] = value
     fields["mlp_width"] = int(fields["width"] * fields.pop("mlp_ratio"))
     normalisation = files.preprocessor.get("tvf_normalize_params")
     if normalisation:
@@ -155,4 +158,6 @@ def released_config(files: ReleasedFiles, norm_stats: dict[str, Any], own: dict[
     :return: its content
     """
     values = {key: value for key, value in files.config.items() if key != OWN_KEY}
+    # dataset_statistics.json beside it may have named fewer data sets; the others are not lost
+    norm_stats = {**(values.get("norm_stats") or {}), **norm_stats}
     return {**values, "norm_stats": norm_stats, **({OWN_KEY: own} if own else {})}

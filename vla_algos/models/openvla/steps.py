@@ -12,6 +12,7 @@ from collections.abc import Callable, Hashable
 from typing import Any, NamedTuple
 
 import torch as th
+from torch import nn
 from torch.nn import functional as F
 
 from vla_algos.models.kv_cache import KVCache
@@ -92,6 +93,7 @@ class FixedSteps:
         :param prompt: held by the cache
         """
         self.cache.freeze_shapes()
+        self.cache.forget_beyond(prompt.embeds.shape[1])
         self._is_real.zero_()
         self._is_real[:, : prompt.embeds.shape[1]] = True if prompt.is_real is None else prompt.is_real
         # both are moved on at the beginning of each step
@@ -124,15 +126,17 @@ class FixedSteps:
 
     def _record(self) -> None:
         # kernels are chosen and memory is taken before the recording; to repeat a step changes nothing
-        stream = th.cuda.Stream()  # type: ignore[no-untyped-call]
-        stream.wait_stream(th.cuda.current_stream())
-        with th.cuda.stream(stream):
-            for _ in range(_WARM_UP_RUNS):
-                self._compute()
-        th.cuda.current_stream().wait_stream(stream)
-        graph = th.cuda.CUDAGraph()
-        with th.cuda.graph(graph):
-            self._logits = self._compute()
+        with th.cuda.device(self._ids.device):
+            stream = th.cuda.Stream()  # type: ignore[no-untyped-call]
+            stream.wait_stream(th.cuda.current_stream())
+            with th.cuda.stream(stream):
+                for _ in range(_WARM_UP_RUNS):
+                    self._compute()
+            th.cuda.current_stream().wait_stream(stream)
+            graph = th.cuda.CUDAGraph()
+            # torch's own stream for recordings stays on the device of the first one
+            with th.cuda.graph(graph, stream=stream):
+                self._logits = self._compute()
         self._replay = graph.replay
 
 
@@ -163,16 +167,23 @@ class StepsPool:
         capacity = -(-capacity // _CAPACITY_STEP) * _CAPACITY_STEP
         # a recording holds addresses: of weights that were moved it would read what is left behind
         weights = tuple(parameter.data_ptr() for parameter in llm.parameters())
-        adapters = tuple(getattr(module, "merged", None) for module in llm.modules())
-        key = (n, capacity, dtype, rows.start, rows.stop, hash(weights), hash(adapters))
+        # and it goes the way that Python went
+        switches = tuple((module.training, *_adapter_switches(module)) for module in llm.modules())
+        key = (n, capacity, dtype, rows.start, rows.stop, hash(weights), hash(switches))
         steps = self._kept.pop(key, None)
         if steps is None:
             if len(self._kept) >= _KEPT_SHAPES:
                 self._kept.popitem(last=False)
-            steps = FixedSteps(llm, rows, make_cache(llm, n, capacity, dtype))
+            # what is made in inference mode could not be written to outside of it
+            with th.inference_mode(False):
+                steps = FixedSteps(llm, rows, make_cache(llm, n, capacity, dtype))
         self._kept[key] = steps
         steps.cache.clear()
         return steps
+
+
+def _adapter_switches(module: nn.Module) -> tuple[Any, ...]:
+    return getattr(module, "merged", None), getattr(module, "disable_adapters", None)
 
 
 def make_cache(llm: LlamaForCausalLM, n: int, capacity: int, dtype: th.dtype) -> KVCache:

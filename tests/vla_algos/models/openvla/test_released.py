@@ -13,6 +13,7 @@ from vla_algos.errors import CheckpointError
 from vla_algos.models import OpenVLA, OpenVLAConfig, load_vla, save_vla
 from vla_algos.models.openvla.heads import ValueHead
 from vla_algos.models.openvla.released import DINOV2_ID, SIGLIP_ID
+from vla_algos.policies import env_kwargs
 
 SMALL = {"embed_dim": 16, "depth": 2, "num_heads": 2}
 CONFIG = {
@@ -63,6 +64,26 @@ def test_sizes_and_statistics_are_read(folder: Path) -> None:
     assert config.norm_stats == CONFIG["norm_stats"]
 
 
+def test_cameras_show_what_the_pipeline_starts_from(folder: Path) -> None:
+    # the published numbers come from images of 256 px, whatever the size of the model's input
+    assert env_kwargs(folder)["image_size"] == 256
+    config = load_vla(folder, config_changes={"image_pipeline": []}).config
+    assert config.camera_size == config.image_size == 28
+
+
+def test_data_sets_that_the_statistics_file_leaves_out_are_not_lost(folder: Path, tmp_path: Path) -> None:
+    mine = {"mine": CONFIG["norm_stats"]["goal"]}
+    (folder / "dataset_statistics.json").write_text(json.dumps(mine))
+    model = load_vla(folder)
+    assert model.config.norm_stats == mine
+    save_vla(model, tmp_path / "again")
+    assert json.loads((tmp_path / "again" / "config.json").read_text())["norm_stats"] == {
+        **CONFIG["norm_stats"],
+        **mine,
+    }
+    assert json.loads((tmp_path / "again" / "dataset_statistics.json").read_text()) == mine
+
+
 def test_silence_means_the_full_size() -> None:
     values = {**CONFIG, "text_config": {"model_type": "llama"}, "timm_model_overrides": None, "image_sizes": [224, 224]}
     config = OpenVLAConfig.from_dict(values)
@@ -103,6 +124,8 @@ def test_what_the_original_lacks_is_kept_apart(folder: Path, tmp_path: Path) -> 
         ({"image_sizes": [28, 56]}, r"image_sizes=\[28, 56\]; expected one size"),
         ({"timm_model_ids": ["vit_tiny", SIGLIP_ID]}, rf"vision tower 'vit_tiny'. Known: {DINOV2_ID}"),
         ({"text_config": {**CONFIG["text_config"], "num_key_value_heads": 1}}, "share heads"),
+        ({"timm_model_overrides": [{"img_size": 28}, SMALL]}, "overrides 'img_size' of a tower. Known: embed_dim"),
+        ({"text_config": 5}, "lacks or garbles"),
         ({"vla_gym": {"valu_head": 8}}, "valu_head.*Expected the keys"),
     ],
 )
@@ -115,7 +138,7 @@ def test_other_kinds_are_refused_by_name(folder: Path, changes: dict, message: s
 def test_a_missing_entry_is_named(folder: Path) -> None:
     values = {key: value for key, value in CONFIG.items() if key != "timm_model_ids"}
     (folder / "config.json").write_text(json.dumps(values))
-    with pytest.raises(CheckpointError, match="lacks 'timm_model_ids'"):
+    with pytest.raises(CheckpointError, match="lacks or garbles 'timm_model_ids'"):
         load_vla(folder)
 
 
