@@ -9,12 +9,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch as th
-from torch.nn import functional as F
 
+from vla_algos.models.openvla.resampling import resize_bicubic
 from vla_gym.actions.statistics import dataset_statistics
 from vla_gym.actions.tokenizer import N_BINS, ActionTokenizer
 from vla_gym.datasets.episode import Episode
 from vla_gym.tasks.registry import COMMAND_DIM
+
+_RESIZED_AT_ONCE = 64
+"""Frames."""
 
 
 class Batch(NamedTuple):
@@ -283,6 +286,7 @@ def _resized(images: np.ndarray, size: int | None) -> np.ndarray:
     """As the model's processor resizes, so that it makes no difference who does it."""
     if size is None or images.shape[1:3] == (size, size):
         return images
-    tensor = th.from_numpy(images).permute(0, 3, 1, 2)
-    resized = F.interpolate(tensor, (size, size), mode="bicubic", antialias=True)
+    # a few at a time, as this is computed in double precision
+    parts = th.from_numpy(images).permute(0, 3, 1, 2).split(_RESIZED_AT_ONCE)
+    resized = th.cat([resize_bicubic(part, size) for part in parts])
     return np.ascontiguousarray(resized.permute(0, 2, 3, 1).numpy())

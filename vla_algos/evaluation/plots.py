@@ -73,7 +73,7 @@ def plot_comparison(path: str | Path, results: Mapping[str, Sequence[EvaluationR
     axes.set_yticks([row + 0.1 for row in range(len(names))], names)
     axes.invert_yaxis()
     axes.grid(alpha=0.3, axis="x")
-    axes.legend(loc="best", fontsize=8)
+    figure.legend(loc="outside lower center", ncols=2, fontsize=8)
     _save(figure, path)
 
 
