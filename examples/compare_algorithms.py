@@ -23,19 +23,18 @@ from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import VecMonitor
 
-from vla_algos import BC, DemonstrationSet, VLAPolicy, env_kwargs, evaluate_policy_on_suite
+from vla_algos import BC, DemonstrationSet, VLAPolicy, env_kwargs
 from vla_algos.common.vec_env import SB3VecEnv
 from vla_algos.evaluation.harness import EvaluationResult
 from vla_algos.evaluation.plots import plot_comparison
 from vla_algos.recipes.hyperparams import load_recipe
-from vla_algos.recipes.rl import RLSettings, run_rl
+from vla_algos.recipes.rl import MODES, RLSettings, evaluate_both, run_rl
 from vla_gym import make_vec
 from vla_gym.datasets.hdf5 import load_episodes
 from vla_gym.datasets.record import record_demonstrations
 from vla_gym.datasets.recorder import RecordingSettings
 
 Trainer = Callable[[RLSettings, Path], Any]
-MODES = ("greedy", "sampled")
 
 
 def nothing(settings: RLSettings, folder: Path) -> VLAPolicy:
@@ -122,16 +121,8 @@ def compare(name: str, settings: RLSettings, folder: Path) -> list[EvaluationRes
         model = TRAINERS[name](settings, folder)
         print(f"{name}: {time.perf_counter() - start:.0f} s of training", flush=True)
         set_random_seed(settings.seed)
-        for mode, file in zip(MODES, files, strict=True):
-            evaluate_policy_on_suite(
-                model,
-                settings.env_id,
-                n_init_states=settings.n_eval_states,
-                task_ids=settings.tasks,
-                n_envs=settings.n_envs,
-                deterministic=mode == "greedy",
-                env_kwargs=settings.env_kwargs,
-            ).save(file)
+        for file, result in zip(files, evaluate_both(settings, model).values(), strict=True):
+            result.save(file)
     return [EvaluationResult.load(file) for file in files]
 
 

@@ -7,8 +7,11 @@ import platform
 import resource
 import sys
 from importlib import metadata
+from typing import Any
 
 import torch as th
+
+from vla_gym.datasets.provenance import commit
 
 _PACKAGES = ("vla-gym", "mujoco", "gymnasium", "numpy", "torch", "transformers", "stable-baselines3")
 
@@ -22,6 +25,16 @@ def versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             found[package] = "not installed"
     return found
+
+
+def origin(device: th.device | str) -> dict[str, Any]:
+    """
+    Where a result comes from.
+
+    :param device: of the model
+    :return: ``versions``, ``commit`` (None where it is unknown) and ``hardware``
+    """
+    return {"versions": versions(), "commit": commit() or None, "hardware": hardware(device)}
 
 
 def hardware(device: th.device | str) -> str:

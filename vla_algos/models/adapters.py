@@ -51,7 +51,7 @@ def load_adapters(model: OpenVLA, folder: str | Path) -> OpenVLA:
     """
     Put saved adapters around the model they were trained on.
 
-    :param model: without adapters, changed in place
+    :param model: without adapters, changed in place; after an error not to be used any more
     :param folder: written by :func:`save_adapters`
     :return: the model
     :raises CheckpointError: if a file is missing or damaged, or the adapters are of another architecture

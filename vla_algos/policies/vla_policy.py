@@ -67,7 +67,7 @@ class VLAPolicy(BasePolicy):
     :param critic_kwargs: keywords of :class:`vla_algos.policies.critics.PrivilegedCritic`
     :param detach_value: whether the shared value's gradient stops before the backbone; None: as the model says
     :param freeze_vision: leave the vision towers as they are; an algorithm may then encode each image once
-    :param gradient_checkpointing: compute activations again in backward passes: a third more time, little memory
+    :param gradient_checkpointing: compute activations again in backward passes: more time, less memory
     :param seed: makes the fresh weights of a preset reproducible; None: torch's generator decides
     :param norm_stats: action statistics of the data that the model is trained on; None: those of the checkpoint
     :param unnorm_key: data set of the statistics that hold; None: the only one

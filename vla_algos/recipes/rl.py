@@ -26,7 +26,7 @@ from vla_algos.common.saving import LAST_FILE
 from vla_algos.common.schedules import as_schedule
 from vla_algos.common.vec_env import SB3VecEnv
 from vla_algos.curriculum import CurriculumCallback, SuccessSampler
-from vla_algos.evaluation.harness import EvaluationResult, evaluate_policy_on_suite
+from vla_algos.evaluation.harness import EvaluationResult, Predictor, evaluate_policy_on_suite
 from vla_algos.models import save_vla
 from vla_algos.on_policy.algorithm import TokenOnPolicyAlgorithm
 from vla_algos.policies import env_kwargs
@@ -34,7 +34,6 @@ from vla_algos.token_grpo import TokenGRPO
 from vla_algos.token_ppo import TokenPPO
 from vla_algos.token_rloo import TokenRLOO
 from vla_algos.tpo import TPO
-from vla_gym.datasets.provenance import commit
 from vla_gym.files import write_then_rename
 from vla_gym.tasks.registry import get_suite
 from vla_gym.vector import make_vec
@@ -215,11 +214,7 @@ def run_rl(
         after,
         recorder.history,
         model.num_timesteps,
-        {
-            "versions": provenance.versions(),
-            "commit": commit() or None,
-            "hardware": provenance.hardware(model.device),
-        },
+        provenance.origin(model.device),
         seconds,
         provenance.peak_memory_mb(),
     )
@@ -285,6 +280,17 @@ def _evaluate(
     if not settings.n_eval_states:
         return {}
     announce(f"evaluation {when} training, greedy and sampled")
+    return evaluate_both(settings, model)
+
+
+def evaluate_both(settings: RLSettings, model: Predictor) -> dict[str, EvaluationResult]:
+    """
+    Success with greedy and with sampled actions, from the same initial states.
+
+    :param settings: of the run that the model comes from
+    :param model: anything with SB3's ``predict``
+    :return: by name of the mode, one of ``MODES``
+    """
     return {
         mode: evaluate_policy_on_suite(
             model,

@@ -30,7 +30,6 @@ from vla_algos.models.openvla.config import PRESETS
 from vla_algos.policies import VLAPolicy
 from vla_algos.recipes.model_card import write_model_card
 from vla_gym.datasets.episode import Episode
-from vla_gym.datasets.provenance import commit
 from vla_gym.files import write_then_rename
 from vla_gym.tasks.registry import get_suite
 
@@ -233,12 +232,7 @@ def run_sft(
         model.validations,
         evaluations,
         dict(demonstrated),
-        {
-            "versions": provenance.versions(),
-            "commit": commit() or None,
-            "hardware": provenance.hardware(model.device),
-            **(origin or {}),
-        },
+        {**provenance.origin(model.device), **(origin or {})},
         seconds,
         provenance.peak_memory_mb(),
     )

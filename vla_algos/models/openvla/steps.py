@@ -169,7 +169,7 @@ class StepsPool:
         weights = tuple(parameter.data_ptr() for parameter in llm.parameters())
         # and it goes the way that Python went
         switches = tuple((module.training, *_adapter_switches(module)) for module in llm.modules())
-        key = (n, capacity, dtype, rows.start, rows.stop, hash(weights), hash(switches))
+        key = (n, capacity, dtype, rows.start, rows.stop, weights, switches)
         steps = self._kept.pop(key, None)
         if steps is None:
             if len(self._kept) >= _KEPT_SHAPES:
