@@ -62,17 +62,15 @@ def load_vla(
     :param seed: makes the fresh weights of a preset reproducible; ignored for a checkpoint
     :param config_changes: fields of a preset's configuration that shall differ, see :func:`get_preset`; of a
         checkpoint's only ``image_pipeline``
-    :return: the model
+    :return: the model, in evaluation mode, as from transformers' ``from_pretrained``
     :raises UnknownNameError: if it is none of these
     :raises CheckpointError: if the checkpoint is missing, damaged or of another architecture, or shall be changed
     :raises DeviceError: if the device is not there, or has too little memory
     """
     name, device = str(id_or_folder), check_device(device)
     if name in PRESETS:
-        model = _fresh(name, seed, config_changes or {})
-    else:
-        return _load_folder(_find_folder(name), device, dtype, config_changes or {})
-    return model.to(device=device, dtype=dtype)
+        return _fresh(name, seed, config_changes or {}).to(device=device, dtype=dtype).eval()
+    return _load_folder(_find_folder(name), device, dtype, config_changes or {}).eval()
 
 
 def load_config(id_or_folder: str | Path) -> OpenVLAConfig:

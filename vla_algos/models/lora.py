@@ -47,6 +47,8 @@ def add_lora(
     names = adapted_names(model, targets)
     config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=names)  # type: ignore[arg-type]
     inject_adapter_in_model(config, model, adapter_name=ADAPTER)
+    # what was put in is in training mode
+    model.train(model.training)
     for name, parameter in model.named_parameters():
         if name.startswith(TRAINED_IN_FULL):
             parameter.requires_grad_(True)

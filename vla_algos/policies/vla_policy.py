@@ -17,17 +17,13 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from stable_baselines3.common.vec_env import VecEnv
 
 from vla_algos.errors import SpaceError, UnknownNameError
-from vla_algos.models import load_vla
 from vla_algos.models.decoding import DecodedActions
-from vla_algos.models.lora import add_lora
-from vla_algos.models.openvla.config import PRESETS
-from vla_algos.models.openvla.heads import ValueHead
+from vla_algos.policies.actor import load_actor
 from vla_algos.policies.critics import PrivilegedCritic
 from vla_algos.policies.spaces import PRIVILEGED, check_observation_space, chunk_size_of, privileged_dim
 from vla_gym.actions.tokenizer import ActionTokenizer
 from vla_gym.instructions import decode_instruction
 
-NEW_VALUE_HEAD_WIDTH = 256
 FEATURES = "vision_features"
 """Encoded images, where a roll-out remembers them."""
 CRITIC_INPUTS = "critic_inputs"
@@ -135,25 +131,14 @@ class VLAPolicy(BasePolicy):
         """When the last ``forward`` ended, as ``time.perf_counter`` counts, and what it took (s)."""
         self.memory: dict[str, th.Tensor] = {}
         """What the last ``forward`` computed that training can use again: ``FEATURES``, ``CRITIC_INPUTS``; (N, ...)."""
-        self.vla = load_vla(vla, seed=seed, **(vla_kwargs or {}))
-        if str(vla) in PRESETS:
-            self.vla.config.chunk_size = chunk_size
-        elif self.vla.config.chunk_size != chunk_size:
-            raise SpaceError(
-                f"{vla} chooses {self.vla.config.chunk_size} commands per action, the action space holds {chunk_size}. "
-                f"Make the environment with chunk_size={self.vla.config.chunk_size}."
-            )
-        if not self.vla.config.value_head_width:
-            # released checkpoints are actors only
-            self.vla.config.value_head_width = NEW_VALUE_HEAD_WIDTH
-            head = ValueHead(self.vla.config.llm.hidden, NEW_VALUE_HEAD_WIDTH)
-            self.vla.value_head = head.to(self.vla.device)
-        if detach_value is not None:
-            self.vla.detach_value = detach_value
-        if norm_stats is not None:
-            self.vla.config.norm_stats = norm_stats
-        if lora is not None:
-            add_lora(self.vla, **lora)
+        self.vla = load_actor(
+            vla,
+            {"seed": seed, **(vla_kwargs or {})},
+            chunk_size,
+            detach_value=detach_value,
+            norm_stats=norm_stats,
+            lora=lora,
+        )
         self.vla.gradient_checkpointing = gradient_checkpointing
         self.freeze_vision = freeze_vision
         if freeze_vision:

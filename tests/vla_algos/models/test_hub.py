@@ -106,6 +106,11 @@ def test_seed_fixes_fresh_weights_and_nothing_else():
     assert not th.equal(a.language_model.lm_head.weight, c.language_model.lm_head.weight)
 
 
+def test_what_is_loaded_is_there_to_act(folder):
+    for name in ("nano", folder):
+        assert not any(module.training for module in load_vla(name).modules())
+
+
 def test_dtype():
     assert {p.dtype for p in load_vla("nano", dtype=th.bfloat16).parameters()} == {th.bfloat16}
 

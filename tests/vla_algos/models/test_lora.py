@@ -36,6 +36,16 @@ def test_fresh_adapters_change_nothing(adapted, lively_nano, inputs):
     th.testing.assert_close(logits(adapted, inputs), logits(lively_nano, inputs), atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("training", [False, True])
+def test_dropout_follows_the_mode_of_the_model(lively_nano, inputs, training):
+    pytest.importorskip("peft")
+    model = add_lora(copy.deepcopy(lively_nano).train(training), rank=2, dropout=0.5)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            th.nn.init.normal_(parameter)
+    assert th.equal(logits(model, inputs), logits(model, inputs)) is not training
+
+
 def test_only_adapters_and_the_new_parts_learn(adapted):
     learning = {name for name, p in adapted.named_parameters() if p.requires_grad}
     parts = ("value_head.", "proprio_encoder.")

@@ -13,9 +13,9 @@ from __future__ import annotations
 import torch as th
 from torch import nn
 
-from vla_algos.errors import ModelInputError
 from vla_algos.models.decoding import DecodedActions, ScoredActions, choose, score
 from vla_algos.models.kv_cache import KVCache
+from vla_algos.models.openvla.checks import check_bins, check_inputs, check_temperature
 from vla_algos.models.openvla.config import N_BINS, OpenVLAConfig
 from vla_algos.models.openvla.heads import ProprioEncoder, ValueHead
 from vla_algos.models.openvla.init import init_weights
@@ -115,7 +115,7 @@ class OpenVLA(nn.Module):
         :return: bins, log-probabilities and values
         :raises ModelInputError: if an input does not fit the model
         """
-        _check_temperature(temperature)
+        check_temperature(temperature)
         prompt = self._prompt(images, instructions, proprio)
         n, s, _ = prompt.embeds.shape
         llm, steps, capacity = self.language_model, self.config.action_tokens, s + self.config.action_tokens - 1
@@ -166,7 +166,7 @@ class OpenVLA(nn.Module):
         :return: log-probabilities, entropies and values
         :raises ModelInputError: if an input does not fit the model
         """
-        _check_temperature(temperature)
+        check_temperature(temperature)
         logits, values = self._teacher_forced(images, instructions, bins, proprio)
         return ScoredActions(*score(logits, bins, temperature), values)
 
@@ -244,7 +244,7 @@ class OpenVLA(nn.Module):
         return th.cat([*parts, text[:, 1:]], dim=1)
 
     def _prompt(self, images: th.Tensor, instructions: list[str], proprio: th.Tensor | None) -> Prompt:
-        self._check_inputs(images, instructions, proprio)
+        check_inputs(self.config, len(images), instructions, proprio)
         batch = self.processor.prompts(instructions, self.device)
         features = images if images.ndim == 3 else self.encode_images(images)
         embeds = self.embed_prompts(features, batch.ids, proprio)
@@ -279,8 +279,7 @@ class OpenVLA(nn.Module):
         prompt = self._prompt(images, instructions, proprio)
         n, s, _ = prompt.embeds.shape
         steps = self.config.action_tokens
-        if bins.shape != (n, steps) or bins.dtype != th.int64:
-            raise ModelInputError(f"Bins are {tuple(bins.shape)} {bins.dtype}; expected ({n}, {steps}) torch.int64.")
+        check_bins(bins, n, steps)
         ids = self.bins_to_ids(bins[:, :-1])
         if dropped is not None:
             ids = ids.masked_fill(dropped[:, :-1], 0)
@@ -308,18 +307,3 @@ class OpenVLA(nn.Module):
         if not self.config.value_head_width:
             return hidden.new_full((len(hidden),), float("nan"), dtype=th.float32)
         return self.value_head(hidden.detach() if self.detach_value else hidden)
-
-    def _check_inputs(self, images: th.Tensor, instructions: list[str], proprio: th.Tensor | None) -> None:
-        n, dim = len(images), self.config.proprio_dim
-        if len(instructions) != n:
-            raise ModelInputError(f"{len(instructions)} instructions for {n} images; give one text per image.")
-        if dim and (proprio is None or proprio.shape != (n, dim)):
-            got = None if proprio is None else tuple(proprio.shape)
-            raise ModelInputError(f"Proprioception is {got}; this model needs ({n}, {dim}) float32.")
-        if not dim and proprio is not None:
-            raise ModelInputError("This model takes no proprioception; pass proprio=None.")
-
-
-def _check_temperature(temperature: float) -> None:
-    if not temperature > 0:
-        raise ModelInputError(f"Temperature is {temperature}; it must be above 0. Use deterministic=True for argmax.")

@@ -1,0 +1,57 @@
+"""The model of a policy: loaded, and fitted to where it shall act and learn."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from vla_algos.errors import SpaceError
+from vla_algos.models import OpenVLA, load_vla
+from vla_algos.models.lora import add_lora
+from vla_algos.models.openvla.config import PRESETS
+from vla_algos.models.openvla.heads import ValueHead
+
+NEW_VALUE_HEAD_WIDTH = 256
+
+
+def load_actor(
+    vla: str | Path,
+    vla_kwargs: dict[str, Any],
+    chunk_size: int,
+    *,
+    detach_value: bool | None = None,
+    norm_stats: dict[str, Any] | None = None,
+    lora: dict[str, Any] | None = None,
+) -> OpenVLA:
+    """
+    Load a model that chooses ``chunk_size`` commands per action and has a value head.
+
+    :param vla: preset, which takes the chunk size, or a checkpoint, which must match it
+    :param vla_kwargs: further keywords of :func:`vla_algos.models.load_vla`
+    :param chunk_size: commands per action
+    :param detach_value: whether the value's gradient stops before the backbone; None: as the model says
+    :param norm_stats: action statistics; None: those of the checkpoint
+    :param lora: keywords of :func:`vla_algos.models.add_lora`; None: no adapters
+    :return: the model
+    :raises SpaceError: if a checkpoint chooses another number of commands
+    """
+    model = load_vla(vla, **vla_kwargs)
+    config = model.config
+    if str(vla) in PRESETS:
+        config.chunk_size = chunk_size
+    elif config.chunk_size != chunk_size:
+        raise SpaceError(
+            f"{vla} chooses {config.chunk_size} commands per action, the action space holds {chunk_size}. "
+            f"Make the environment with chunk_size={config.chunk_size}."
+        )
+    if not config.value_head_width:
+        # released checkpoints are actors only
+        config.value_head_width = NEW_VALUE_HEAD_WIDTH
+        model.value_head = ValueHead(config.llm.hidden, NEW_VALUE_HEAD_WIDTH).to(model.device)
+    if detach_value is not None:
+        model.detach_value = detach_value
+    if norm_stats is not None:
+        config.norm_stats = norm_stats
+    if lora is not None:
+        add_lora(model, **lora)
+    return model
