@@ -1,4 +1,3 @@
-import os
 from functools import partial
 from pathlib import Path
 
@@ -46,9 +45,6 @@ def demonstrations():
 
 
 @pytest.fixture(scope="session")
-def golden() -> Path:
+def golden(golden: Path) -> Path:
     """Folder with reference numbers of the official OpenVLA code."""
-    root = os.environ.get("VLA_GYM_GOLDEN")
-    if not root:
-        pytest.skip("needs OpenVLA reference numbers: set VLA_GYM_GOLDEN to the folder that holds openvla/")
-    return Path(root) / "openvla"
+    return golden / "openvla"
