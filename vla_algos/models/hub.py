@@ -15,7 +15,7 @@ import torch as th
 
 from vla_algos.common.devices import check_device
 from vla_algos.errors import CheckpointError, UnknownNameError
-from vla_algos.models.lora import TRAINED_IN_FULL, merged_state_dict
+from vla_algos.models.lora import TRAINED_IN_FULL, merged_weights
 from vla_algos.models.openvla.config import PRESETS, OpenVLAConfig, get_preset
 from vla_algos.models.openvla.llm import build_rotary
 from vla_algos.models.openvla.model import OpenVLA
@@ -102,9 +102,8 @@ def save_vla(model: OpenVLA, folder: str | Path, dtype: th.dtype | None = None) 
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         _write_configuration(model, temporary)
-        merged = merged_state_dict(model)
-        state = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in merged.items()}
-        write_weights(state, temporary, TRAINED_IN_FULL if model.config.released else ())
+        weights = ((name, tensor.to("cpu", dtype).contiguous()) for name, tensor in merged_weights(model))
+        write_weights(weights, temporary, TRAINED_IN_FULL if model.config.released else ())
         # mkdtemp makes a folder that nobody else can read, safetensors such files
         temporary.chmod(0o755)
         for path in temporary.iterdir():

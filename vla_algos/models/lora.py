@@ -151,16 +151,14 @@ def adapters_disabled(model: OpenVLA) -> Iterator[None]:
 
 
 @th.no_grad()
-def merged_state_dict(model: OpenVLA) -> dict[str, th.Tensor]:
+def merged_weights(model: OpenVLA) -> Iterator[tuple[str, th.Tensor]]:
     """
-    Weights under the names of a model without adapters, with these added in.
+    Weights under the names of a model without adapters, with these added in, one by one to spare memory.
 
     :param model: with or without adapters; it stays as it is
-    :return: name -> tensor
+    :return: names and tensors, without gradients
     """
-    state = model.state_dict()
-    merged = {}
-    for name, tensor in state.items():
+    for name, tensor in model.state_dict().items():
         if ".lora_" in name:
             continue
         plain = name.replace(".base_layer.", ".")
@@ -168,5 +166,4 @@ def merged_state_dict(model: OpenVLA) -> dict[str, th.Tensor]:
             layer = model.get_submodule(name.removesuffix(".base_layer.weight"))
             if not layer.merged:
                 tensor = tensor + layer.get_delta_weight(ADAPTER).to(tensor.dtype)  # type: ignore[operator]
-        merged[plain] = tensor
-    return merged
+        yield plain, tensor

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -54,36 +54,56 @@ def read_weights(model: nn.Module, folder: Path, device: th.device, dtype: th.dt
 
 
 def write_weights(
-    state: dict[str, th.Tensor], folder: Path, own_prefixes: tuple[str, ...] = (), max_bytes: int = MAX_SHARD_BYTES
+    weights: Iterable[tuple[str, th.Tensor]],
+    folder: Path,
+    own_prefixes: tuple[str, ...] = (),
+    max_bytes: int = MAX_SHARD_BYTES,
 ) -> None:
     """
-    Write weights as Hugging Face does: one file, or several with an index.
+    Write weights as Hugging Face does: one file, or several with an index. No more than a file's worth is held.
 
-    :param state: name -> tensor on the CPU
+    :param weights: names and tensors on the CPU, asked for one by one
     :param folder: where to
     :param own_prefixes: names that go to ``OWN_FILE``
     :param max_bytes: largest file
     """
-    own = {name: tensor for name, tensor in state.items() if name.startswith(own_prefixes)} if own_prefixes else {}
+    own: dict[str, th.Tensor] = {}
+    shard: dict[str, th.Tensor] = {}
+    shards: list[Path] = []
+    weight_map: dict[str, int] = {}
+    shard_bytes = total = 0
+
+    def flush() -> None:
+        # how many there will be is not known yet
+        shards.append(folder / f"model-{len(shards) + 1:05d}.safetensors")
+        save_file(shard, shards[-1], metadata=_METADATA)
+        shard.clear()
+
+    for name, tensor in weights:
+        if own_prefixes and name.startswith(own_prefixes):
+            own[name] = tensor
+            continue
+        n_bytes = tensor.numel() * tensor.itemsize
+        if shard and shard_bytes + n_bytes > max_bytes:
+            flush()
+            shard_bytes = 0
+        shard[name] = tensor
+        weight_map[name] = len(shards)
+        shard_bytes += n_bytes
+        total += n_bytes
+    flush()
     if own:
         save_file(own, folder / OWN_FILE, metadata=_METADATA)
-    shards: list[dict[str, th.Tensor]] = [{}]
-    for name, tensor in state.items():
-        if name in own:
-            continue
-        if shards[-1] and sum(map(_n_bytes, shards[-1].values())) + _n_bytes(tensor) > max_bytes:
-            shards.append({})
-        shards[-1][name] = tensor
     if len(shards) == 1:
-        save_file(shards[0], folder / WEIGHTS_FILE, metadata=_METADATA)
+        shards[0].rename(folder / WEIGHTS_FILE)
         return
-    weight_map: dict[str, str] = {}
-    for i, shard in enumerate(shards, start=1):
-        file = f"model-{i:05d}-of-{len(shards):05d}.safetensors"
-        save_file(shard, folder / file, metadata=_METADATA)
-        weight_map |= dict.fromkeys(shard, file)
-    total = sum(_n_bytes(tensor) for shard in shards for tensor in shard.values())
-    index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+    files = [f"{path.stem}-of-{len(shards):05d}.safetensors" for path in shards]
+    for path, file in zip(shards, files, strict=True):
+        path.rename(folder / file)
+    index = {
+        "metadata": {"total_size": total},
+        "weight_map": {name: files[number] for name, number in weight_map.items()},
+    }
     (folder / INDEX_FILE).write_text(json.dumps(index, indent=2) + "\n")
 
 
@@ -92,10 +112,6 @@ def _assign(model: nn.Module, name: str, tensor: th.Tensor) -> None:
     module = model.get_submodule(parent)
     is_parameter = isinstance(getattr(module, leaf), nn.Parameter)
     setattr(module, leaf, nn.Parameter(tensor) if is_parameter else tensor)
-
-
-def _n_bytes(tensor: th.Tensor) -> int:
-    return tensor.numel() * tensor.itemsize
 
 
 def _find_weights(folder: Path) -> dict[str, Path]:

@@ -18,7 +18,7 @@ from vla_algos.models import (
     save_vla,
     unmerge_adapters,
 )
-from vla_algos.models.lora import lora_of, merged_state_dict
+from vla_algos.models.lora import lora_of, merged_weights
 
 
 @pytest.fixture
@@ -176,7 +176,7 @@ def test_adapters_of_another_model_are_refused(adapted, lively_nano, tmp_path):
 
 
 def test_a_model_without_adapters_is_its_own_merger(lively_nano):
-    merged, state = merged_state_dict(lively_nano), lively_nano.state_dict()
+    merged, state = dict(merged_weights(lively_nano)), lively_nano.state_dict()
     assert merged.keys() == state.keys() and all(th.equal(merged[name], state[name]) for name in state)
 
 

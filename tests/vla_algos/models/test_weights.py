@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import weakref
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -34,7 +36,7 @@ def on_meta() -> Net:
 @pytest.mark.parametrize(("max_bytes", "n_files"), [(10**9, 1), (900, 2), (400, 4), (1, 4)])
 def test_files_are_no_larger_than_asked_for(tmp_path: Path, max_bytes: int, n_files: int) -> None:
     net = Net()
-    weights.write_weights(net.state_dict(), tmp_path, max_bytes=max_bytes)
+    weights.write_weights(net.state_dict().items(), tmp_path, max_bytes=max_bytes)
     assert len(list(tmp_path.glob("*.safetensors"))) == n_files
     assert (tmp_path / weights.INDEX_FILE).exists() == (n_files > 1)
     read = on_meta()
@@ -46,8 +48,24 @@ def test_files_are_no_larger_than_asked_for(tmp_path: Path, max_bytes: int, n_fi
         assert set(index["weight_map"]) == set(net.state_dict())
 
 
+def test_no_more_than_a_file_is_held_while_writing(tmp_path: Path) -> None:
+    made: list[weakref.ref[th.Tensor]] = []
+
+    def one_by_one() -> Iterator[tuple[str, th.Tensor]]:
+        for i in range(6):
+            tensor = th.zeros(100)
+            made.append(weakref.ref(tensor))
+            yield f"{i}", tensor
+            del tensor
+            # two fill a file, and the last one asked for has not been put away yet
+            assert sum(ref() is not None for ref in made) <= 3
+
+    weights.write_weights(one_by_one(), tmp_path, max_bytes=800)
+    assert len(made) == 6
+
+
 def test_types_are_kept_or_changed(tmp_path: Path) -> None:
-    weights.write_weights(Net().bfloat16().state_dict(), tmp_path)
+    weights.write_weights(Net().bfloat16().state_dict().items(), tmp_path)
     for dtype, expected in ((None, th.bfloat16), (th.float32, th.float32)):
         net = on_meta()
         weights.read_weights(net, tmp_path, CPU, dtype)
@@ -56,7 +74,7 @@ def test_types_are_kept_or_changed(tmp_path: Path) -> None:
 
 
 def test_nothing_is_read_that_does_not_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    weights.write_weights(Net().state_dict(), tmp_path)
+    weights.write_weights(Net().state_dict().items(), tmp_path)
     monkeypatch.setattr(devices, "available_memory", lambda device: 700)
     with pytest.raises(DeviceError, match=r"needs 0\.0 GiB on cpu.*dtype=torch\.bfloat16"):
         weights.read_weights(on_meta(), tmp_path, CPU, None)
@@ -79,7 +97,7 @@ def test_a_damaged_index_is_named(tmp_path: Path, text: str) -> None:
 
 
 def test_an_index_that_promises_too_much_is_found_out(tmp_path: Path) -> None:
-    weights.write_weights(Net().state_dict(), tmp_path, max_bytes=1)
+    weights.write_weights(Net().state_dict().items(), tmp_path, max_bytes=1)
     path = tmp_path / weights.INDEX_FILE
     index = json.loads(path.read_text())
     index["weight_map"]["layers.0.weight"] = index["weight_map"]["layers.1.weight"]
