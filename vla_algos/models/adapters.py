@@ -19,6 +19,18 @@ from vla_gym.files import write_then_rename
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
+UNKNOWN_OPTIONS = (
+    "alpha_pattern",
+    "bias",
+    "fan_in_fan_out",
+    "layers_to_transform",
+    "lora_bias",
+    "modules_to_save",
+    "rank_pattern",
+    "use_dora",
+    "use_rslora",
+)
+"""Of peft's configuration: what else it can do."""
 _PREFIX = "base_model.model."
 """What peft puts before the names of the model it wraps."""
 
@@ -54,7 +66,7 @@ def load_adapters(model: OpenVLA, folder: str | Path) -> OpenVLA:
     :param model: without adapters, changed in place; after an error not to be used any more
     :param folder: written by :func:`save_adapters`
     :return: the model
-    :raises CheckpointError: if a file is missing or damaged, or the adapters are of another architecture
+    :raises CheckpointError: if a file is missing or damaged, or the adapters are of another architecture or kind
     :raises MissingPackageError: without peft
     """
     folder = Path(folder)
@@ -65,6 +77,12 @@ def load_adapters(model: OpenVLA, folder: str | Path) -> OpenVLA:
         own = load_file(folder / OWN_FILE) if (folder / OWN_FILE).exists() else {}
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise CheckpointError(f"{folder} holds no adapters that can be read ({error!r}). Save them again.") from error
+    for option in UNKNOWN_OPTIONS:
+        if config.get(option) not in (None, False, {}, [], "none"):
+            raise CheckpointError(
+                f"The adapters in {folder} were made with {option}={config[option]!r}, which is not known here and "
+                "changes what they compute. Merge them into their base with peft, and load the result."
+            )
     if targets == "all-linear":
         targets = None
     try:
@@ -79,9 +97,10 @@ def load_adapters(model: OpenVLA, folder: str | Path) -> OpenVLA:
         head = ValueHead(model.config.llm.hidden, model.config.value_head_width)
         model.value_head = head.to(model.device)
     add_lora(model, rank=rank, alpha=alpha, dropout=config.get("lora_dropout", 0.0), targets=targets)
-    names = {name.replace(f".{ADAPTER}.", "."): name for name in _adapters(model)}
-    expected = {name: model.state_dict()[full] for name, full in names.items()}
-    expected |= {name: tensor for name, tensor in model.state_dict().items() if name in own}
+    state = model.state_dict()
+    names = {name.replace(f".{ADAPTER}.", "."): name for name in state if ".lora_" in name}
+    expected = {name: state[full] for name, full in names.items()}
+    expected |= {name: tensor for name, tensor in state.items() if name in own}
     mismatch = describe_mismatch(expected, {**stored, **own})
     if mismatch:
         raise CheckpointError(f"The adapters in {folder} do not fit the model. {mismatch}")

@@ -34,7 +34,7 @@ def add_lora(
     :param model: changed in place
     :param rank: of the addition
     :param alpha: the addition is scaled by ``alpha / rank``
-    :param dropout: on the adapters' inputs
+    :param dropout: on the adapters' inputs, where the model is in training mode
     :param targets: names of layers, or how these end, such as "q_proj"; None: every linear layer
     :return: the model
     :raises UnknownNameError: for a target that is no linear layer
@@ -47,8 +47,9 @@ def add_lora(
     names = adapted_names(model, targets)
     config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=names)  # type: ignore[arg-type]
     inject_adapter_in_model(config, model, adapter_name=ADAPTER)
-    # what was put in is in training mode
-    model.train(model.training)
+    for layer in _layers(model).values():
+        # what was put in is in training mode
+        layer.train(layer.base_layer.training)
     for name, parameter in model.named_parameters():
         if name.startswith(TRAINED_IN_FULL):
             parameter.requires_grad_(True)
@@ -124,6 +125,15 @@ def unmerge_adapters(model: OpenVLA) -> None:
             layer.unmerge()
 
 
+def is_merged(model: OpenVLA) -> bool:
+    """
+    Whether adapters are added to the weights they adapt.
+
+    :param model: with or without adapters
+    """
+    return any(layer.merged for layer in _layers(model).values())
+
+
 def _layers(model: OpenVLA) -> dict[str, Any]:
     """Adapted layers by name."""
     return {name: module for name, module in model.named_modules() if hasattr(module, "lora_A")}
@@ -134,9 +144,12 @@ def adapters_disabled(model: OpenVLA) -> Iterator[None]:
     """
     Let the model compute without its adapters inside the block.
 
-    :param model: with or without adapters
+    :param model: with or without adapters; merged ones are taken out and merged again
     """
     layers = list(_layers(model).values())
+    merged = [layer for layer in layers if layer.merged]
+    for layer in merged:
+        layer.unmerge()
     learning = {name: p.requires_grad for name, p in model.named_parameters()} if layers else {}
     for layer in layers:
         layer.enable_adapters(False)
@@ -145,17 +158,20 @@ def adapters_disabled(model: OpenVLA) -> Iterator[None]:
     finally:
         for layer in layers:
             layer.enable_adapters(True)
+        for layer in merged:
+            layer.merge()
         # switching them on makes them learn, whether they did before or not
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(learning.get(name, parameter.requires_grad))
 
 
 @th.no_grad()
-def merged_weights(model: OpenVLA) -> Iterator[tuple[str, th.Tensor]]:
+def merged_weights(model: OpenVLA, dtype: th.dtype | None = None) -> Iterator[tuple[str, th.Tensor]]:
     """
     Weights under the names of a model without adapters, with these added in, one by one to spare memory.
 
     :param model: with or without adapters; it stays as it is
+    :param dtype: of the result, rounded to once; None: that of each weight
     :return: names and tensors, without gradients
     """
     for name, tensor in model.state_dict().items():
@@ -165,5 +181,6 @@ def merged_weights(model: OpenVLA) -> Iterator[tuple[str, th.Tensor]]:
         if plain != name and name.endswith(".weight"):
             layer = model.get_submodule(name.removesuffix(".base_layer.weight"))
             if not layer.merged:
-                tensor = tensor + layer.get_delta_weight(ADAPTER).to(tensor.dtype)  # type: ignore[operator]
-        yield plain, tensor
+                yield plain, (tensor + layer.get_delta_weight(ADAPTER)).to(dtype or tensor.dtype)  # type: ignore[operator]
+                continue
+        yield plain, tensor.to(dtype or tensor.dtype)

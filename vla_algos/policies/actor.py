@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+import torch as th
 
 from vla_algos.errors import SpaceError
 from vla_algos.models import OpenVLA, load_vla
@@ -55,3 +59,18 @@ def load_actor(
     if lora is not None:
         add_lora(model, **lora)
     return model
+
+
+def warn_of_rounding(parameters: Iterable[th.nn.Parameter]) -> None:
+    """
+    Warn where weights are trained in 16 bits.
+
+    :param parameters: of a policy
+    """
+    for dtype in {p.dtype for p in parameters if p.requires_grad} & {th.bfloat16, th.float16}:
+        warnings.warn(
+            f"Weights are trained in {dtype}, where most steps of a small learning rate round to nothing. Train "
+            "adapters (lora={}), or load the model in float32 and let the algorithm compute in bfloat16 "
+            "(use_bf16=True).",
+            stacklevel=3,
+        )

@@ -16,9 +16,10 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from stable_baselines3.common.vec_env import VecEnv
 
-from vla_algos.errors import SpaceError, UnknownNameError
+from vla_algos.errors import CheckpointError, SpaceError, UnknownNameError
 from vla_algos.models.decoding import DecodedActions
-from vla_algos.policies.actor import load_actor
+from vla_algos.models.lora import is_merged
+from vla_algos.policies.actor import load_actor, warn_of_rounding
 from vla_algos.policies.critics import PrivilegedCritic
 from vla_algos.policies.spaces import PRIVILEGED, check_observation_space, chunk_size_of, privileged_dim
 from vla_gym.actions.tokenizer import ActionTokenizer
@@ -151,6 +152,22 @@ class VLAPolicy(BasePolicy):
                 self.vla.device
             )
         self.optimizer = self._make_optimizer(lr_schedule(1))
+        warn_of_rounding(self.parameters())
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """
+        As torch's. Adapters that are merged would be added once more where it is loaded.
+
+        :param args: as torch's
+        :param kwargs: as torch's
+        :return: name -> tensor
+        :raises CheckpointError: if adapters are merged into the model
+        """
+        if is_merged(self.vla):
+            raise CheckpointError(
+                "The adapters are merged into the model. Call unmerge_adapters(policy.vla) before saving or loading."
+            )
+        return super().state_dict(*args, **kwargs)
 
     def _make_optimizer(self, learning_rate: float) -> th.optim.Optimizer:
         groups: dict[str, list[th.nn.Parameter]] = {"actor": [], "value": []}

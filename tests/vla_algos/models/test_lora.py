@@ -18,7 +18,7 @@ from vla_algos.models import (
     save_vla,
     unmerge_adapters,
 )
-from vla_algos.models.lora import lora_of, merged_weights
+from vla_algos.models.lora import adapters_disabled, is_merged, lora_of, merged_weights
 
 
 @pytest.fixture
@@ -91,6 +91,43 @@ def test_merging_in_place_and_back(adapted, inputs, tmp_path):
     unmerge_adapters(adapted)  # nothing is left to do
     for name, parameter in adapted.named_parameters():
         th.testing.assert_close(parameter, before[name], atol=1e-6, rtol=0)
+
+
+def test_merged_adapters_can_be_looked_past(adapted, lively_nano, inputs):
+    expected = logits(liven(adapted), inputs)
+    merge_adapters(adapted)
+    with adapters_disabled(adapted):
+        bare = logits(adapted, inputs)
+    assert is_merged(adapted)
+    th.testing.assert_close(logits(adapted, inputs), expected, atol=1e-4, rtol=1e-4)
+    unmerge_adapters(adapted)
+    with adapters_disabled(adapted):
+        th.testing.assert_close(logits(adapted, inputs), bare, atol=1e-4, rtol=1e-4)
+    assert (bare - expected).abs().max() > 0.01
+
+
+def test_what_was_learnt_survives_where_it_is_written_more_finely(lively_nano):
+    pytest.importorskip("peft")
+    model = liven(add_lora(copy.deepcopy(lively_nano).bfloat16(), rank=2, alpha=2e-3))
+    fine, coarse = (dict(merged_weights(model, dtype)) for dtype in (th.float32, None))
+    name = "projector.fc1.weight"
+    layer = model.projector.fc1
+    learnt = layer.get_delta_weight("default")
+    assert learnt.dtype is th.float32 and fine[name].dtype is th.float32 and coarse[name].dtype is th.bfloat16
+    base = layer.base_layer.weight.float()
+    th.testing.assert_close(fine[name] - base, learnt, atol=1e-7, rtol=0)
+    assert (coarse[name] - base - learnt).norm() > 0.1 * learnt.norm()
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("use_rslora", True), ("use_dora", True), ("alpha_pattern", {"fc1": 3}), ("bias", "all")]
+)
+def test_adapters_that_compute_otherwise_are_refused(adapted, lively_nano, tmp_path, option, value):
+    save_adapters(adapted, tmp_path)
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    (tmp_path / "adapter_config.json").write_text(json.dumps({**config, option: value}))
+    with pytest.raises(CheckpointError, match=rf"made with {option}=.*[Mm]erge them"):
+        load_adapters(copy.deepcopy(lively_nano), tmp_path)
 
 
 def test_targets_are_layers_by_name_or_ending(lively_nano):

@@ -1,3 +1,5 @@
+import warnings
+
 import numpy as np
 import pytest
 import torch as th
@@ -6,8 +8,8 @@ from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.utils import obs_as_tensor
 
 from vla_algos import TokenPPO
-from vla_algos.errors import SpaceError
-from vla_algos.models import load_vla, save_vla
+from vla_algos.errors import CheckpointError, SpaceError
+from vla_algos.models import load_vla, merge_adapters, save_vla, unmerge_adapters
 from vla_algos.policies import VLAPolicy
 from vla_gym import ActionTokenizer
 from vla_gym.envs.toy_env import ToyLiberoEnv
@@ -198,3 +200,25 @@ def test_an_environment_with_other_bins_is_refused():
     for q99, own in ((1.0, kwargs), (0.2, {"vla": "nano"})):
         with pytest.raises(SpaceError, match=r"other action statistics.*from_checkpoint"):
             TokenPPO("VLAPolicy", ToyWithTokenizer(q99), n_steps=4, policy_kwargs=own, device="cpu")
+
+
+def test_merged_adapters_are_not_saved_beside_what_they_are_merged_into(tmp_path):
+    pytest.importorskip("peft")
+    policy = make_policy(lora={"rank": 2})
+    merge_adapters(policy.vla)
+    with pytest.raises(CheckpointError, match="unmerge_adapters"):
+        policy.save(tmp_path / "policy.zip")
+    unmerge_adapters(policy.vla)
+    policy.save(tmp_path / "policy.zip")
+    assert VLAPolicy.load(tmp_path / "policy.zip").vla is not None
+
+
+def test_training_in_16_bits_is_warned_of():
+    sixteen = {"vla_kwargs": {"dtype": th.bfloat16}}
+    with pytest.warns(UserWarning, match=r"trained in torch\.bfloat16.*use_bf16=True"):
+        make_policy(**sixteen)
+    pytest.importorskip("peft")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        make_policy(**sixteen, lora={"rank": 2})
+        make_policy()
