@@ -60,18 +60,18 @@ class KVCache:
         Store new columns of one layer; the last layer's call moves the write position on, unless shapes are frozen.
 
         :param layer: index of the layer
-        :param keys: (N, heads, S, head_dim)
+        :param keys: (n, heads, S, head_dim), for the first n of the N rows; with frozen shapes for all
         :param values: as ``keys``
-        :return: views of all keys and values of that layer so far, (N, heads, length + S, head_dim); with frozen shapes
+        :return: views of all keys and values of that layer so far, (n, heads, length + S, head_dim); with frozen shapes
             of all columns, (N, heads, capacity, head_dim)
         """
         if self._is_frozen:
             self.keys[layer].index_copy_(2, self.column, keys)
             self.values[layer].index_copy_(2, self.column, values)
             return self.keys[layer], self.values[layer]
-        end = self.length + keys.shape[2]
-        self.keys[layer, :, :, self.length : end] = keys
-        self.values[layer, :, :, self.length : end] = values
+        n, end = len(keys), self.length + keys.shape[2]
+        self.keys[layer, :n, :, self.length : end] = keys
+        self.values[layer, :n, :, self.length : end] = values
         if layer == len(self.keys) - 1:
             self.length = end
-        return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
+        return self.keys[layer, :n, :, :end], self.values[layer, :n, :, :end]

@@ -157,6 +157,8 @@ class TokenOnPolicyAlgorithm(ResumableAlgorithm):
         start = time.perf_counter()
         # as in the roll-out: dropout in adapters would be a difference between the two that is none
         self.policy.set_training_mode(False)
+        # what decoding keeps on a GPU would be missing here
+        self.policy.vla.release_steps()
         self._update_learning_rate(self.policy.optimizer)
         history = self._update()
         for name, figures in history.items():

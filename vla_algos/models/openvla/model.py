@@ -42,7 +42,6 @@ class OpenVLA(nn.Module):
         super().__init__()
         self.config = config
         self.processor = Processor(config, tokenizer)
-        self.detach_value = config.detach_value
         self.fixed_steps: bool | None = None
         self._recompute = False
         self._steps_pool = StepsPool()
@@ -54,6 +53,15 @@ class OpenVLA(nn.Module):
         if config.value_head_width:
             self.value_head = ValueHead(config.llm.hidden, config.value_head_width)
         init_weights(self)
+
+    @property
+    def detach_value(self) -> bool:
+        """Whether the value's gradient stops at the hidden state; kept in the configuration, and saved with it."""
+        return self.config.detach_value
+
+    @detach_value.setter
+    def detach_value(self, value: bool) -> None:
+        self.config.detach_value = value
 
     @property
     def gradient_checkpointing(self) -> bool:
@@ -168,7 +176,7 @@ class OpenVLA(nn.Module):
         """
         check_temperature(temperature)
         logits, values = self._teacher_forced(images, instructions, bins, proprio)
-        return ScoredActions(*score(logits, bins, temperature), values)
+        return ScoredActions(*score(logits, bins.to(self.device), temperature), values)
 
     def action_logits(
         self,
@@ -246,8 +254,8 @@ class OpenVLA(nn.Module):
     def _prompt(self, images: th.Tensor, instructions: list[str], proprio: th.Tensor | None) -> Prompt:
         check_inputs(self.config, len(images), instructions, proprio)
         batch = self.processor.prompts(instructions, self.device)
-        features = images if images.ndim == 3 else self.encode_images(images)
-        embeds = self.embed_prompts(features, batch.ids, proprio)
+        features = images.to(self.device) if images.ndim == 3 else self.encode_images(images)
+        embeds = self.embed_prompts(features, batch.ids, None if proprio is None else proprio.to(self.device))
         s, longest = embeds.shape[1], batch.ids.shape[1]
         if min(batch.lengths) == longest:
             return Prompt(embeds, th.full((1, 1), s, device=self.device), None)
@@ -280,7 +288,7 @@ class OpenVLA(nn.Module):
         n, s, _ = prompt.embeds.shape
         steps = self.config.action_tokens
         check_bins(bins, n, steps)
-        ids = self.bins_to_ids(bins[:, :-1])
+        ids = self.bins_to_ids(bins[:, :-1].to(self.device))
         if dropped is not None:
             ids = ids.masked_fill(dropped[:, :-1], 0)
         x = th.cat([prompt.embeds, self.language_model.model.embed_tokens(ids)], dim=1)

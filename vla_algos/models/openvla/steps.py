@@ -22,7 +22,7 @@ from vla_algos.models.transformers_import import LlamaForCausalLM
 _WARM_UP_RUNS = 2
 _CAPACITY_STEP = 64
 """Capacities are rounded up to multiples of this, so that prompts of similar length share a recording."""
-_KEPT_SHAPES = 4
+_KEPT_SHAPES = 8
 
 
 class Prompt(NamedTuple):
@@ -90,34 +90,39 @@ class FixedSteps:
         """
         Begin behind a prompt.
 
-        :param prompt: held by the cache
+        :param prompt: held by the cache, as its first rows; what others compute is not looked at
         """
+        n, s, _ = prompt.embeds.shape
         self.cache.freeze_shapes()
-        self.cache.forget_beyond(prompt.embeds.shape[1])
+        self.cache.forget_beyond(s)
         self._is_real.zero_()
-        self._is_real[:, : prompt.embeds.shape[1]] = True if prompt.is_real is None else prompt.is_real
+        # no row may be masked as a whole
+        self._is_real[:, :s] = True
+        if prompt.is_real is not None:
+            self._is_real[:n, :s] = prompt.is_real
         # both are moved on at the beginning of each step
-        self._positions.copy_((prompt.lengths - 1).expand_as(self._positions))
+        self._positions.zero_()
+        self._positions[:n] = prompt.lengths - 1
         self.cache.column -= 1
 
     def __call__(self, ids: th.Tensor) -> th.Tensor:
         """
         Take one step.
 
-        :param ids: (N,) int64, the token chosen last
-        :return: logits (N, rows), overwritten by the next step
+        :param ids: (n,) int64, the token chosen last, for the rows of the prompt
+        :return: logits (n, rows), overwritten by the next step
         """
-        self._ids.copy_(ids)
+        self._ids[: len(ids)] = ids
         self._positions += 1
         self.cache.column += 1
         self._is_real.index_fill_(1, self.cache.column, True)
         if self._ids.device.type != "cuda":
-            return self._compute()
+            return self._compute()[: len(ids)]
         if self._replay is None:
             self._record()
         assert self._replay is not None and self._logits is not None
         self._replay()
-        return self._logits
+        return self._logits[: len(ids)]
 
     def _compute(self) -> th.Tensor:
         x = self.llm.model.embed_tokens(self._ids).unsqueeze(1)
@@ -141,10 +146,15 @@ class FixedSteps:
 
 
 class StepsPool:
-    """``FixedSteps`` by shape, so that a recording serves many calls; a few are kept."""
+    """
+    ``FixedSteps`` by shape, so that a recording serves many calls; a few are kept.
+
+    A batch also takes those of one up to twice its size, so that batches which shrink from step to step, as roll-outs
+    of whole episodes make them, need few.
+    """
 
     def __init__(self) -> None:
-        self._kept: OrderedDict[Hashable, FixedSteps] = OrderedDict()
+        self._kept: OrderedDict[tuple[int, Hashable], FixedSteps] = OrderedDict()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> StepsPool:
         """A copied model has other weights, so it starts without recordings."""
@@ -169,15 +179,16 @@ class StepsPool:
         weights = tuple(parameter.data_ptr() for parameter in llm.parameters())
         # and it goes the way that Python went
         switches = tuple((module.training, *_adapter_switches(module)) for module in llm.modules())
-        key = (n, capacity, dtype, rows.start, rows.stop, weights, switches)
-        steps = self._kept.pop(key, None)
+        key = (capacity, dtype, rows.start, rows.stop, weights, switches)
+        size = min((kept for kept, other in self._kept if other == key and n <= kept <= 2 * n), default=n)
+        steps = self._kept.pop((size, key), None)
         if steps is None:
             if len(self._kept) >= _KEPT_SHAPES:
                 self._kept.popitem(last=False)
             # what is made in inference mode could not be written to outside of it
             with th.inference_mode(False):
                 steps = FixedSteps(llm, rows, make_cache(llm, n, capacity, dtype))
-        self._kept[key] = steps
+        self._kept[size, key] = steps
         steps.cache.clear()
         return steps
 

@@ -119,7 +119,18 @@ def test_few_shapes_are_kept(model, inputs, monkeypatch):
     monkeypatch.setattr(steps_module, "_KEPT_SHAPES", 2)
     for n in (1, 2, 3, 2, 4):
         assert_same(*(decode(model, inputs, slice(0, n), fixed=fixed, deterministic=True) for fixed in (True, False)))
-    assert [key[0] for key in model._steps_pool._kept] == [2, 4]
+    assert [size for size, _ in model._steps_pool._kept] == [2, 4]
+
+
+def test_smaller_batches_use_the_steps_of_larger_ones(model, inputs):
+    for rows in (slice(0, 4), slice(1, 4), slice(2, 4), slice(3, 4), slice(0, 3)):
+        kwargs = {"temperature": 1.3}
+        results = [
+            decode(model, inputs, rows, fixed=fixed, generator=th.Generator().manual_seed(3), **kwargs)
+            for fixed in (True, False)
+        ]
+        assert_same(*results)
+    assert [size for size, _ in model._steps_pool._kept] == [1, 4]
 
 
 def test_copies_and_pickles_start_without(model, inputs):
