@@ -12,7 +12,7 @@ from vla_gym.assets.completeness import ARENA_FILES, OBJECT_FILES, STYLE_TEXTURE
 
 _OUTSIDE_ASSETS = os.environ.pop("VLA_GYM_ASSETS", "")
 _BESIDE = Path(__file__).parents[2] / "shared" / "golden"
-_GOLDEN = os.environ.get("VLA_GYM_GOLDEN") or (str(_BESIDE) if _BESIDE.is_dir() else "")
+_GOLDEN = os.environ.get("VLA_GYM_GOLDEN", str(_BESIDE) if _BESIDE.is_dir() else "")
 
 
 @pytest.fixture(scope="session", autouse=True)

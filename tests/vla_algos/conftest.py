@@ -47,4 +47,6 @@ def demonstrations():
 @pytest.fixture(scope="session")
 def golden(golden: Path) -> Path:
     """Folder with reference numbers of the official OpenVLA code."""
+    if not (golden / "openvla").is_dir():
+        pytest.skip(f"needs OpenVLA's reference data: {golden} holds no folder openvla")
     return golden / "openvla"

@@ -102,7 +102,7 @@ def save_vla(model: OpenVLA, folder: str | Path, dtype: th.dtype | None = None) 
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         _write_configuration(model, temporary)
-        weights = ((name, tensor.to("cpu", dtype).contiguous()) for name, tensor in merged_weights(model))
+        weights = ((name, tensor.to("cpu").contiguous()) for name, tensor in merged_weights(model, dtype))
         write_weights(weights, temporary, TRAINED_IN_FULL if model.config.released else ())
         # mkdtemp makes a folder that nobody else can read, safetensors such files
         temporary.chmod(0o755)
@@ -135,11 +135,16 @@ def _write_configuration(model: OpenVLA, folder: Path) -> None:
 
 
 def _replace_files(source: Path, folder: Path) -> None:
-    """Move files into an existing folder, the weights last, and remove weights of before that are none any more."""
+    """
+    Move files into an existing folder, the weights last, and remove weights of before that are none any more.
+
+    Where several files make up the weights, what is interrupted has no index, and is not taken for a model.
+    """
     names = {path.name for path in source.iterdir()}
-    for path in sorted(source.iterdir(), key=lambda path: path.suffix == ".safetensors"):
+    (folder / INDEX_FILE).unlink(missing_ok=True)
+    for path in sorted(source.iterdir(), key=lambda path: (path.name == INDEX_FILE, path.suffix == ".safetensors")):
         os.replace(path, folder / path.name)
-    for pattern in (INDEX_FILE, WEIGHTS_FILE, OWN_FILE, "model-*-of-*.safetensors"):
+    for pattern in (WEIGHTS_FILE, OWN_FILE, "model-*-of-*.safetensors"):
         for path in folder.glob(pattern):
             if path.name not in names:
                 path.unlink()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import sys
 
 import pytest
@@ -93,6 +95,38 @@ def test_interrupted_save_leaves_nothing_half_written(tmp_path, lively_nano, mon
     if exists:
         assert {path.name: path.read_bytes() for path in target.iterdir()} == before
     assert len(list(tmp_path.iterdir())) == int(exists)
+
+
+@pytest.mark.parametrize("n_moved", range(1, 14, 2))
+def test_a_half_replaced_model_is_not_taken_for_one(tmp_path, lively_nano, monkeypatch, n_moved):
+    monkeypatch.setattr(weights.write_weights, "__defaults__", ((), 300_000))
+    old, new = load_vla("nano", seed=1), load_vla("nano", seed=2)
+    save_vla(old, tmp_path / "model")
+    moved = []
+    replace = os.replace
+
+    def interrupted(source, target):
+        if len(moved) == n_moved:
+            raise KeyboardInterrupt
+        moved.append(target)
+        replace(source, target)
+
+    with monkeypatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
+        patch.setattr(os, "replace", interrupted)
+        save_vla(new, tmp_path / "model")
+    try:
+        loaded = load_vla(tmp_path / "model").state_dict()
+    except CheckpointError:
+        return
+    assert all(th.equal(tensor, loaded[name]) for name, tensor in new.state_dict().items())
+
+
+def test_a_detached_value_stays_detached(tmp_path):
+    model = load_vla("nano", seed=0)
+    assert not model.detach_value
+    model.detach_value = True
+    save_vla(model, tmp_path / "model")
+    assert load_vla(tmp_path / "model").detach_value
 
 
 def test_seed_fixes_fresh_weights_and_nothing_else():
