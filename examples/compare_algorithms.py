@@ -29,6 +29,7 @@ from vla_algos.evaluation.harness import EvaluationResult
 from vla_algos.evaluation.plots import plot_comparison
 from vla_algos.recipes.hyperparams import load_recipe
 from vla_algos.recipes.rl import MODES, RLSettings, evaluate_both, run_rl
+from vla_algos.recipes.sft import SFTSettings
 from vla_gym import make_vec
 from vla_gym.datasets.hdf5 import load_episodes
 from vla_gym.datasets.record import record_demonstrations
@@ -52,7 +53,7 @@ def token_algorithm(name: str, settings: RLSettings, folder: Path) -> Any:
 
 
 def behaviour_cloning(settings: RLSettings, folder: Path) -> BC:
-    """Goes on with supervised fine-tuning."""
+    """Goes on with supervised fine-tuning, as ``vla-rl sft`` does it."""
     kwargs, recipe = env_kwargs(settings.vla), settings.algorithm_kwargs
     recording = RecordingSettings(
         settings.env_id,
@@ -67,9 +68,7 @@ def behaviour_cloning(settings: RLSettings, folder: Path) -> BC:
     model = BC(
         "VLAPolicy",
         dataset=DemonstrationSet.from_episodes(load_episodes(folder / "demos"), tokenizer, kwargs["chunk_size"]),
-        learning_rate=recipe["learning_rate"],
-        batch_size=recipe["batch_size"],
-        use_bf16=True,
+        **{**SFTSettings().bc_kwargs, **{name: recipe[name] for name in ("learning_rate", "batch_size", "use_bf16")}},
         policy_kwargs={"vla": settings.vla},
         seed=settings.seed,
     )

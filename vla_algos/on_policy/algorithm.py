@@ -49,7 +49,7 @@ class TokenOnPolicyAlgorithm(ResumableAlgorithm):
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"VLAPolicy": VLAPolicy}
     policy: VLAPolicy  # type: ignore[assignment]
     rollout_buffer: TokenRolloutBuffer
-    needs_reference: ClassVar[bool] = False
+    needs_reference: bool = False
     """Whether the loss is made with the policy that the run started from, whatever ``kl_coef`` is."""
 
     def __init__(

@@ -4,26 +4,34 @@ from __future__ import annotations
 
 from collections import defaultdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch as th
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 
 from vla_algos.common.losses import preference_loss
+from vla_algos.errors import UnknownNameError
 from vla_algos.on_policy.algorithm import REFERENCE_LOG_PROB
 from vla_algos.on_policy.episodes import Rollout
 from vla_algos.on_policy.groups import GroupAlgorithm
 from vla_algos.policies import VLAPolicy
 
+ReferencePolicy = Literal["behaviour", "start"]
+
 
 class TPO(GroupAlgorithm):
     """
     Learn from pairs of a success and a failure from the same start: make the one likelier and the other less likely
-    than the policy that the run started from has them.
+    than a reference policy has them.
 
     Reference: GRAPE, Zhang et al. 2024 (https://arxiv.org/abs/2411.19309), which ranks episodes by cost, likelihood and
     success; here success alone decides. Each success is paired with one failure of its group, drawn at random.
+
+    With ``reference="start"`` the loss compares with the policy that the run started from, which serves for a few
+    iterations: what a policy does becomes likelier than it was at the start, an episode the more so the longer it is,
+    and as failures are long, in the end every pair counts as lost and nothing limits the steps. With
+    ``reference="behaviour"``, the policy that sampled the pair, every iteration starts at nought.
 
     :param policy: "VLAPolicy" or a subclass of it
     :param env: environment, vector environment or id; its ``reset`` takes ``task_id`` and ``init_state_id``
@@ -33,6 +41,7 @@ class TPO(GroupAlgorithm):
     :param pairs_per_step: pairs per gradient step
     :param n_epochs: passes over the pairs
     :param beta: how much a difference of the log-ratios counts
+    :param reference: "behaviour" or "start"
     :param max_grad_norm: gradients are scaled down to this norm
     :param temperature: of sampling and of all log-probabilities
     :param micro_batch_size: decisions per pass of the model; None: 64
@@ -48,8 +57,6 @@ class TPO(GroupAlgorithm):
     :param _init_setup_model: build the model now
     """
 
-    needs_reference = True
-
     def __init__(
         self,
         policy: str | type[VLAPolicy],
@@ -60,6 +67,7 @@ class TPO(GroupAlgorithm):
         pairs_per_step: int = 4,
         n_epochs: int = 1,
         beta: float = 0.1,
+        reference: ReferencePolicy = "behaviour",
         max_grad_norm: float = 1.0,
         temperature: float = 1.0,
         micro_batch_size: int | None = 64,
@@ -76,6 +84,10 @@ class TPO(GroupAlgorithm):
     ) -> None:
         self.pairs_per_step = pairs_per_step
         self.beta = beta
+        if reference not in get_args(ReferencePolicy):
+            raise UnknownNameError("reference", reference, get_args(ReferencePolicy))
+        self.reference_policy = reference
+        self.needs_reference = reference == "start"
         super().__init__(
             policy,
             env,
@@ -112,6 +124,7 @@ class TPO(GroupAlgorithm):
         history: dict[str, list[float]] = defaultdict(list)
         if not pairs:
             return history
+        # the log-probabilities of the policy that sampled are there already
         self._remember_reference(np.array([row for pair in pairs for rollout in pair for row in rollout.rows]))
         for _ in range(self.n_epochs):
             order = np.random.permutation(len(pairs))
@@ -161,7 +174,8 @@ class TPO(GroupAlgorithm):
             part = self.rollout_buffer.samples(np.array(rollout.rows[start : start + self.batch_size]))
             with th.set_grad_enabled(weight is not None):
                 log_probs = self._evaluate(part)[1]
-                log_ratio = th.where(part.token_mask, log_probs - part.memory[REFERENCE_LOG_PROB], 0.0).sum()
+                reference = part.memory[REFERENCE_LOG_PROB] if self.needs_reference else part.old_log_prob
+                log_ratio = th.where(part.token_mask, log_probs - reference, 0.0).sum()
                 if weight is not None:
                     (weight * log_ratio).backward()
             total += log_ratio.item()

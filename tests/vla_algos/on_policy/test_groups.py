@@ -8,6 +8,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 
 from vla_algos import TPO, TokenGRPO, TokenRLOO
+from vla_algos.errors import UnknownNameError
 from vla_algos.on_policy.episodes import Rollout
 from vla_gym.envs.toy_env import ToyLiberoEnv
 
@@ -143,8 +144,9 @@ def test_first_ratio_is_one():
     assert model.logger.name_to_value["train/ratio_deviation"] < 1e-4
 
 
-def test_preference_learning_separates_the_pairs_it_is_shown():
-    model = make_model(TPO, group_size=8, n_groups=4, n_epochs=1, learning_rate=0.0)
+@pytest.mark.parametrize("reference", ["behaviour", "start"])
+def test_preference_learning_separates_the_pairs_it_is_shown(reference):
+    model = make_model(TPO, group_size=8, n_groups=4, n_epochs=1, learning_rate=0.0, reference=reference)
     model.learn(1)
     pairs = model._pairs()
     assert pairs and all(one.is_success and not other.is_success and one.group == other.group for one, other in pairs)
@@ -205,12 +207,28 @@ def test_wrong_arguments_are_named():
         make_model(n_groups=0)
     with pytest.raises(ValueError, match="checkpoint_interval is 0"):
         make_model(checkpoint_interval=0)
+    with pytest.raises(UnknownNameError, match=r"reference 'begin'.*behaviour, start"):
+        make_model(TPO, reference="begin")
     with pytest.raises(ValueError, match=r"2 groups of 4 episodes cannot be shared evenly by 3 environments"):
         make_model(n_envs=3)
 
 
+def test_the_reference_of_preferences_is_as_old_as_asked_for():
+    models = {name: make_model(TPO, n_groups=4, learning_rate=1e-3, reference=name) for name in ("behaviour", "start")}
+    losses = {name: [] for name in models}
+    for name, model in models.items():
+        assert (model.reference is None) == (name == "behaviour")
+        model.learn(1)
+        model.lr_schedule = lambda _: 0.0
+        model.learn(1, reset_num_timesteps=False)
+        losses[name] = model.logger.name_to_value.get("train/loss")
+    # after an update the policy of the next roll-out is its own reference, and not that of the start any more
+    assert losses["behaviour"] == pytest.approx(np.log(2.0), abs=1e-4)
+    assert losses["start"] != pytest.approx(np.log(2.0), abs=1e-3)
+
+
 def test_a_saved_run_goes_on(tmp_path):
-    model = make_model(TPO, n_groups=4)
+    model = make_model(TPO, n_groups=4, reference="start")
     model.learn(1)
     model.save(tmp_path / "model")
     loaded = TPO.load(tmp_path / "model", env=make_vec_env(toy, 4), device="cpu")
