@@ -49,8 +49,6 @@ class TokenOnPolicyAlgorithm(ResumableAlgorithm):
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"VLAPolicy": VLAPolicy}
     policy: VLAPolicy  # type: ignore[assignment]
     rollout_buffer: TokenRolloutBuffer
-    needs_reference: bool = False
-    """Whether the loss is made with the policy that the run started from, whatever ``kl_coef`` is."""
 
     def __init__(
         self,
@@ -139,6 +137,9 @@ class TokenOnPolicyAlgorithm(ResumableAlgorithm):
         if self.reference is not None and is_missing:
             # a run that was saved without one gets the policy that it goes on from
             load_path_or_dict = {**load_path_or_dict, "reference": self.reference.state_dict()}  # type: ignore[dict-item]
+        if self.reference is None and isinstance(load_path_or_dict, dict):
+            # nor does a run that needs none take one
+            load_path_or_dict = {name: part for name, part in load_path_or_dict.items() if name != "reference"}
         super().set_parameters(load_path_or_dict, exact_match, device)
         if self.reference is not None and is_missing:
             self.reference = ReferenceWeights(self.policy.vla)
@@ -150,7 +151,8 @@ class TokenOnPolicyAlgorithm(ResumableAlgorithm):
 
     @property
     def _has_reference(self) -> bool:
-        return self.needs_reference or self.kl_coef > 0.0
+        """Whether the policy that the run started from is part of the loss."""
+        return self.kl_coef > 0.0
 
     def train(self) -> None:
         """Update the policy from the current roll-out, and save the run if it is time to."""
@@ -246,15 +248,18 @@ class TokenOnPolicyAlgorithm(ResumableAlgorithm):
         return th.autocast(self.device.type, th.bfloat16, enabled=self.use_bf16)
 
     def _remember_reference(self, rows: np.ndarray | None = None) -> None:
-        """Score samples, all by default, by the policy that the run started from."""
-        if self.reference is None:
-            return
+        """Score samples, all by default, by the policy that the run started from, if that is part of the loss."""
+        if self.reference is not None:
+            self._remember_scores(rows)
+
+    def _remember_scores(self, rows: np.ndarray | None = None) -> None:
+        """Score samples, all by default, by the policy that the run started from, or without it by the current one."""
         buffer = self.rollout_buffer
         buffer.flatten()
         rows = np.arange(len(buffer.actions)) if rows is None else np.unique(rows)
         log_probs = th.zeros(buffer.actions.shape, dtype=th.float32)
         size = self.micro_batch_size or _SCORING_BATCH
-        with self.reference.put_into(self.policy.vla):
+        with th.no_grad() if self.reference is None else self.reference.put_into(self.policy.vla):
             for start in range(0, len(rows), size):
                 chosen = rows[start : start + size]
                 log_probs[th.from_numpy(chosen)] = self._evaluate(buffer.samples(chosen))[1].cpu()

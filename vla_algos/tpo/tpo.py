@@ -28,10 +28,10 @@ class TPO(GroupAlgorithm):
     Reference: GRAPE, Zhang et al. 2024 (https://arxiv.org/abs/2411.19309), which ranks episodes by cost, likelihood and
     success; here success alone decides. Each success is paired with one failure of its group, drawn at random.
 
-    With ``reference="start"`` the loss compares with the policy that the run started from, which serves for a few
-    iterations: what a policy does becomes likelier than it was at the start, an episode the more so the longer it is,
-    and as failures are long, in the end every pair counts as lost and nothing limits the steps. With
-    ``reference="behaviour"``, the policy that sampled the pair, every iteration starts at nought.
+    With ``reference_policy="start"`` the loss compares with the policy that the run started from, which serves for a
+    few iterations: what a policy does becomes likelier than it was at the start, an episode the more so the longer it
+    is, and as failures are long, in the end every pair counts as lost and nothing limits the steps. With
+    ``reference_policy="behaviour"``, the policy that sampled the pair, every iteration starts at nought.
 
     :param policy: "VLAPolicy" or a subclass of it
     :param env: environment, vector environment or id; its ``reset`` takes ``task_id`` and ``init_state_id``
@@ -41,7 +41,7 @@ class TPO(GroupAlgorithm):
     :param pairs_per_step: pairs per gradient step
     :param n_epochs: passes over the pairs
     :param beta: how much a difference of the log-ratios counts
-    :param reference: "behaviour" or "start"
+    :param reference_policy: "behaviour" or "start"
     :param max_grad_norm: gradients are scaled down to this norm
     :param temperature: of sampling and of all log-probabilities
     :param micro_batch_size: decisions per pass of the model; None: 64
@@ -67,7 +67,7 @@ class TPO(GroupAlgorithm):
         pairs_per_step: int = 4,
         n_epochs: int = 1,
         beta: float = 0.1,
-        reference: ReferencePolicy = "behaviour",
+        reference_policy: ReferencePolicy = "behaviour",
         max_grad_norm: float = 1.0,
         temperature: float = 1.0,
         micro_batch_size: int | None = 64,
@@ -84,10 +84,9 @@ class TPO(GroupAlgorithm):
     ) -> None:
         self.pairs_per_step = pairs_per_step
         self.beta = beta
-        if reference not in get_args(ReferencePolicy):
-            raise UnknownNameError("reference", reference, get_args(ReferencePolicy))
-        self.reference_policy = reference
-        self.needs_reference = reference == "start"
+        if reference_policy not in get_args(ReferencePolicy):
+            raise UnknownNameError("reference_policy", reference_policy, get_args(ReferencePolicy))
+        self.reference_policy = reference_policy
         super().__init__(
             policy,
             env,
@@ -118,14 +117,18 @@ class TPO(GroupAlgorithm):
             _init_setup_model=_init_setup_model,
         )
 
+    @property
+    def _has_reference(self) -> bool:
+        return self.reference_policy == "start"
+
     def _update(self) -> dict[str, list[float]]:
         pairs = self._pairs()
         self.logger.record("train/pairs", len(pairs))
         history: dict[str, list[float]] = defaultdict(list)
         if not pairs:
             return history
-        # the log-probabilities of the policy that sampled are there already
-        self._remember_reference(np.array([row for pair in pairs for rollout in pair for row in rollout.rows]))
+        # with "behaviour" too, as in bfloat16 the log-probabilities of sampling time would differ by more than rounding
+        self._remember_scores(np.array([row for pair in pairs for rollout in pair for row in rollout.rows]))
         for _ in range(self.n_epochs):
             order = np.random.permutation(len(pairs))
             for start in range(0, len(order), self.pairs_per_step):
@@ -174,8 +177,7 @@ class TPO(GroupAlgorithm):
             part = self.rollout_buffer.samples(np.array(rollout.rows[start : start + self.batch_size]))
             with th.set_grad_enabled(weight is not None):
                 log_probs = self._evaluate(part)[1]
-                reference = part.memory[REFERENCE_LOG_PROB] if self.needs_reference else part.old_log_prob
-                log_ratio = th.where(part.token_mask, log_probs - reference, 0.0).sum()
+                log_ratio = th.where(part.token_mask, log_probs - part.memory[REFERENCE_LOG_PROB], 0.0).sum()
                 if weight is not None:
                     (weight * log_ratio).backward()
             total += log_ratio.item()

@@ -146,11 +146,11 @@ def test_first_ratio_is_one():
 
 @pytest.mark.parametrize("reference", ["behaviour", "start"])
 def test_preference_learning_separates_the_pairs_it_is_shown(reference):
-    model = make_model(TPO, group_size=8, n_groups=4, n_epochs=1, learning_rate=0.0, reference=reference)
+    model = make_model(TPO, group_size=8, n_groups=4, n_epochs=1, learning_rate=0.0, reference_policy=reference)
     model.learn(1)
     pairs = model._pairs()
     assert pairs and all(one.is_success and not other.is_success and one.group == other.group for one, other in pairs)
-    model._remember_reference()  # of all episodes, as these pairs are drawn anew
+    model._remember_scores()  # of all episodes, as these pairs are drawn anew
     before = model._accumulate_pairs(pairs)
     assert before["loss"] == pytest.approx(np.log(2.0), abs=1e-5)  # policy and reference are one
     model.policy.optimizer.zero_grad()
@@ -207,14 +207,16 @@ def test_wrong_arguments_are_named():
         make_model(n_groups=0)
     with pytest.raises(ValueError, match="checkpoint_interval is 0"):
         make_model(checkpoint_interval=0)
-    with pytest.raises(UnknownNameError, match=r"reference 'begin'.*behaviour, start"):
-        make_model(TPO, reference="begin")
+    with pytest.raises(UnknownNameError, match=r"reference_policy 'begin'.*behaviour, start"):
+        make_model(TPO, reference_policy="begin")
     with pytest.raises(ValueError, match=r"2 groups of 4 episodes cannot be shared evenly by 3 environments"):
         make_model(n_envs=3)
 
 
 def test_the_reference_of_preferences_is_as_old_as_asked_for():
-    models = {name: make_model(TPO, n_groups=4, learning_rate=1e-3, reference=name) for name in ("behaviour", "start")}
+    models = {
+        name: make_model(TPO, n_groups=4, learning_rate=1e-3, reference_policy=name) for name in ("behaviour", "start")
+    }
     losses = {name: [] for name in models}
     for name, model in models.items():
         assert (model.reference is None) == (name == "behaviour")
@@ -228,7 +230,7 @@ def test_the_reference_of_preferences_is_as_old_as_asked_for():
 
 
 def test_a_saved_run_goes_on(tmp_path):
-    model = make_model(TPO, n_groups=4, reference="start")
+    model = make_model(TPO, n_groups=4, reference_policy="start")
     model.learn(1)
     model.save(tmp_path / "model")
     loaded = TPO.load(tmp_path / "model", env=make_vec_env(toy, 4), device="cpu")
@@ -236,3 +238,10 @@ def test_a_saved_run_goes_on(tmp_path):
         assert th.equal(one, other)
     loaded.learn(1, reset_num_timesteps=False)
     assert loaded.num_timesteps > model.num_timesteps
+    # what it is compared with may be changed, in either direction
+    env = make_vec_env(toy, 4)
+    changed = TPO.load(tmp_path / "model", env=env, device="cpu", reference_policy="behaviour")
+    assert changed.reference is None
+    changed.save(tmp_path / "changed")
+    again = TPO.load(tmp_path / "changed", env=env, device="cpu", reference_policy="start")
+    assert again.reference is not None
