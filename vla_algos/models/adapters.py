@@ -19,18 +19,28 @@ from vla_gym.files import write_then_rename
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
-UNKNOWN_OPTIONS = (
-    "alpha_pattern",
-    "bias",
-    "fan_in_fan_out",
-    "layers_to_transform",
-    "lora_bias",
-    "modules_to_save",
-    "rank_pattern",
-    "use_dora",
-    "use_rslora",
+_HARMLESS = (
+    "r",
+    "lora_alpha",
+    "lora_dropout",
+    "target_modules",
+    "auto_mapping",
+    "base_model_name_or_path",
+    "exclude_modules",
+    "inference_mode",
+    "megatron_core",
+    "peft_version",
+    "qalora_group_size",
+    "revision",
+    "task_type",
 )
-"""Of peft's configuration: what else it can do."""
+"""Of peft's configuration: what is read here, and what does not change what trained adapters compute."""
+_DEFAULTS: dict[str, tuple[Any, ...]] = {
+    "bias": ("none",),
+    "init_lora_weights": (None, True, False, "gaussian"),
+    "peft_type": ("LORA",),
+}
+"""Of everything else only these values, or none at all, are known to be harmless."""
 _PREFIX = "base_model.model."
 """What peft puts before the names of the model it wraps."""
 
@@ -77,11 +87,11 @@ def load_adapters(model: OpenVLA, folder: str | Path) -> OpenVLA:
         own = load_file(folder / OWN_FILE) if (folder / OWN_FILE).exists() else {}
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise CheckpointError(f"{folder} holds no adapters that can be read ({error!r}). Save them again.") from error
-    for option in UNKNOWN_OPTIONS:
-        if config.get(option) not in (None, False, {}, [], "none"):
+    for option, value in config.items():
+        if option not in _HARMLESS and value not in _DEFAULTS.get(option, (None, False, {}, [], "")):
             raise CheckpointError(
-                f"The adapters in {folder} were made with {option}={config[option]!r}, which is not known here and "
-                "changes what they compute. Merge them into their base with peft, and load the result."
+                f"The adapters in {folder} were made with {option}={value!r}, which is not known here and may change "
+                "what they compute. Merge them into their base with peft, and load the result."
             )
     if targets == "all-linear":
         targets = None

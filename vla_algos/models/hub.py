@@ -138,11 +138,15 @@ def _replace_files(source: Path, folder: Path) -> None:
     """
     Move files into an existing folder, the weights last, and remove weights of before that are none any more.
 
-    Where several files make up the weights, what is interrupted has no index, and is not taken for a model.
+    Where several files make up the weights, before or now, what is interrupted lacks the file by which they are found,
+    and is not taken for a model.
     """
     names = {path.name for path in source.iterdir()}
     (folder / INDEX_FILE).unlink(missing_ok=True)
-    for path in sorted(source.iterdir(), key=lambda path: (path.name == INDEX_FILE, path.suffix == ".safetensors")):
+    if names & {INDEX_FILE, OWN_FILE}:
+        (folder / WEIGHTS_FILE).unlink(missing_ok=True)
+    last = (INDEX_FILE, WEIGHTS_FILE)
+    for path in sorted(source.iterdir(), key=lambda path: (path.name in last, path.suffix == ".safetensors")):
         os.replace(path, folder / path.name)
     for pattern in (WEIGHTS_FILE, OWN_FILE, "model-*-of-*.safetensors"):
         for path in folder.glob(pattern):

@@ -144,7 +144,7 @@ def adapters_disabled(model: OpenVLA) -> Iterator[None]:
     """
     Let the model compute without its adapters inside the block.
 
-    :param model: with or without adapters; merged ones are taken out and merged again
+    :param model: with or without adapters; merged ones are taken out and merged again, up to rounding
     """
     layers = list(_layers(model).values())
     merged = [layer for layer in layers if layer.merged]

@@ -69,7 +69,7 @@ def warn_of_rounding(parameters: Iterable[th.nn.Parameter]) -> None:
     """
     for dtype in {p.dtype for p in parameters if p.requires_grad} & {th.bfloat16, th.float16}:
         warnings.warn(
-            f"Weights are trained in {dtype}, where most steps of a small learning rate round to nothing. Train "
+            f"Weights that can learn are {dtype}, where most steps of a small learning rate round to nothing. Train "
             "adapters (lora={}), or load the model in float32 and let the algorithm compute in bfloat16 "
             "(use_bf16=True).",
             stacklevel=3,

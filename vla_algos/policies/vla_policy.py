@@ -163,11 +163,26 @@ class VLAPolicy(BasePolicy):
         :return: name -> tensor
         :raises CheckpointError: if adapters are merged into the model
         """
+        self._check_unmerged()
+        return super().state_dict(*args, **kwargs)
+
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """
+        As torch's.
+
+        :param args: as torch's
+        :param kwargs: as torch's
+        :return: as torch's
+        :raises CheckpointError: if adapters are merged into the model
+        """
+        self._check_unmerged()
+        return super().load_state_dict(*args, **kwargs)
+
+    def _check_unmerged(self) -> None:
         if is_merged(self.vla):
             raise CheckpointError(
                 "The adapters are merged into the model. Call unmerge_adapters(policy.vla) before saving or loading."
             )
-        return super().state_dict(*args, **kwargs)
 
     def _make_optimizer(self, learning_rate: float) -> th.optim.Optimizer:
         groups: dict[str, list[th.nn.Parameter]] = {"actor": [], "value": []}

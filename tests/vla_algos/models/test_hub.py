@@ -97,11 +97,15 @@ def test_interrupted_save_leaves_nothing_half_written(tmp_path, lively_nano, mon
     assert len(list(tmp_path.iterdir())) == int(exists)
 
 
-@pytest.mark.parametrize("n_moved", range(1, 14, 2))
-def test_a_half_replaced_model_is_not_taken_for_one(tmp_path, lively_nano, monkeypatch, n_moved):
-    monkeypatch.setattr(weights.write_weights, "__defaults__", ((), 300_000))
+@pytest.mark.parametrize("is_sharded", [True, False])
+@pytest.mark.parametrize("n_moved", range(0, 14, 2))
+def test_a_half_replaced_model_is_not_taken_for_one(tmp_path, monkeypatch, n_moved, is_sharded):
     old, new = load_vla("nano", seed=1), load_vla("nano", seed=2)
-    save_vla(old, tmp_path / "model")
+    if not is_sharded:
+        save_vla(old, tmp_path / "model")
+    monkeypatch.setattr(weights.write_weights, "__defaults__", ((), 300_000))
+    if is_sharded:
+        save_vla(old, tmp_path / "model")
     moved = []
     replace = os.replace
 

@@ -120,7 +120,15 @@ def test_what_was_learnt_survives_where_it_is_written_more_finely(lively_nano):
 
 
 @pytest.mark.parametrize(
-    ("option", "value"), [("use_rslora", True), ("use_dora", True), ("alpha_pattern", {"fc1": 3}), ("bias", "all")]
+    ("option", "value"),
+    [
+        ("use_rslora", True),
+        ("alpha_pattern", {"fc1": 3}),
+        ("bias", "all"),
+        ("init_lora_weights", "pissa"),
+        ("peft_type", "LOHA"),
+        ("use_what_is_yet_to_come", True),
+    ],
 )
 def test_adapters_that_compute_otherwise_are_refused(adapted, lively_nano, tmp_path, option, value):
     save_adapters(adapted, tmp_path)

@@ -208,6 +208,8 @@ def test_merged_adapters_are_not_saved_beside_what_they_are_merged_into(tmp_path
     merge_adapters(policy.vla)
     with pytest.raises(CheckpointError, match="unmerge_adapters"):
         policy.save(tmp_path / "policy.zip")
+    with pytest.raises(CheckpointError, match="unmerge_adapters"):
+        policy.load_state_dict({})
     unmerge_adapters(policy.vla)
     policy.save(tmp_path / "policy.zip")
     assert VLAPolicy.load(tmp_path / "policy.zip").vla is not None
@@ -215,7 +217,7 @@ def test_merged_adapters_are_not_saved_beside_what_they_are_merged_into(tmp_path
 
 def test_training_in_16_bits_is_warned_of():
     sixteen = {"vla_kwargs": {"dtype": th.bfloat16}}
-    with pytest.warns(UserWarning, match=r"trained in torch\.bfloat16.*use_bf16=True"):
+    with pytest.warns(UserWarning, match=r"can learn are torch\.bfloat16.*use_bf16=True"):
         make_policy(**sixteen)
     pytest.importorskip("peft")
     with warnings.catch_warnings():

@@ -143,7 +143,7 @@ def test_frozen_vision_is_encoded_once_and_gives_the_same_step():
     assert all(th.allclose(p, steps[1][name], atol=1e-6) for name, p in steps[0].items())
 
 
-@pytest.mark.filterwarnings("ignore:Weights are trained in")
+@pytest.mark.filterwarnings("ignore:Weights that can learn")
 @pytest.mark.parametrize("kwargs", [PRIVILEGED, DETACHED, {}])
 def test_weights_in_bfloat16_learn(kwargs):
     dtype = {"vla_kwargs": {"dtype": th.bfloat16}}
