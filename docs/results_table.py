@@ -13,18 +13,25 @@ import json
 from pathlib import Path
 from typing import Any
 
+from vla_algos.evaluation.harness import EvaluationResult
 from vla_algos.evaluation.statistics import wilson_interval
+from vla_algos.recipes.rl import MODES
 
 COLUMNS = ("tasks", "seed", "actions", "before", "after", "95 %", "new before", "new after", "decisions", "commit")
 """New: the initial states that training has not seen."""
 TASK_COLUMNS = ("task", "instruction", "greedy before", "greedy after", "sampled before", "sampled after")
 POLICY_COLUMNS = ("policy", "greedy", "95 %", "sampled", "95 %")
-MODES = ("greedy", "sampled")
 
 
 def rate(successes: int, n: int) -> str:
     """Counts, or a percentage where there are many."""
     return f"{successes}/{n}" if n <= 50 else f"{successes}/{n} ({100 * successes / n:.1f} %)"
+
+
+def interval(successes: int, n: int) -> str:
+    """Wilson's, 95 %."""
+    low, high = wilson_interval(successes, n)
+    return f"{100 * low:.0f}-{100 * high:.0f} %"
 
 
 def rows(results: dict[str, Any]) -> list[list[str]]:
@@ -34,14 +41,13 @@ def rows(results: dict[str, Any]) -> list[list[str]]:
     found = []
     for mode in MODES:
         before, after = (results[when][mode] for when in ("before", "after"))
-        low, high = wilson_interval(after["successes"], after["n_episodes"])
         found.append(
             [
                 tasks,
                 str(settings["seed"]),
                 mode,
                 *(rate(part["successes"], part["n_episodes"]) for part in (before, after)),
-                f"{100 * low:.0f}-{100 * high:.0f} %",
+                interval(after["successes"], after["n_episodes"]),
                 *(rate(*part["split_success"]["held out"]) for part in (before, after)),
                 f"{results['n_timesteps']:,}",
                 (results["provenance"]["commit"] or "unknown")[:7],
@@ -68,9 +74,8 @@ def policy_row(folder: Path) -> list[str]:
     """Of one policy."""
     row = [folder.name]
     for mode in MODES:
-        result = json.loads((folder / f"{mode}.json").read_text(encoding="utf-8"))
-        low, high = (100 * bound for bound in result["interval_95"])
-        row += [rate(result["successes"], result["n_episodes"]), f"{low:.0f}-{high:.0f} %"]
+        result = EvaluationResult.load(folder / f"{mode}.json")
+        row += [rate(result.successes, result.n_episodes), interval(result.successes, result.n_episodes)]
     return row
 
 
@@ -82,15 +87,12 @@ def main() -> None:
     kind.add_argument("--by-task", action="store_true")
     kind.add_argument("--policies", action="store_true")
     args = parser.parse_args()
-    columns, table = COLUMNS, []
-    for folder in args.folders:
-        if args.policies:
-            columns = POLICY_COLUMNS
-            table.append(policy_row(folder))
-            continue
-        results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-        columns = TASK_COLUMNS if args.by_task else COLUMNS
-        table += task_rows(results) if args.by_task else rows(results)
+    if args.policies:
+        columns, table = POLICY_COLUMNS, [policy_row(folder) for folder in args.folders]
+    else:
+        columns, rows_of = (TASK_COLUMNS, task_rows) if args.by_task else (COLUMNS, rows)
+        files = (folder / "results.json" for folder in args.folders)
+        table = [row for file in files for row in rows_of(json.loads(file.read_text(encoding="utf-8")))]
     for row in (columns, ["---"] * len(columns), *table):
         print("|", " | ".join(row), "|")
 
