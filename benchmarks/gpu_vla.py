@@ -27,7 +27,6 @@ from torch.nn import functional as F
 from vla_algos.common.provenance import hardware, peak_memory_mb, versions
 from vla_algos.models import OpenVLA, add_lora
 from vla_algos.models.openvla.config import get_preset
-from vla_algos.models.openvla.heads import ValueHead
 from vla_algos.models.openvla.llm import build_rotary
 from vla_algos.models.openvla.processor import BUILTIN_TOKENIZER, load_tokenizer
 
@@ -69,8 +68,7 @@ def build(preset: str, device: th.device, dtype: th.dtype) -> OpenVLA:
             parameter.normal_(0, 0.02)
     model.language_model.model.rotary_emb = build_rotary(model.language_model.config).to(device)
     if not config.value_head_width:
-        config.value_head_width = 1024
-        model.value_head = ValueHead(config.llm.hidden, 1024).to(device)
+        model.add_value_head()
     return model
 
 

@@ -12,7 +12,6 @@ from safetensors.torch import load_file, save_file
 from vla_algos.common.state_dicts import describe_mismatch
 from vla_algos.errors import CheckpointError, UnknownNameError
 from vla_algos.models.lora import ADAPTER, TRAINED_IN_FULL, adapted_names, add_lora, lora_of
-from vla_algos.models.openvla.heads import ValueHead
 from vla_algos.models.openvla.model import OpenVLA
 from vla_algos.models.weights import OWN_FILE
 from vla_gym.files import write_then_rename
@@ -103,9 +102,7 @@ def load_adapters(model: OpenVLA, folder: str | Path) -> OpenVLA:
             f"The adapters in {folder} are of another model: {error} They belong to: {base}."
         ) from error
     if "value_head.fc1.weight" in own and not model.config.value_head_width:
-        model.config.value_head_width = len(own["value_head.fc1.weight"])
-        head = ValueHead(model.config.llm.hidden, model.config.value_head_width)
-        model.value_head = head.to(model.device)
+        model.add_value_head(len(own["value_head.fc1.weight"]))
     add_lora(model, rank=rank, alpha=alpha, dropout=config.get("lora_dropout", 0.0), targets=targets)
     state = model.state_dict()
     names = {name.replace(f".{ADAPTER}.", "."): name for name in state if ".lora_" in name}

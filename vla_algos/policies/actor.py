@@ -13,9 +13,6 @@ from vla_algos.errors import SpaceError
 from vla_algos.models import OpenVLA, load_vla
 from vla_algos.models.lora import add_lora
 from vla_algos.models.openvla.config import PRESETS
-from vla_algos.models.openvla.heads import ValueHead
-
-NEW_VALUE_HEAD_WIDTH = 256
 
 
 def load_actor(
@@ -50,8 +47,7 @@ def load_actor(
         )
     if not config.value_head_width:
         # released checkpoints are actors only
-        config.value_head_width = NEW_VALUE_HEAD_WIDTH
-        model.value_head = ValueHead(config.llm.hidden, NEW_VALUE_HEAD_WIDTH).to(model.device)
+        model.add_value_head()
     if detach_value is not None:
         model.detach_value = detach_value
     if norm_stats is not None:

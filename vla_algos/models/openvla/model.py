@@ -54,6 +54,19 @@ class OpenVLA(nn.Module):
             self.value_head = ValueHead(config.llm.hidden, config.value_head_width)
         init_weights(self)
 
+    def add_value_head(self, width: int = 256) -> None:
+        """
+        Give a model without value head one, such as a released checkpoint; its values start close to 0.
+
+        :param width: hidden channels of the head, kept in the configuration
+        """
+        self.config.value_head_width = width
+        head = ValueHead(self.config.llm.hidden, width)
+        with th.no_grad():
+            head.fc2.weight.mul_(0.01)
+            head.fc2.bias.zero_()
+        self.value_head = head.to(self.device)
+
     @property
     def detach_value(self) -> bool:
         """Whether the value's gradient stops at the hidden state; kept in the configuration, and saved with it."""

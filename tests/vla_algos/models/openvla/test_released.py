@@ -11,7 +11,6 @@ from safetensors.torch import load_file
 
 from vla_algos.errors import CheckpointError
 from vla_algos.models import OpenVLA, OpenVLAConfig, load_vla, save_vla
-from vla_algos.models.openvla.heads import ValueHead
 from vla_algos.models.openvla.released import DINOV2_ID, SIGLIP_ID
 from vla_algos.policies import env_kwargs
 
@@ -102,8 +101,8 @@ def test_saving_keeps_layout_and_every_bit(folder: Path, tmp_path: Path) -> None
 
 def test_what_the_original_lacks_is_kept_apart(folder: Path, tmp_path: Path) -> None:
     model = load_vla(folder)
-    model.config.value_head_width = 8
-    model.value_head = ValueHead(16, 8)
+    model.add_value_head(8)
+    assert model.value_head(th.ones(1, 16)).abs() < 0.02
     save_vla(model, tmp_path / "own")
     assert load_file(tmp_path / "own" / "model.safetensors").keys() == load_file(folder / "model.safetensors").keys()
     assert json.loads((tmp_path / "own" / "config.json").read_text()) == {**CONFIG, "vla_gym": {"value_head_width": 8}}
