@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from vla_algos.bc.augmentation import Augmentation
 from vla_algos.bc.dataset import Batch, DemonstrationSet
 from vla_algos.bc.stream import TrainingStream
 from vla_algos.bc.validation import known_inputs, prediction_figures
+from vla_algos.common.divergence import SkippedUpdates
 from vla_algos.common.interrupts import deferred_interrupt
 from vla_algos.common.losses import smoothing_table, soft_cross_entropy
 from vla_algos.common.saving import LAST_FILE, SavedWithoutFrozenWeights
@@ -141,6 +141,7 @@ class BC(SavedWithoutFrozenWeights):
         self.training_seconds = 0.0
         """Wall time in ``learn`` so far, validation included; it goes on after ``load``."""
         self._stream: TrainingStream | None = None
+        self._skipped_updates = SkippedUpdates()
         if env is None and dataset is not None:
             self.observation_space, self.action_space = _spaces(dataset)
         if _init_setup_model:
@@ -192,6 +193,7 @@ class BC(SavedWithoutFrozenWeights):
         :param progress_bar: show progress with tqdm
         :return: self
         :raises ValueError: without a dataset, or with one whose bins mean something else than the model's
+        :raises TrainingDivergedError: after three gradient steps in a row whose loss or gradient was not finite
         :raises KeyboardInterrupt: after Ctrl-C, once the gradient step in progress is done and saved
         """
         if self.dataset is None:
@@ -202,6 +204,7 @@ class BC(SavedWithoutFrozenWeights):
             self.num_timesteps = 0
             self.validations = []
             self.training_seconds = 0.0
+            self._skipped_updates = SkippedUpdates()
             self._stream = TrainingStream(int(np.random.randint(2**31)) if self.seed is None else self.seed)
         self._total_timesteps = self.num_timesteps + total_timesteps
         split = self.dataset.split_by_episode(self.validation_fraction, np.random.default_rng(self._stream.seed))
@@ -268,7 +271,7 @@ class BC(SavedWithoutFrozenWeights):
         self.logger.record("train/learning_rate", learning_rate)
 
     def _train_step(self, batch: Batch, stream: TrainingStream) -> float:
-        """One gradient step; a non-finite one is skipped and counted."""
+        """One gradient step; one that is not finite is skipped and counted, three in a row are too many."""
         self.policy.set_training_mode(True)
         # all noise is drawn for the whole batch, so that micro-batches change nothing
         dropped = stream.hidden_tokens(batch.bins.shape, self.token_dropout, self.full_dropout).to(self.device)
@@ -283,11 +286,10 @@ class BC(SavedWithoutFrozenWeights):
             loss += part_loss.item()
         grad_norm = th.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
         self.logger.record_mean("train/grad_norm", grad_norm.item())
-        if math.isfinite(loss) and th.isfinite(grad_norm):
+        if self._skipped_updates.accepts(loss, grad_norm.item()):
             self.policy.optimizer.step()
             self._n_updates += 1
-        else:
-            self.logger.record_mean("train/skipped_updates", 1.0)
+        self.logger.record("train/skipped_updates", self._skipped_updates.total)
         return loss
 
     def _loss(self, batch: Batch, dropped: th.Tensor, n_tokens: th.Tensor) -> th.Tensor:

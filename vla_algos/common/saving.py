@@ -20,6 +20,8 @@ from vla_gym.files import write_then_rename
 
 LAST_FILE = "last.zip"
 """In the folder of a run: what it goes on from."""
+DIVERGED_FILE = "diverged.zip"
+"""Beside it: what a run had come to when its updates were no longer finite."""
 FORMAT_VERSION = 1
 """Of what the algorithms save; goes up when a file of before can no longer be loaded."""
 
@@ -83,9 +85,7 @@ class SavedWithoutFrozenWeights(BaseAlgorithm):
         :param device: of the tensors read from a file
         :raises CheckpointError: if the weights are of another architecture
         """
-        parameters: Any = load_path_or_dict
-        if not isinstance(parameters, dict):
-            _, parameters, _ = load_from_zip_file(parameters, device=device, load_data=False)
+        parameters = read_parameters(load_path_or_dict, device)
         own = self.policy.state_dict()
         frozen = {name: own[name] for name in self._frozen_names()}
         if "policy" in parameters:
@@ -105,6 +105,19 @@ class SavedWithoutFrozenWeights(BaseAlgorithm):
         # not by requires_grad, which an algorithm may switch off for a while
         learned = {id(parameter) for group in self.policy.optimizer.param_groups for parameter in group["params"]}
         return {name for name, parameter in self.policy.named_parameters() if id(parameter) not in learned}
+
+
+def read_parameters(path_or_dict: str | dict[str, Any], device: th.device | str = "auto") -> dict[str, Any]:
+    """
+    Weights and optimizer as a dictionary.
+
+    :param path_or_dict: file written by ``save``; a dictionary is returned as it is
+    :param device: of the tensors read from a file
+    :return: name -> state dictionary
+    """
+    if isinstance(path_or_dict, dict):
+        return path_or_dict
+    return load_from_zip_file(path_or_dict, device=device, load_data=False)[1]
 
 
 def _check_saved_as(path: str | Path | io.BufferedIOBase, loadable: list[str]) -> None:

@@ -18,18 +18,17 @@ from stable_baselines3.common.utils import FloatSchedule
 
 import vla_gym  # noqa: F401 - registers the environment ids
 from vla_algos.common.buffers import TokenRolloutBuffer
+from vla_algos.common.divergence import SkippedUpdates
 from vla_algos.common.losses import PolicyLoss, kl_estimate, masked_mean, ratio_mask, token_ppo_loss
 from vla_algos.common.reference import ReferenceWeights
-from vla_algos.common.saving import LAST_FILE
+from vla_algos.common.saving import read_parameters
 from vla_algos.common.type_aliases import RatioLevel, TokenRolloutBufferSamples
-from vla_algos.errors import SpaceError, TrainingDivergedError
+from vla_algos.errors import SpaceError
 from vla_algos.on_policy.loop import ResumableAlgorithm
 from vla_algos.policies import VLAPolicy
 from vla_algos.policies.vla_policy import FEATURES
 
-MAX_SKIPPED_IN_A_ROW = 3
 REFERENCE_LOG_PROB = "reference_log_prob"
-_SCORING_BATCH = 64
 
 
 class TokenOnPolicyAlgorithm(ResumableAlgorithm):
@@ -91,8 +90,7 @@ class TokenOnPolicyAlgorithm(ResumableAlgorithm):
         self.micro_batch_size = micro_batch_size
         self.use_bf16 = use_bf16
         self.reference: ReferenceWeights | None = None
-        self._n_skipped_updates = 0
-        self._n_skipped_in_a_row: dict[str, int] = defaultdict(int)
+        self._skipped_updates = SkippedUpdates()
         if _init_setup_model:
             self._setup_model()
 
@@ -133,19 +131,21 @@ class TokenOnPolicyAlgorithm(ResumableAlgorithm):
         exact_match: bool = True,
         device: th.device | str = "auto",
     ) -> None:
-        is_missing = isinstance(load_path_or_dict, dict) and "reference" not in load_path_or_dict
+        parameters = read_parameters(load_path_or_dict, device)
+        is_missing = "reference" not in parameters
         if self.reference is not None and is_missing:
             # a run that was saved without one gets the policy that it goes on from
-            load_path_or_dict = {**load_path_or_dict, "reference": self.reference.state_dict()}  # type: ignore[dict-item]
-        if self.reference is None and isinstance(load_path_or_dict, dict):
+            parameters = {**parameters, "reference": self.reference.state_dict()}
+        if self.reference is None:
             # nor does a run that needs none take one
-            load_path_or_dict = {name: part for name, part in load_path_or_dict.items() if name != "reference"}
-        super().set_parameters(load_path_or_dict, exact_match, device)
+            parameters = {name: part for name, part in parameters.items() if name != "reference"}
+        super().set_parameters(parameters, exact_match, device)
         if self.reference is not None and is_missing:
             self.reference = ReferenceWeights(self.policy.vla)
 
     def _start_anew(self) -> None:
         super()._start_anew()
+        self._skipped_updates = SkippedUpdates()
         if self.reference is not None:
             self.reference = ReferenceWeights(self.policy.vla)
 
@@ -167,7 +167,7 @@ class TokenOnPolicyAlgorithm(ResumableAlgorithm):
             # before the first step the two policies are one, and any deviation is an error of decoding or scoring
             self.logger.record(f"train/{name}", figures[0] if name == "ratio_deviation" else float(np.mean(figures)))
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
-        self.logger.record("train/skipped_updates", self._n_skipped_updates)
+        self.logger.record("train/skipped_updates", self._skipped_updates.total)
         self.logger.record("time/train_seconds", time.perf_counter() - start)
         self._finish_iteration()
 
@@ -178,16 +178,18 @@ class TokenOnPolicyAlgorithm(ResumableAlgorithm):
     def _minibatches(self) -> Iterator[TokenRolloutBufferSamples]:
         yield from self.rollout_buffer.get(self.batch_size)
 
-    def _run_epochs(self, clip_range: float) -> dict[str, list[float]]:
+    def _run_epochs(self) -> dict[str, list[float]]:
         """Passes over the roll-out that train the actor, and the critic if it shares the actor's gradient."""
         history: dict[str, list[float]] = defaultdict(list)
         for epoch in range(self.n_epochs):
             for minibatch in self._minibatches():
                 self.policy.optimizer.zero_grad()
-                figures = self._accumulate_gradients(minibatch, clip_range)
+                figures = self._accumulate_gradients(minibatch)
                 for name, figure in figures.items():
                     history[name].append(figure)
-                if self.target_kl is not None and figures.get("approx_kl", 0.0) > 1.5 * self.target_kl:
+                # a loss that is not finite is counted, not taken for a KL that is too large
+                is_finite = np.isfinite(figures["loss"])
+                if is_finite and self.target_kl is not None and figures.get("approx_kl", 0.0) > 1.5 * self.target_kl:
                     self.logger.record("train/early_stop_epoch", epoch)
                     self.policy.optimizer.zero_grad()
                     return history
@@ -195,7 +197,7 @@ class TokenOnPolicyAlgorithm(ResumableAlgorithm):
             self._n_updates += 1
         return history
 
-    def _accumulate_gradients(self, minibatch: TokenRolloutBufferSamples, clip_range: float) -> dict[str, float]:
+    def _accumulate_gradients(self, minibatch: TokenRolloutBufferSamples) -> dict[str, float]:
         """Backward passes over the micro-batches, whose losses are weighted to add up to that of the minibatch."""
         n_samples = len(minibatch.actions)
         n_tokens = minibatch.token_mask.sum()
@@ -203,7 +205,7 @@ class TokenOnPolicyAlgorithm(ResumableAlgorithm):
         figures: dict[str, float] = defaultdict(float)
         for part in minibatch.split(self.micro_batch_size):
             values, log_probs, entropy = self._evaluate(part)
-            policy_loss = self._policy_loss(log_probs, part, clip_range, n_ratios)
+            policy_loss = self._policy_loss(log_probs, part, n_ratios)
             entropy_loss = -masked_mean(entropy, part.token_mask, n_tokens)
             loss = policy_loss.loss + self.ent_coef * entropy_loss
             if self.kl_coef:
@@ -224,10 +226,9 @@ class TokenOnPolicyAlgorithm(ResumableAlgorithm):
             figures["loss"] += loss.item()
         return figures
 
-    def _policy_loss(
-        self, log_probs: th.Tensor, part: TokenRolloutBufferSamples, clip_range: float, n_ratios: th.Tensor
-    ) -> PolicyLoss:
+    def _policy_loss(self, log_probs: th.Tensor, part: TokenRolloutBufferSamples, n_ratios: th.Tensor) -> PolicyLoss:
         """Share of a micro-batch in the loss of ``n_ratios`` ratios."""
+        clip_range = self.clip_range(self._current_progress_remaining)  # type: ignore[operator]
         return token_ppo_loss(
             log_probs, part.old_log_prob, part.advantages, part.token_mask, clip_range, self.ratio_level, n_ratios
         )
@@ -247,6 +248,11 @@ class TokenOnPolicyAlgorithm(ResumableAlgorithm):
     def _autocast(self) -> th.autocast:
         return th.autocast(self.device.type, th.bfloat16, enabled=self.use_bf16)
 
+    @property
+    def _scoring_batch_size(self) -> int:
+        """Decisions per pass where the loss does not set it."""
+        return self.micro_batch_size or 64
+
     def _remember_reference(self, rows: np.ndarray | None = None) -> None:
         """Score samples, all by default, by the policy that the run started from, if that is part of the loss."""
         if self.reference is not None:
@@ -258,7 +264,7 @@ class TokenOnPolicyAlgorithm(ResumableAlgorithm):
         buffer.flatten()
         rows = np.arange(len(buffer.actions)) if rows is None else np.unique(rows)
         log_probs = th.zeros(buffer.actions.shape, dtype=th.float32)
-        size = self.micro_batch_size or _SCORING_BATCH
+        size = self._scoring_batch_size
         with th.no_grad() if self.reference is None else self.reference.put_into(self.policy.vla):
             for start in range(0, len(rows), size):
                 chosen = rows[start : start + size]
@@ -266,25 +272,12 @@ class TokenOnPolicyAlgorithm(ResumableAlgorithm):
         buffer.memory[REFERENCE_LOG_PROB] = log_probs
 
     def _step(self, loss: float, what: str = "actor") -> None:
-        """Clip and apply the gradients, or drop them if anything is not finite."""
+        """Clip and apply the gradients, or drop them if anything is not finite; three times in a row is too often."""
         grad_norm = th.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
-        if np.isfinite(loss) and th.isfinite(grad_norm):
+        if self._skipped_updates.accepts(loss, grad_norm.item(), what):
             self.policy.optimizer.step()
-            self._n_skipped_in_a_row[what] = 0
-            return
-        self.policy.optimizer.zero_grad()
-        self._n_skipped_updates += 1
-        self._n_skipped_in_a_row[what] += 1
-        if self._n_skipped_in_a_row[what] >= MAX_SKIPPED_IN_A_ROW:
-            where = "nowhere, as there is no checkpoint_folder"
-            if self.checkpoint_folder is not None:
-                self._save_checkpoint()
-                where = str(Path(self.checkpoint_folder) / LAST_FILE)
-            raise TrainingDivergedError(
-                f"{MAX_SKIPPED_IN_A_ROW} updates of the {what} in a row had a loss ({loss}) or a gradient "
-                f"({grad_norm.item()}) that is not finite. None was applied; the model was saved to: {where}. "
-                "Lower learning_rate, or look for rewards or observations that are not finite."
-            )
+        else:
+            self.policy.optimizer.zero_grad()
 
 
 def _observations(part: TokenRolloutBufferSamples) -> Any:

@@ -147,7 +147,7 @@ class GroupAdvantageAlgorithm(GroupAlgorithm):
             return {}
         self._rows = np.array(rows)
         self._remember_reference(self._rows)
-        return self._run_epochs(self.clip_range(self._current_progress_remaining))  # type: ignore[operator]
+        return self._run_epochs()
 
     def _minibatches(self) -> Iterator[TokenRolloutBufferSamples]:
         yield from self.rollout_buffer.get(self.batch_size, self._rows)

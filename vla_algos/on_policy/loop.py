@@ -16,7 +16,8 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from vla_algos.common.interrupts import deferred_interrupt
 from vla_algos.common.resumption import boundary_seed, generator_states, restore_generators
-from vla_algos.common.saving import LAST_FILE, SavedWithoutFrozenWeights
+from vla_algos.common.saving import DIVERGED_FILE, LAST_FILE, SavedWithoutFrozenWeights
+from vla_algos.errors import TrainingDivergedError
 from vla_algos.on_policy.callbacks import TokenRolloutCallback, TolerantProgressBar
 
 logger = logging.getLogger(__name__)
@@ -28,7 +29,8 @@ class ResumableAlgorithm(SavedWithoutFrozenWeights, OnPolicyAlgorithm):
 
     ``load`` what is in ``last.zip`` there and call ``learn(model.remaining_timesteps, reset_num_timesteps=False)``: on
     a CPU the run goes on with the same bits as if nothing had happened. For that, environments start anew with a seed
-    of the iteration wherever a run is saved.
+    of the iteration wherever a run is saved. A run that diverges leaves ``last.zip`` as it is, and what it has come to
+    in ``diverged.zip``.
 
     :param checkpoint_folder: where to save the run; None: nowhere
     :param checkpoint_interval: iterations between savings
@@ -41,6 +43,7 @@ class ResumableAlgorithm(SavedWithoutFrozenWeights, OnPolicyAlgorithm):
         self.checkpoint_folder = None if checkpoint_folder is None else str(checkpoint_folder)
         self.checkpoint_interval = checkpoint_interval
         self._n_iterations = 0
+        self._n_saved_iterations: int | None = None
         self._generator_states: dict[str, Any] | None = None
         self._is_interrupted: Callable[[], bool] = _never
 
@@ -82,8 +85,13 @@ class ResumableAlgorithm(SavedWithoutFrozenWeights, OnPolicyAlgorithm):
             self._start_anew()
         name = tb_log_name or type(self).__name__
         with deferred_interrupt() as self._is_interrupted:
-            super().learn(total_timesteps, callback, log_interval, name, reset_num_timesteps, progress_bar)
+            try:
+                super().learn(total_timesteps, callback, log_interval, name, reset_num_timesteps, progress_bar)
+            except TrainingDivergedError as error:
+                raise TrainingDivergedError(f"{error} {self._save_diverged()}") from None
             if self._is_interrupted():
+                if self.checkpoint_folder is not None and self._n_saved_iterations != self._n_iterations:
+                    self._save_checkpoint()
                 raise KeyboardInterrupt
         return self
 
@@ -109,18 +117,27 @@ class ResumableAlgorithm(SavedWithoutFrozenWeights, OnPolicyAlgorithm):
     def _start_anew(self) -> None:
         """Forget the run before."""
         self._n_iterations = 0
+        self._n_saved_iterations = None
         self._generator_states = None
 
     def _finish_iteration(self) -> None:
         """Count, and save the run if it is time to."""
         self._n_iterations += 1
-        is_due = self._n_iterations % self.checkpoint_interval == 0 or self._is_interrupted()
-        if self.checkpoint_folder is not None and is_due:
+        if self.checkpoint_folder is not None and self._n_iterations % self.checkpoint_interval == 0:
             self._save_checkpoint()
 
     def _save_checkpoint(self) -> None:
         self._generator_states = generator_states()
+        self._n_saved_iterations = self._n_iterations
         self.save(Path(str(self.checkpoint_folder)) / LAST_FILE)
+
+    def _save_diverged(self) -> str:
+        """Save what is left of a run, apart from what it could go on from; returns what to tell of it."""
+        if self.checkpoint_folder is None:
+            return "Nothing was saved, as there is no checkpoint_folder; the model is as it was before these updates."
+        path = Path(self.checkpoint_folder) / DIVERGED_FILE
+        self.save(path)
+        return f"The model as it is was saved to {path}; {LAST_FILE} beside it, if there is one, is older."
 
 
 def _never() -> bool:

@@ -58,6 +58,7 @@ class TokenGRPO(GroupAdvantageAlgorithm):
         policy: str | type[VLAPolicy],
         env: GymEnv | str,
         learning_rate: float | Schedule = 2e-5,
+        *,
         group_size: int = 8,
         n_groups: int = 8,
         batch_size: int = 64,

@@ -26,11 +26,12 @@ class TokenPPO(TokenOnPolicyAlgorithm):
     PPO on action tokens, as in VLA-RL, on SB3's own roll-outs.
 
     Reference: Lu et al. 2025 (https://arxiv.org/abs/2505.18719); defaults are the paper's where it gives them, else
-    those of its released code.
+    those of its released code, but for the critic's learning rate (5e-5 there).
 
-    What differs from SB3's PPO: the buffer keeps one log-probability per token, the ratio acts on actions or on tokens,
-    tokens of commands that were not executed do not count, the critic learns alone at first, a minibatch may be
-    worked off in micro-batches, and an update with a non-finite loss or gradient is skipped and counted.
+    Arguments by position are those of SB3's PPO. What differs from it: the buffer keeps one log-probability per token,
+    the ratio acts on actions or on tokens, tokens of commands that were not executed do not count, the critic learns
+    alone at first, a minibatch may be worked off in micro-batches, and an update with a non-finite loss or gradient is
+    skipped and counted.
 
     A critic that shares no gradient with the actor (``policy_kwargs`` with ``critic="privileged"`` or
     ``detach_value=True``) learns apart from it, in ``critic_epochs`` cheap passes over what it read during the
@@ -42,7 +43,6 @@ class TokenPPO(TokenOnPolicyAlgorithm):
     :param policy: "VLAPolicy" or a subclass of it
     :param env: environment, vector environment or id
     :param learning_rate: of the actor, a number or a function of the remaining progress
-    :param value_learning_rate: of the critic, likewise; None: as the actor, and 1e-3 for a critic of its own
     :param n_steps: decisions per environment and roll-out
     :param batch_size: decisions per gradient step
     :param n_epochs: passes over a roll-out
@@ -53,8 +53,9 @@ class TokenPPO(TokenOnPolicyAlgorithm):
     :param normalize_advantage: zero mean and unit standard deviation within a minibatch
     :param ent_coef: weight of the mean entropy per token
     :param vf_coef: weight of the value loss
-    :param kl_coef: weight of the mean KL per token to the policy that the run started from
     :param max_grad_norm: gradients are scaled down to this norm
+    :param value_learning_rate: of the critic, likewise; None: as the actor, and 1e-3 for a critic of its own
+    :param kl_coef: weight of the mean KL per token to the policy that the run started from
     :param target_kl: ends a ``train`` call before the step at which the estimate per ratio exceeds 1.5 times this
     :param ratio_level: "action" (product over the tokens) or "token"
     :param temperature: of sampling and of every ratio; greedy prediction does not depend on it
@@ -78,7 +79,6 @@ class TokenPPO(TokenOnPolicyAlgorithm):
         policy: str | type[VLAPolicy],
         env: GymEnv | str,
         learning_rate: float | Schedule = 2e-5,
-        value_learning_rate: float | Schedule | None = None,
         n_steps: int = 128,
         batch_size: int = 64,
         n_epochs: int = 1,
@@ -89,8 +89,10 @@ class TokenPPO(TokenOnPolicyAlgorithm):
         normalize_advantage: bool = True,
         ent_coef: float = 0.0,
         vf_coef: float = 0.5,
-        kl_coef: float = 0.0,
         max_grad_norm: float = 1.0,
+        *,
+        value_learning_rate: float | Schedule | None = None,
+        kl_coef: float = 0.0,
         target_kl: float | None = None,
         ratio_level: RatioLevel = "action",
         temperature: float = 1.5,
@@ -150,8 +152,14 @@ class TokenPPO(TokenOnPolicyAlgorithm):
         if self.clip_range_vf is not None:
             self.clip_range_vf = FloatSchedule(self.clip_range_vf)
 
-    def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_clip_range_vf", "_is_warmup"]
+    @property
+    def _is_warmup(self) -> bool:
+        """Whether this iteration trains the critic alone."""
+        return self._n_iterations < self.critic_warmup_iterations
+
+    @property
+    def _current_clip_range_vf(self) -> float | None:
+        return None if self.clip_range_vf is None else self.clip_range_vf(self._current_progress_remaining)  # type: ignore[operator]
 
     def _update_learning_rate(self, optimizers: list[th.optim.Optimizer] | th.optim.Optimizer) -> None:
         super()._update_learning_rate(optimizers)
@@ -167,23 +175,19 @@ class TokenPPO(TokenOnPolicyAlgorithm):
         self.logger.record("train/value_learning_rate", current)
 
     def _update(self) -> dict[str, list[float]]:
-        progress = self._current_progress_remaining
-        clip_range = self.clip_range(progress)  # type: ignore[operator]
-        self._clip_range_vf = None if self.clip_range_vf is None else self.clip_range_vf(progress)  # type: ignore[operator]
-        self._is_warmup = self._n_iterations < self.critic_warmup_iterations
         values, returns = self.rollout_buffer.values.flatten(), self.rollout_buffer.returns.flatten()
         self.logger.record("train/explained_variance", explained_variance(values, returns))
         self.logger.record("train/is_critic_warmup", int(self._is_warmup))
-        self.logger.record("train/clip_range", clip_range)
-        if self._clip_range_vf is not None:
-            self.logger.record("train/clip_range_vf", self._clip_range_vf)
+        self.logger.record("train/clip_range", self.clip_range(self._current_progress_remaining))  # type: ignore[operator]
+        if self._current_clip_range_vf is not None:
+            self.logger.record("train/clip_range_vf", self._current_clip_range_vf)
         has_own_critic = self.policy.has_own_critic
         history: dict[str, list[float]] = {}
         if not (self._is_warmup and has_own_critic):
             if not self._is_warmup:
                 self._remember_reference()
             with self.policy.frozen_actor() if self._is_warmup else nullcontext():
-                history = self._run_epochs(clip_range)
+                history = self._run_epochs()
         if has_own_critic:
             history["value_loss"] = self._train_critic()
         return history
@@ -202,7 +206,7 @@ class TokenPPO(TokenOnPolicyAlgorithm):
             for start in range(0, len(order), self.batch_size):
                 rows = th.as_tensor(order[start : start + self.batch_size], device=self.device)
                 loss = clipped_value_loss(
-                    policy.critic_values(inputs[rows]), old_values[rows], returns[rows], self._clip_range_vf
+                    policy.critic_values(inputs[rows]), old_values[rows], returns[rows], self._current_clip_range_vf
                 )
                 policy.optimizer.zero_grad()
                 loss.backward()
@@ -210,13 +214,13 @@ class TokenPPO(TokenOnPolicyAlgorithm):
                 losses.append(loss.item())
         return losses
 
-    def _accumulate_gradients(self, minibatch: TokenRolloutBufferSamples, clip_range: float) -> dict[str, float]:
+    def _accumulate_gradients(self, minibatch: TokenRolloutBufferSamples) -> dict[str, float]:
         if self._is_warmup:
             return self._accumulate_value_gradients(minibatch)
         advantages = minibatch.advantages
         if self.normalize_advantage and len(advantages) > 1:
             minibatch = minibatch._replace(advantages=(advantages - advantages.mean()) / (advantages.std() + 1e-8))
-        return super()._accumulate_gradients(minibatch, clip_range)
+        return super()._accumulate_gradients(minibatch)
 
     def _accumulate_value_gradients(self, minibatch: TokenRolloutBufferSamples) -> dict[str, float]:
         figures: dict[str, float] = defaultdict(float)
@@ -231,4 +235,4 @@ class TokenPPO(TokenOnPolicyAlgorithm):
         return None if self.policy.has_own_critic else self._clipped_value_loss(part, values, n_samples)
 
     def _clipped_value_loss(self, part: TokenRolloutBufferSamples, values: th.Tensor, n_samples: int) -> th.Tensor:
-        return clipped_value_loss(values, part.old_values, part.returns, self._clip_range_vf, n_samples)
+        return clipped_value_loss(values, part.old_values, part.returns, self._current_clip_range_vf, n_samples)

@@ -52,6 +52,7 @@ class TokenRLOO(GroupAdvantageAlgorithm):
         policy: str | type[VLAPolicy],
         env: GymEnv | str,
         learning_rate: float | Schedule = 2e-5,
+        *,
         group_size: int = 8,
         n_groups: int = 8,
         batch_size: int = 256,
@@ -105,7 +106,5 @@ class TokenRLOO(GroupAdvantageAlgorithm):
         others = (returns.sum() - returns) / (len(returns) - 1)
         return returns - others
 
-    def _policy_loss(
-        self, log_probs: th.Tensor, part: TokenRolloutBufferSamples, clip_range: float, n_ratios: th.Tensor
-    ) -> PolicyLoss:
+    def _policy_loss(self, log_probs: th.Tensor, part: TokenRolloutBufferSamples, n_ratios: th.Tensor) -> PolicyLoss:
         return reinforce_loss(log_probs, part.old_log_prob, part.advantages, part.token_mask, n_ratios)

@@ -62,6 +62,7 @@ class TPO(GroupAlgorithm):
         policy: str | type[VLAPolicy],
         env: GymEnv | str,
         learning_rate: float | Schedule = 2e-5,
+        *,
         group_size: int = 8,
         n_groups: int = 8,
         pairs_per_step: int = 4,
@@ -93,7 +94,7 @@ class TPO(GroupAlgorithm):
             learning_rate=learning_rate,
             group_size=group_size,
             n_groups=n_groups,
-            batch_size=micro_batch_size or 64,
+            batch_size=pairs_per_step,
             n_epochs=n_epochs,
             gamma=1.0,
             clip_range=1.0,
@@ -173,8 +174,9 @@ class TPO(GroupAlgorithm):
     def _log_ratio(self, rollout: Rollout, weight: float | None = None) -> float:
         """Log policy - log reference of an episode; with a weight, its gradient times that is accumulated."""
         total = 0.0
-        for start in range(0, len(rollout.rows), self.batch_size):
-            part = self.rollout_buffer.samples(np.array(rollout.rows[start : start + self.batch_size]))
+        size = self._scoring_batch_size
+        for start in range(0, len(rollout.rows), size):
+            part = self.rollout_buffer.samples(np.array(rollout.rows[start : start + size]))
             with th.set_grad_enabled(weight is not None):
                 log_probs = self._evaluate(part)[1]
                 log_ratio = th.where(part.token_mask, log_probs - part.memory[REFERENCE_LOG_PROB], 0.0).sum()

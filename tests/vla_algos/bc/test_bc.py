@@ -7,6 +7,7 @@ import torch as th
 
 from vla_algos import BC, DemonstrationSet, evaluate_policy_on_suite
 from vla_algos.common.schedules import warmup_cosine
+from vla_algos.errors import TrainingDivergedError
 from vla_algos.models import load_vla, save_vla
 from vla_gym.actions.tokenizer import ActionTokenizer
 from vla_gym.envs.toy_env import ToyLiberoEnv
@@ -182,6 +183,19 @@ def test_ctrl_c_finishes_the_step_and_leaves_a_checkpoint(tmp_path, demonstratio
     resumed.learn(resumed.remaining_steps, reset_num_timesteps=False)
     whole = make_bc(data, batch_size=8).learn(5)
     assert np.array_equal(resumed.policy.parameters_to_vector(), whole.policy.parameters_to_vector())
+
+
+def test_steps_that_are_not_finite_are_counted_and_end_the_run(demonstrations, monkeypatch):
+    model = BC("VLAPolicy", dataset=demonstrations(32), policy_kwargs={"vla": "nano"}, seed=0, device="cpu")
+    model.learn(1)
+    before = [p.detach().clone() for p in model.policy.parameters()]
+    monkeypatch.setattr("vla_algos.bc.bc.soft_cross_entropy", lambda logits, *_: logits.sum() * float("nan"))
+    model.learn(2, reset_num_timesteps=False)
+    assert model._skipped_updates.total == 2 and model._n_updates == 1
+    assert all(th.equal(p, q) for p, q in zip(before, model.policy.parameters(), strict=True))
+    with pytest.raises(TrainingDivergedError, match="3 updates of the policy in a row"):
+        model.learn(5, reset_num_timesteps=False)
+    assert model.num_timesteps == 3
 
 
 def test_the_best_model_is_kept(tmp_path, demonstrations, monkeypatch):

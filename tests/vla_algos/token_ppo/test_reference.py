@@ -86,3 +86,22 @@ def test_the_first_estimate_of_the_distance_is_zero(toy_vec_env):
         device="cpu",
     ).learn(8)
     assert abs(model.logger.name_to_value["train/reference_kl"]) < 1e-6
+
+
+def test_parameters_from_a_file_may_come_with_a_reference_or_without(tmp_path, toy_vec_env):
+    def make(kl_coef):
+        return TokenPPO("VLAPolicy", toy_vec_env(1), kl_coef=kl_coef, policy_kwargs={"vla": "nano"}, device="cpu")
+
+    models = {kl_coef: make(kl_coef) for kl_coef in (0.0, 0.1)}
+    for kl_coef, model in models.items():
+        model.save(tmp_path / f"{kl_coef}.zip")
+    other = make(0.0)
+    other.set_parameters(str(tmp_path / "0.1.zip"), device="cpu")
+    assert all(th.equal(p, q) for p, q in zip(other.policy.parameters(), models[0.1].policy.parameters(), strict=True))
+    # without one in the file, the reference is the policy that goes on from there
+    other = make(0.1)
+    other.set_parameters(str(tmp_path / "0.0.zip"), device="cpu")
+    weights = dict(models[0.0].policy.vla.named_parameters())
+    assert other.reference.names
+    for i, name in enumerate(other.reference.names):
+        assert th.equal(getattr(other.reference, f"weight_{i}"), weights[name])

@@ -1,3 +1,4 @@
+import itertools
 from functools import partial
 
 import gymnasium as gym
@@ -7,10 +8,12 @@ import stable_baselines3.common.save_util
 import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.utils import obs_as_tensor
-from stable_baselines3.common.vec_env import DummyVecEnv
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnvWrapper
 
 from vla_algos import TokenPPO
-from vla_algos.errors import UnknownNameError
+from vla_algos.common.losses import clipped_value_loss
+from vla_algos.curriculum import CurriculumCallback, SuccessSampler
+from vla_algos.errors import TrainingDivergedError, UnknownNameError
 from vla_algos.models import save_vla
 from vla_gym.envs.toy_env import ToyLiberoEnv
 
@@ -211,6 +214,69 @@ def test_target_kl_stops_before_the_step(toy_vec_env):
     # the first minibatch has ratio 1 and passes, the second stops
     assert model.logger.name_to_value["train/early_stop_epoch"] == 0
     assert {int(s["step"]) for s in model.policy.optimizer.state.values()} == {1}
+
+
+def test_a_loss_that_is_not_finite_is_no_early_stop(toy_vec_env):
+    """Ratios that overflow have an infinite KL too, which must not pass for one that is too large."""
+
+    def overflow(model, buffer, infos):
+        buffer.log_probs -= 200.0
+        buffer.advantages[:] = -1.0
+
+    model = make_model(toy_vec_env(2), target_kl=0.01, normalize_advantage=False)
+    model.learn(16, callback=OnRolloutEnd(overflow))
+    assert model.logger.name_to_value["train/skipped_updates"] == 2
+    assert "train/early_stop_epoch" not in model.logger.name_to_value
+    with pytest.raises(TrainingDivergedError, match="updates of the actor in a row"):
+        model.learn(16, callback=OnRolloutEnd(overflow), reset_num_timesteps=False)
+
+
+@pytest.mark.parametrize("detach_value", [True, False])
+def test_values_are_clipped_around_those_of_the_roll_out(detach_value, toy_vec_env, monkeypatch):
+    calls = []
+
+    def spy(values, old_values, returns, clip_range, *args):
+        calls.append((set(old_values.tolist()), set(returns.tolist()), clip_range))
+        return clipped_value_loss(values, old_values, returns, clip_range, *args)
+
+    def remember(model, buffer, infos):
+        stored.update(buffer.values.flatten().tolist()), returns.update(buffer.returns.flatten().tolist())
+
+    stored, returns = set(), set()
+    monkeypatch.setattr("vla_algos.token_ppo.token_ppo.clipped_value_loss", spy)
+    model = make_model(toy_vec_env(2), clip_range_vf=lambda progress: 0.5 + progress, critic_epochs=1)
+    model.policy.vla.detach_value = detach_value
+    model.learn(32, callback=OnRolloutEnd(remember))
+    assert len(calls) == 4 and all(old <= stored and target <= returns for old, target, _ in calls)
+    assert [clip_range for *_, clip_range in calls] == [1.0, 1.0, 0.5, 0.5]
+
+
+class ShapedReward(VecEnvWrapper):
+    """A reward of its own, which says nothing about success."""
+
+    def reset(self):
+        return self.venv.reset()
+
+    def step_wait(self):
+        obs, rewards, dones, infos = self.venv.step_wait()
+        return obs, np.full_like(rewards, -3.5), dones, infos
+
+
+def test_a_reward_is_not_taken_for_success(toy_vec_env):
+    outcomes, seen = [], []
+
+    def check(model, buffer, infos):
+        seen.append(set(np.unique(buffer.rewards)))
+        outcomes.extend(info["is_success"] for step in infos for info in step if "episode" in info)
+
+    sampler = SuccessSampler(itertools.product(range(2), range(8)))
+    model = make_model(ShapedReward(toy_vec_env(2, horizon=1)), gamma=0.0)
+    model.learn(48, callback=[OnRolloutEnd(check), CurriculumCallback(sampler)])
+    assert seen == [{-3.5}] * 3
+    assert 0 < sum(outcomes) < len(outcomes) == 48 == sampler.n_episodes
+    # what rollout/success_rate is the mean of
+    assert list(model.ep_success_buffer) == outcomes
+    assert sum(sampler.task_success_rates().values()) > 0
 
 
 def test_value_learning_rate_is_its_own(toy_vec_env):
