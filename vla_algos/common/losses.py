@@ -8,6 +8,7 @@ import torch as th
 from torch.nn import functional as F
 
 from vla_algos.common.type_aliases import RatioLevel
+from vla_algos.errors import UnknownNameError
 
 KLEstimator = Literal["k1", "k2", "k3"]
 
@@ -54,13 +55,13 @@ def ratio_mask(token_mask: th.Tensor, ratio_level: RatioLevel) -> th.Tensor:
     :param token_mask: True for executed tokens, (B, A) bool
     :param ratio_level: "token": one ratio per token; "action": one per action, from the sum over its executed tokens
     :return: (B, A) bool for "token", (B, 1) bool for "action"
-    :raises ValueError: if the level is unknown
+    :raises UnknownNameError: if the level is unknown
     """
     if ratio_level == "token":
         return token_mask
     if ratio_level == "action":
         return token_mask.any(dim=1, keepdim=True)
-    raise ValueError(f"Unknown ratio_level {ratio_level!r}. Valid: {', '.join(get_args(RatioLevel))}.")
+    raise UnknownNameError("ratio_level", ratio_level, get_args(RatioLevel))
 
 
 def kl_estimate(log_ratio: th.Tensor, estimator: KLEstimator = "k3") -> th.Tensor:
@@ -72,7 +73,7 @@ def kl_estimate(log_ratio: th.Tensor, estimator: KLEstimator = "k3") -> th.Tenso
     :param log_ratio: log new - log old, any shape, nats
     :param estimator: "k1", "k2" or "k3"
     :return: same shape, nats
-    :raises ValueError: if the estimator is unknown
+    :raises UnknownNameError: if the estimator is unknown
     """
     if estimator == "k1":
         return -log_ratio
@@ -80,7 +81,7 @@ def kl_estimate(log_ratio: th.Tensor, estimator: KLEstimator = "k3") -> th.Tenso
         return 0.5 * log_ratio.square()
     if estimator == "k3":
         return log_ratio.expm1() - log_ratio
-    raise ValueError(f"Unknown estimator {estimator!r}. Valid: {', '.join(get_args(KLEstimator))}.")
+    raise UnknownNameError("estimator", estimator, get_args(KLEstimator))
 
 
 def token_ppo_loss(

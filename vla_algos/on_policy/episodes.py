@@ -16,7 +16,7 @@ from vla_algos.common.type_aliases import TokenRolloutBufferSamples
 
 
 @dataclass
-class Rollout:
+class SampledEpisode:
     """
     One episode of a group.
 
@@ -64,7 +64,7 @@ class EpisodeBuffer:
 
     def reset(self) -> None:
         """Forget everything stored."""
-        self.rollouts: list[Rollout] = []
+        self.episodes: list[SampledEpisode] = []
         self.observations: TensorDict = {}
         self.memory: dict[str, th.Tensor] = {}
         self.actions = self.log_probs = self.token_mask = self.advantages = th.empty(0)
@@ -74,7 +74,7 @@ class EpisodeBuffer:
 
     def add(
         self,
-        rollouts: Sequence[Rollout],
+        episodes: Sequence[SampledEpisode],
         observations: TensorDict,
         actions: th.Tensor,
         log_probs: th.Tensor,
@@ -85,7 +85,7 @@ class EpisodeBuffer:
         """
         Store one decision of each of K episodes that go on.
 
-        :param rollouts: the episodes, K
+        :param episodes: the episodes, K
         :param observations: what was seen, per key (K, ...)
         :param actions: bins (K, A)
         :param log_probs: of each token at sampling time, (K, A)
@@ -94,11 +94,11 @@ class EpisodeBuffer:
         :param memory: what else was remembered of sampling, per name (K, ...)
         """
         mask = np.ones(actions.shape, dtype=bool)
-        for row, (rollout, reward, info) in enumerate(zip(rollouts, rewards, infos, strict=True)):
-            rollout.rows.append(self._n_rows + row)
-            rollout.rewards.append(float(reward))
+        for row, (episode, reward, info) in enumerate(zip(episodes, rewards, infos, strict=True)):
+            episode.rows.append(self._n_rows + row)
+            episode.rewards.append(float(reward))
             mask_unexecuted(mask[row], info)
-        self._n_rows += len(rollouts)
+        self._n_rows += len(episodes)
         on_cpu = [{key: value.cpu() for key, value in tensors.items()} for tensors in (observations, memory)]
         self._parts.append((on_cpu[0], actions.cpu(), log_probs.cpu(), th.from_numpy(mask), on_cpu[1]))
 

@@ -16,7 +16,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from vla_algos.common.type_aliases import TokenRolloutBufferSamples
 from vla_algos.on_policy.algorithm import TokenOnPolicyAlgorithm
-from vla_algos.on_policy.episodes import EpisodeBuffer, Rollout
+from vla_algos.on_policy.episodes import EpisodeBuffer, SampledEpisode
 
 
 class GroupAlgorithm(TokenOnPolicyAlgorithm):
@@ -80,7 +80,7 @@ class GroupAlgorithm(TokenOnPolicyAlgorithm):
         """One episode in each environment; False if a callback ended the run."""
         env.set_options([start for _, start in plan])
         observations = env.reset()
-        episodes = [Rollout(group) for group, _ in plan]
+        episodes = [SampledEpisode(group) for group, _ in plan]
         running = np.arange(len(plan))
         while len(running):
             seen = {key: array[running] for key, array in observations.items()}  # type: ignore[union-attr]
@@ -104,15 +104,15 @@ class GroupAlgorithm(TokenOnPolicyAlgorithm):
                     episode.is_success = bool(info.get("is_success", False))
                     episode.is_broken = bool(info.get("worker_restarted", False))
             running = running[~dones]
-        self.rollout_buffer.rollouts += episodes
+        self.rollout_buffer.episodes += episodes
         return True
 
-    def _groups(self) -> list[list[Rollout]]:
+    def _groups(self) -> list[list[SampledEpisode]]:
         """Episodes by start; broken ones are left out, and what cannot be compared with another."""
-        groups: list[list[Rollout]] = [[] for _ in range(self.n_groups)]
-        for rollout in self.rollout_buffer.rollouts:
-            if not rollout.is_broken:
-                groups[rollout.group].append(rollout)
+        groups: list[list[SampledEpisode]] = [[] for _ in range(self.n_groups)]
+        for episode in self.rollout_buffer.episodes:
+            if not episode.is_broken:
+                groups[episode.group].append(episode)
         return [group for group in groups if len(group) > 1]
 
 
@@ -133,14 +133,14 @@ class GroupAdvantageAlgorithm(GroupAlgorithm):
         rows: list[int] = []
         kinds: Counter[str] = Counter()
         for group in self._groups():
-            returns = np.array([rollout.discounted_return(self.gamma) for rollout in group])
+            returns = np.array([episode.discounted_return(self.gamma) for episode in group])
             if np.ptp(returns) == 0.0:
-                kinds["all_succeed" if all(rollout.is_success for rollout in group) else "all_alike"] += 1
+                kinds["all_succeed" if all(episode.is_success for episode in group) else "all_alike"] += 1
                 continue
             kinds["kept"] += 1
-            for rollout, advantage in zip(group, self._advantages(returns), strict=True):
-                buffer.advantages[rollout.rows] = float(advantage)
-                rows += rollout.rows
+            for episode, advantage in zip(group, self._advantages(returns), strict=True):
+                buffer.advantages[episode.rows] = float(advantage)
+                rows += episode.rows
         for kind in ("kept", "all_succeed", "all_alike"):
             self.logger.record(f"train/groups_{kind}", kinds[kind])
         if not rows:

@@ -13,7 +13,7 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from vla_algos.common.losses import preference_loss
 from vla_algos.errors import UnknownNameError
 from vla_algos.on_policy.algorithm import REFERENCE_LOG_PROB
-from vla_algos.on_policy.episodes import Rollout
+from vla_algos.on_policy.episodes import SampledEpisode
 from vla_algos.on_policy.groups import GroupAlgorithm
 from vla_algos.policies import VLAPolicy
 
@@ -129,7 +129,7 @@ class TPO(GroupAlgorithm):
         if not pairs:
             return history
         # with "behaviour" too, as in bfloat16 the log-probabilities of sampling time would differ by more than rounding
-        self._remember_scores(np.array([row for pair in pairs for rollout in pair for row in rollout.rows]))
+        self._remember_scores(np.array([row for pair in pairs for episode in pair for row in episode.rows]))
         for _ in range(self.n_epochs):
             order = np.random.permutation(len(pairs))
             for start in range(0, len(order), self.pairs_per_step):
@@ -141,29 +141,29 @@ class TPO(GroupAlgorithm):
             self._n_updates += 1
         return history
 
-    def _pairs(self) -> list[tuple[Rollout, Rollout]]:
+    def _pairs(self) -> list[tuple[SampledEpisode, SampledEpisode]]:
         """Each success with a failure from the same start."""
         pairs = []
         for group in self._groups():
-            failures = [rollout for rollout in group if not rollout.is_success]
+            failures = [episode for episode in group if not episode.is_success]
             if failures:
-                successes = (rollout for rollout in group if rollout.is_success)
+                successes = (episode for episode in group if episode.is_success)
                 pairs += [(success, failures[np.random.randint(len(failures))]) for success in successes]
         return pairs
 
-    def _accumulate_pairs(self, pairs: list[tuple[Rollout, Rollout]]) -> dict[str, float]:
+    def _accumulate_pairs(self, pairs: list[tuple[SampledEpisode, SampledEpisode]]) -> dict[str, float]:
         """
         Gradient of the mean loss of some pairs.
 
         The loss of a pair needs both episodes as a whole, and a backward pass has memory for parts of one. So the
         log-ratios are summed first; the derivative of the loss by them then weights the gradients of the parts.
         """
-        log_ratios = th.tensor([[self._log_ratio(rollout) for rollout in pair] for pair in pairs], requires_grad=True)
+        log_ratios = th.tensor([[self._log_ratio(episode) for episode in pair] for pair in pairs], requires_grad=True)
         losses = preference_loss(log_ratios[:, 0], log_ratios[:, 1], self.beta)
         (weights,) = th.autograd.grad(losses.mean(), log_ratios)
         for pair, pair_weights in zip(pairs, weights.tolist(), strict=True):
-            for rollout, weight in zip(pair, pair_weights, strict=True):
-                self._log_ratio(rollout, weight)
+            for episode, weight in zip(pair, pair_weights, strict=True):
+                self._log_ratio(episode, weight)
         return {
             "loss": losses.mean().item(),
             "preference_accuracy": (log_ratios[:, 0] > log_ratios[:, 1]).float().mean().item(),
@@ -171,12 +171,12 @@ class TPO(GroupAlgorithm):
             "log_ratio_failure": log_ratios[:, 1].mean().item(),
         }
 
-    def _log_ratio(self, rollout: Rollout, weight: float | None = None) -> float:
+    def _log_ratio(self, episode: SampledEpisode, weight: float | None = None) -> float:
         """Log policy - log reference of an episode; with a weight, its gradient times that is accumulated."""
         total = 0.0
         size = self._scoring_batch_size
-        for start in range(0, len(rollout.rows), size):
-            part = self.rollout_buffer.samples(np.array(rollout.rows[start : start + size]))
+        for start in range(0, len(episode.rows), size):
+            part = self.rollout_buffer.samples(np.array(episode.rows[start : start + size]))
             with th.set_grad_enabled(weight is not None):
                 log_probs = self._evaluate(part)[1]
                 log_ratio = th.where(part.token_mask, log_probs - part.memory[REFERENCE_LOG_PROB], 0.0).sum()

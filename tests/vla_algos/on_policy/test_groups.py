@@ -9,7 +9,7 @@ from stable_baselines3.common.env_util import make_vec_env
 
 from vla_algos import TPO, TokenGRPO, TokenRLOO
 from vla_algos.errors import UnknownNameError
-from vla_algos.on_policy.episodes import Rollout
+from vla_algos.on_policy.episodes import SampledEpisode
 from vla_gym.envs.toy_env import ToyLiberoEnv
 
 
@@ -40,7 +40,7 @@ class Keep(BaseCallback):
 
     def __init__(self):
         super().__init__()
-        self.starts, self.rollouts = [], 0
+        self.starts, self.episodes = [], 0
 
     def _on_step(self):
         infos, dones = self.locals["infos"], self.locals["dones"]
@@ -50,35 +50,35 @@ class Keep(BaseCallback):
         return True
 
     def _on_rollout_end(self):
-        self.rollouts += 1
+        self.episodes += 1
 
 
 @pytest.mark.parametrize("algorithm", [TokenGRPO, TokenRLOO, TPO])
 def test_episodes_of_a_group_have_the_same_start(algorithm):
     model, keep = make_model(algorithm, n_envs=4, group_size=4, n_groups=3), Keep()
     model.learn(1, callback=keep)
-    assert keep.rollouts == 1 and len(keep.starts) == 12
+    assert keep.episodes == 1 and len(keep.starts) == 12
     groups = [set(keep.starts[i : i + 4]) for i in (0, 4, 8)]
     assert all(len(group) == 1 for group in groups)
     assert len(set.union(*groups)) > 1
-    assert [rollout.group for rollout in model.rollout_buffer.rollouts] == [0] * 4 + [1] * 4 + [2] * 4
+    assert [episode.group for episode in model.rollout_buffer.episodes] == [0] * 4 + [1] * 4 + [2] * 4
     # decisions of ended episodes are not counted
-    assert model.num_timesteps == sum(len(rollout.rows) for rollout in model.rollout_buffer.rollouts)
+    assert model.num_timesteps == sum(len(episode.rows) for episode in model.rollout_buffer.episodes)
 
 
 def test_rows_belong_to_their_episode():
     model = make_model(n_envs=2, group_size=2, n_groups=3)
     model.learn(1)
     buffer = model.rollout_buffer
-    rows = sorted(row for rollout in buffer.rollouts for row in rollout.rows)
+    rows = sorted(row for episode in buffer.episodes for row in episode.rows)
     assert rows == list(range(len(buffer.actions)))
-    for rollout in buffer.rollouts:
-        samples = buffer.samples(np.array(rollout.rows))
+    for episode in buffer.episodes:
+        samples = buffer.samples(np.array(episode.rows))
         # the toy task tells the share of the horizon that has passed, and ends at success or after three steps
-        th.testing.assert_close(samples.observations["proprio"][:, 0], th.arange(len(rollout.rows)) / 3)
+        th.testing.assert_close(samples.observations["proprio"][:, 0], th.arange(len(episode.rows)) / 3)
         assert len({text.numpy().tobytes() for text in samples.observations["instruction"]}) == 1
-        assert rollout.rewards == [0.0] * (len(rollout.rows) - 1) + [float(rollout.is_success)]
-        assert rollout.is_success or len(rollout.rows) == 3
+        assert episode.rewards == [0.0] * (len(episode.rows) - 1) + [float(episode.is_success)]
+        assert episode.is_success or len(episode.rows) == 3
 
 
 def test_advantages():
@@ -89,7 +89,7 @@ def test_advantages():
     np.testing.assert_allclose(grpo._advantages(returns), returns - 1.0)
     rloo = make_model(TokenRLOO, n_envs=1)._advantages(returns)
     np.testing.assert_allclose(rloo, [1.0 - 1.0, 0.0 - 4 / 3, 0.0 - 4 / 3, 3.0 - 1 / 3])
-    assert Rollout(0, rewards=[1.0, 0.0, 4.0]).discounted_return(0.5) == 2.0
+    assert SampledEpisode(0, rewards=[1.0, 0.0, 4.0]).discounted_return(0.5) == 2.0
 
 
 @pytest.mark.parametrize("algorithm", [TokenGRPO, TokenRLOO, TPO])

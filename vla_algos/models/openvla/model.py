@@ -56,10 +56,14 @@ class OpenVLA(nn.Module):
 
     def add_value_head(self, width: int = 256) -> None:
         """
-        Give a model without value head one, such as a released checkpoint; its values start close to 0.
+        Give a model without value head one, such as a released checkpoint. It is in float32 whatever the model is in,
+        and its values start close to 0.
 
         :param width: hidden channels of the head, kept in the configuration
+        :raises ValueError: if there is one already
         """
+        if self.config.value_head_width:
+            raise ValueError(f"There is a value head already, of width {self.config.value_head_width}.")
         self.config.value_head_width = width
         head = ValueHead(self.config.llm.hidden, width)
         with th.no_grad():

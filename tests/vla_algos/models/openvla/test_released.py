@@ -103,6 +103,8 @@ def test_what_the_original_lacks_is_kept_apart(folder: Path, tmp_path: Path) -> 
     model = load_vla(folder)
     model.add_value_head(8)
     assert model.value_head(th.ones(1, 16)).abs() < 0.02
+    with pytest.raises(ValueError, match="already, of width 8"):
+        model.add_value_head(8)
     save_vla(model, tmp_path / "own")
     assert load_file(tmp_path / "own" / "model.safetensors").keys() == load_file(folder / "model.safetensors").keys()
     assert json.loads((tmp_path / "own" / "config.json").read_text()) == {**CONFIG, "vla_gym": {"value_head_width": 8}}
