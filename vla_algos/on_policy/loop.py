@@ -72,7 +72,7 @@ class ResumableAlgorithm(SavedWithoutFrozenWeights, OnPolicyAlgorithm):
         """Decisions that the last call of ``learn`` has not taken."""
         return max(0, self._total_timesteps - self.num_timesteps)
 
-    def learn(  # noqa: D102 - inherited
+    def learn(
         self,
         total_timesteps: int,
         callback: MaybeCallback = None,
@@ -81,6 +81,19 @@ class ResumableAlgorithm(SavedWithoutFrozenWeights, OnPolicyAlgorithm):
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
     ) -> Any:
+        """
+        As SB3's.
+
+        :param total_timesteps: decisions to take, in whole iterations
+        :param callback: SB3 callbacks
+        :param log_interval: iterations between log entries
+        :param tb_log_name: name of the run for TensorBoard; None: that of the class
+        :param reset_num_timesteps: begin a new run; False: go on
+        :param progress_bar: show progress with tqdm and rich
+        :return: self
+        :raises KeyboardInterrupt: after Ctrl-C, once the iteration in progress is done and saved
+        :raises TrainingDivergedError: after three updates in a row whose loss or gradient was not finite
+        """
         if reset_num_timesteps:
             self._start_anew()
         name = tb_log_name or type(self).__name__

@@ -51,6 +51,9 @@ class TokenGRPO(GroupAdvantageAlgorithm):
     :param seed: of all generators
     :param device: of the model
     :param _init_setup_model: build the model now
+    :raises ValueError: if a number is out of range, or an argument is unknown
+    :raises SpaceError: if the environment does not take action tokens, or does not show what the model reads
+    :raises CheckpointError: if the model's checkpoint is missing or damaged
     """
 
     def __init__(
