@@ -4,8 +4,8 @@ All algorithms on one task, from one checkpoint, with one budget of decisions: a
     python examples/compare_algorithms.py --out runs/compare [--task-id 7] [--timesteps 8960] [--algorithms PPO A2C]
 
 What is in --out already is not run again, so that an interrupted comparison goes on. RecurrentPPO needs
-pip install vla-gym[contrib]. BC does not act: it reads the expert's demonstrations, one per initial state, with as many
-gradient steps as TokenPPO takes.
+pip install vla-gym[contrib]. BC does not act: it reads the expert's demonstrations, four per initial state, which hold
+about as many control steps as the others take decisions, with as many gradient steps as TokenPPO takes.
 """
 
 from __future__ import annotations
@@ -31,9 +31,12 @@ from vla_algos.recipes.hyperparams import load_recipe
 from vla_algos.recipes.rl import MODES, RLSettings, evaluate_both, run_rl
 from vla_algos.recipes.sft import SFTSettings
 from vla_gym import make_vec
+from vla_gym.datasets.episode import Episode
 from vla_gym.datasets.hdf5 import load_episodes
 from vla_gym.datasets.record import record_demonstrations
 from vla_gym.datasets.recorder import RecordingSettings
+
+DEMONSTRATIONS_PER_STATE = 4
 
 Trainer = Callable[[RLSettings, Path], Any]
 
@@ -55,19 +58,22 @@ def token_algorithm(name: str, settings: RLSettings, folder: Path) -> Any:
 def behaviour_cloning(settings: RLSettings, folder: Path) -> BC:
     """Goes on with supervised fine-tuning, as ``vla-rl sft`` does it."""
     kwargs, recipe = env_kwargs(settings.vla), settings.algorithm_kwargs
-    recording = RecordingSettings(
-        settings.env_id,
-        image_size=kwargs["image_size"],
-        cameras=kwargs["cameras"],
-        assets=settings.assets,
-        seed=settings.seed,
-    )
-    record_demonstrations(recording, folder / "demos", settings.n_train_states, settings.task_ids, workers=2)
+    episodes: list[Episode] = []
+    for i in range(DEMONSTRATIONS_PER_STATE):
+        recording = RecordingSettings(
+            settings.env_id,
+            image_size=kwargs["image_size"],
+            cameras=kwargs["cameras"],
+            assets=settings.assets,
+            seed=settings.seed + i,
+        )
+        record_demonstrations(recording, folder / f"demos_{i}", settings.n_train_states, settings.task_ids, workers=2)
+        episodes += load_episodes(folder / f"demos_{i}")
     # the bins of the checkpoint, not those that these demonstrations would suggest
     tokenizer = kwargs["action_tokenizer"]
     model = BC(
         "VLAPolicy",
-        dataset=DemonstrationSet.from_episodes(load_episodes(folder / "demos"), tokenizer, kwargs["chunk_size"]),
+        dataset=DemonstrationSet.from_episodes(episodes, tokenizer, kwargs["chunk_size"]),
         **{**SFTSettings().bc_kwargs, **{name: recipe[name] for name in ("learning_rate", "batch_size", "use_bf16")}},
         policy_kwargs={"vla": settings.vla},
         seed=settings.seed,
