@@ -19,6 +19,7 @@ from vla_algos.common import provenance
 from vla_algos.common.vec_env import SB3VecEnv
 from vla_algos.evaluation.statistics import wilson_interval
 from vla_algos.policies import VLAPolicy
+from vla_algos.policies.env_kwargs import config_env_kwargs
 from vla_gym.datasets.provenance import commit
 from vla_gym.files import write_then_rename
 from vla_gym.vector import vector_env_class
@@ -195,7 +196,8 @@ def evaluate_policy_on_suite(
     """
     Run each (task, initial state) exactly once and count.
 
-    Bins are decoded by the model's action statistics, if it has any and ``env_kwargs`` names no ``action_tokenizer``.
+    The environment is made as a VLA needs it: its own chunk size, cameras, image size and action statistics hold where
+    ``env_kwargs`` names no others. A model does not know its rendering and asset pack; give those of its training.
     Every episode starts with the same seed, so a deterministic policy meets the same episodes whatever ``n_envs`` is.
     Sampled actions follow the model's own generator.
 
@@ -205,7 +207,7 @@ def evaluate_policy_on_suite(
     :param task_ids: tasks; None: all of the environment's ``task_ids``
     :param n_envs: environments that run side by side, with one batched ``predict`` per step
     :param deterministic: greedy actions, else sampled ones
-    :param env_kwargs: keywords for ``gymnasium.make``
+    :param env_kwargs: keywords for ``gymnasium.make``, before those that the model needs
     :param progress_bar: show progress with tqdm
     :param seed: seed of every reset
     :param env_fn: makes the environment instead of ``gymnasium.make(env_id, **env_kwargs)``
@@ -244,18 +246,22 @@ def evaluate_policy_on_suite(
 
 def policy_env_kwargs(model: Predictor, env_kwargs: dict[str, Any] | None) -> dict[str, Any]:
     """
-    Keywords of an environment that understands the model's bins.
+    Keywords of an environment that a model can act in.
+
+    Images have the size of the policy's observation space, which is what it was trained or made with.
 
     :param model: a ``VLAPolicy``, an algorithm with one, or any other
     :param env_kwargs: keywords for ``gymnasium.make``
-    :return: these, with the ``action_tokenizer`` of the model's action statistics if it has any and they name none
+    :return: these, and those that a ``VLAPolicy`` needs and they do not name
     """
     env_kwargs = env_kwargs or {}
     policy = getattr(model, "policy", model)
-    is_tokens = env_kwargs.get("action_type", "tokens") == "tokens"
-    if not is_tokens or not isinstance(policy, VLAPolicy) or not policy.vla.config.norm_stats:
+    if not isinstance(policy, VLAPolicy):
         return env_kwargs
-    return {"action_tokenizer": policy.action_tokenizer, **env_kwargs}
+    needed = config_env_kwargs(policy.vla.config, policy.unnorm_key)
+    # square, channels first or last
+    needed["image_size"] = policy.observation_space[needed["cameras"][0]].shape[1]
+    return {**needed, **env_kwargs}
 
 
 def _run(

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from vla_algos.models.hub import load_config
+from vla_algos.models.openvla.config import OpenVLAConfig
 from vla_gym.actions.tokenizer import ActionTokenizer
 
 
@@ -19,7 +20,18 @@ def env_kwargs(vla: str | Path, unnorm_key: str | None = None) -> dict[str, Any]
     :raises UnknownNameError: if there is no such model or data set
     :raises CheckpointError: if the checkpoint is missing, damaged or of another architecture
     """
-    config = load_config(vla)
+    return config_env_kwargs(load_config(vla), unnorm_key)
+
+
+def config_env_kwargs(config: OpenVLAConfig, unnorm_key: str | None = None) -> dict[str, Any]:
+    """
+    As :func:`env_kwargs`, for a model that is at hand.
+
+    :param config: of the model
+    :param unnorm_key: data set of the action statistics that hold; None: the only one
+    :return: as :func:`env_kwargs`
+    :raises UnknownNameError: if there is no such data set, or several and none is named
+    """
     return {
         "chunk_size": config.chunk_size,
         "image_size": config.camera_size,
