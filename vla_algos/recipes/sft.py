@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import torch as th
 
 from vla_algos.bc import BC
@@ -27,7 +28,7 @@ from vla_algos.common.saving import LAST_FILE
 from vla_algos.evaluation.harness import EvaluationResult, evaluate_policy_on_suite
 from vla_algos.models import load_vla, save_vla
 from vla_algos.models.openvla.config import PRESETS
-from vla_algos.policies import VLAPolicy
+from vla_algos.policies import VLAPolicy, env_kwargs
 from vla_algos.recipes.model_card import write_model_card
 from vla_gym.datasets.episode import Episode
 from vla_gym.files import write_then_rename
@@ -208,21 +209,15 @@ def run_sft(
     seconds["reading"] = time.perf_counter() - start
 
     model, n_steps = _model(settings, dataset, folder, resume)
+    # for everyone who later makes an environment for the model; the frames are kept at the size of its input
+    model.policy.vla.config.trained_camera_size = dataset.camera_size[0]
     announce(f"training on {n_episodes} episodes, {len(dataset)} decisions: {n_steps} gradient steps")
     model.learn(n_steps, reset_num_timesteps=not resume, progress_bar=True)
     best = load_vla(folder / BEST_FOLDER) if model.validations else model.policy.vla
     save_vla(best, folder / MODEL_FOLDER, dtype=getattr(th, settings.weights_dtype))
     seconds["training"] = model.training_seconds
 
-    evaluations: dict[str, EvaluationResult] = {}
-    if settings.n_eval_states:
-        policy = VLAPolicy(model.observation_space, model.action_space, lambda _: 0.0, vla=folder / MODEL_FOLDER)
-        policy.to(model.device)
-        for mode in ("greedy", "sampled"):
-            start = time.perf_counter()
-            announce(f"evaluation of the best model, {mode} actions")
-            evaluations[mode] = _evaluate(settings, policy, sorted(demonstrated), mode, dataset.camera_size[0])
-            seconds[f"evaluation {mode}"] = time.perf_counter() - start
+    evaluations = _evaluate(settings, folder / MODEL_FOLDER, model.device, sorted(demonstrated), seconds, announce)
     result = SFTResult(
         settings,
         folder,
@@ -270,22 +265,34 @@ def _model(settings: SFTSettings, dataset: DemonstrationSet, folder: Path, resum
 
 
 def _evaluate(
-    settings: SFTSettings, policy: VLAPolicy, task_ids: list[int], mode: str, image_size: int
-) -> EvaluationResult:
-    return evaluate_policy_on_suite(
-        policy,
-        settings.env_id,
-        n_init_states=settings.n_eval_states,
-        task_ids=task_ids,
-        n_envs=settings.n_envs,
-        deterministic=mode == "greedy",
-        env_kwargs={
-            "chunk_size": settings.chunk_size,
-            "image_size": image_size,
-            "cameras": tuple(policy.vla.config.cameras),
-            "render_quality": settings.render_quality,
-            "assets": settings.assets,
-        },
-        progress_bar=True,
-        seed=settings.seed,
-    )
+    settings: SFTSettings,
+    folder: Path,
+    device: th.device,
+    task_ids: list[int],
+    seconds: dict[str, float],
+    announce: Callable[[str], None],
+) -> dict[str, EvaluationResult]:
+    """Of the model as it was saved, in the environment that everyone will make for it."""
+    if not settings.n_eval_states:
+        return {}
+    kwargs = {**env_kwargs(folder), "render_quality": settings.render_quality, "assets": settings.assets}
+    with gym.make(settings.env_id, **kwargs) as env:
+        policy = VLAPolicy(env.observation_space, env.action_space, lambda _: 0.0, vla=folder)
+    policy.to(device)
+    evaluations: dict[str, EvaluationResult] = {}
+    for mode in ("greedy", "sampled"):
+        start = time.perf_counter()
+        announce(f"evaluation of the best model, {mode} actions")
+        evaluations[mode] = evaluate_policy_on_suite(
+            policy,
+            settings.env_id,
+            n_init_states=settings.n_eval_states,
+            task_ids=task_ids,
+            n_envs=settings.n_envs,
+            deterministic=mode == "greedy",
+            env_kwargs=kwargs,
+            progress_bar=True,
+            seed=settings.seed,
+        )
+        seconds[f"evaluation {mode}"] = time.perf_counter() - start
+    return evaluations
