@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,13 @@ import torch as th
 from safetensors.torch import load_file
 
 from vla_algos.bc import BC
+from vla_algos.errors import SpaceError
 from vla_algos.evaluation.harness import EpisodeRecord, EvaluationResult
-from vla_algos.models import load_vla
+from vla_algos.models import load_vla, save_vla
 from vla_algos.policies import env_kwargs
 from vla_algos.recipes import sft
-from vla_algos.recipes.sft import SFTResult, SFTSettings, run_sft
+from vla_algos.recipes.sft import SFTResult, run_sft
+from vla_algos.recipes.sft_settings import PRESET_CHUNK_SIZE, SFTSettings
 from vla_gym.actions.tokenizer import ActionTokenizer
 from vla_gym.datasets.collect import collect_episode
 from vla_gym.datasets.episode import Episode
@@ -74,6 +77,20 @@ def test_it_trains_and_writes_what_it_found(tmp_path: Path) -> None:
     assert load_file(tmp_path / "model" / "model.safetensors")["projector.fc1.weight"].dtype == th.bfloat16
     assert "Not evaluated." in (tmp_path / "model" / "README.md").read_text()
     assert ActionTokenizer.from_checkpoint(tmp_path / "model").q99[:6].max() < 0.4
+
+
+def test_a_checkpoint_decides_what_it_reads_and_how_much_it_chooses(tmp_path: Path) -> None:
+    start = load_vla("nano", seed=0, config_changes={"image_size": 32, "chunk_size": 3, "proprio_dim": 0})
+    save_vla(start, tmp_path / "start")
+    settings = SFTSettings(**{**SMALL, "vla": str(tmp_path / "start"), "chunk_size": None, "epochs": 0.3})
+    result = run_sft(settings, episodes(4), tmp_path / "out")
+    assert load_vla(tmp_path / "out" / "model").config.chunk_size == result.settings.chunk_size == 3
+    card = (tmp_path / "out" / "model" / "README.md").read_text()
+    assert "camera agentview and an instruction in, 3 commands of seven action tokens out" in card
+    with pytest.raises(SpaceError, match=r"start chooses 3 commands per decision.*chunk_size=2. Leave chunk_size out"):
+        run_sft(replace(settings, chunk_size=2), iter(()), tmp_path / "other")
+    assert SFTSettings().resolved() == SFTSettings(chunk_size=PRESET_CHUNK_SIZE)
+    assert SFTSettings(chunk_size=5).resolved().chunk_size == 5
 
 
 def test_it_goes_on_where_it_was_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
