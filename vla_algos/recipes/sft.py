@@ -209,7 +209,7 @@ def _evaluate(
         return {}
     kwargs = {**env_kwargs(folder), "render_quality": settings.render_quality, "assets": settings.assets}
     with gym.make(settings.env_id, **kwargs) as env:
-        policy = VLAPolicy(env.observation_space, env.action_space, lambda _: 0.0, vla=folder)
+        policy = VLAPolicy.from_checkpoint(folder, env)
     policy.to(device)
     evaluations: dict[str, EvaluationResult] = {}
     for mode in ("greedy", "sampled"):

@@ -144,7 +144,7 @@ def test_nothing_to_do_is_refused():
 def test_a_models_own_keywords_hold_where_none_are_given():
     toy = ToyLiberoEnv(chunk_size=3, image_size=32)
     stats = {"mine": {"action": {"q01": [-0.2] * 7, "q99": [0.2] * 7}}}
-    policy = VLAPolicy(toy.observation_space, toy.action_space, lambda _: 0.0, vla="nano", norm_stats=stats)
+    policy = VLAPolicy.from_checkpoint("nano", toy, norm_stats=stats)
     for model in (policy, SimpleNamespace(policy=policy)):
         kwargs = policy_env_kwargs(model, {"assets": "primitive"})
         assert (kwargs.pop("action_tokenizer").q99 == 0.2).all()
