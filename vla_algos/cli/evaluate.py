@@ -50,8 +50,10 @@ def evaluate(
         progress_bar=True,
         seed=seed,
     )
+    if out is not None:
+        # before anything that fails where nobody reads the output any more
+        result.save(out)
     console = Console()
     console.print(str(result), highlight=False, soft_wrap=True)
     if out is not None:
-        result.save(out)
         console.print(f"written to {out}")

@@ -13,9 +13,9 @@ from typing import Any, Protocol
 import gymnasium as gym
 import numpy as np
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
-from tqdm import tqdm
 
 from vla_algos.common import provenance
+from vla_algos.common.progress import progress_bar
 from vla_algos.common.vec_env import SB3VecEnv
 from vla_algos.evaluation.statistics import wilson_interval
 from vla_algos.policies import VLAPolicy
@@ -208,7 +208,7 @@ def evaluate_policy_on_suite(
     :param n_envs: environments that run side by side, with one batched ``predict`` per step
     :param deterministic: greedy actions, else sampled ones
     :param env_kwargs: keywords for ``gymnasium.make``, before those that the model needs
-    :param progress_bar: show progress with tqdm
+    :param progress_bar: show progress with tqdm, as long as that can be written
     :param seed: seed of every reset
     :param env_fn: makes the environment instead of ``gymnasium.make(env_id, **env_kwargs)``
     :param vec_env_cls: SB3 vector environment; None: a process per environment if ``n_envs`` > 1
@@ -265,7 +265,7 @@ def policy_env_kwargs(model: Predictor, env_kwargs: dict[str, Any] | None) -> di
 
 
 def _run(
-    model: Predictor, venv: VecEnv, n_episodes: int, deterministic: bool, progress_bar: bool
+    model: Predictor, venv: VecEnv, n_episodes: int, deterministic: bool, is_shown: bool
 ) -> tuple[list[EpisodeRecord], dict[int, str], str]:
     """Step until all episodes have ended."""
     records: dict[tuple[int, int], EpisodeRecord] = {}
@@ -274,7 +274,7 @@ def _run(
     lengths = np.zeros(venv.num_envs, dtype=int)
     observations = venv.reset()
     state, dones = None, np.ones(venv.num_envs, dtype=bool)
-    with tqdm(total=n_episodes, disable=not progress_bar, unit="episode", mininterval=1.0) as bar:
+    with progress_bar(total=n_episodes, disable=not is_shown, unit="episode", mininterval=1.0) as bar:
         while len(records) < n_episodes:
             actions, state = model.predict(observations, state=state, episode_start=dones, deterministic=deterministic)
             observations, _, dones, infos = venv.step(actions)

@@ -1,6 +1,8 @@
+import io
 import json
 import os
 import signal
+import sys
 from collections import Counter
 from functools import partial
 from types import SimpleNamespace
@@ -139,6 +141,22 @@ def test_subprocesses_give_the_same_result():
 def test_nothing_to_do_is_refused():
     with pytest.raises(ValueError, match="0 episodes"):
         evaluate_policy_on_suite(HandMade(), "toy", n_init_states=0, env_fn=ToyLiberoEnv)
+
+
+@pytest.mark.parametrize("n_writes", [0, 3])
+def test_a_terminal_that_is_gone_does_not_end_an_evaluation(n_writes, monkeypatch, caplog):
+    left = iter(range(n_writes))
+
+    class Gone(io.StringIO):
+        def write(self, text):
+            if next(left, None) is None:
+                raise BrokenPipeError("Broken pipe")
+
+    monkeypatch.setattr(sys, "stderr", Gone())
+    result = evaluate_policy_on_suite(HandMade(), "toy", n_init_states=8, env_fn=ToyLiberoEnv, progress_bar=True)
+    assert result.n_episodes == 16
+    (record,) = (record for record in caplog.records if "progress bar cannot be shown" in record.message)
+    assert "Broken pipe" in record.message
 
 
 def test_a_models_own_keywords_hold_where_none_are_given():
