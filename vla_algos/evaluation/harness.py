@@ -18,8 +18,7 @@ from vla_algos.common import provenance
 from vla_algos.common.progress import progress_bar
 from vla_algos.common.vec_env import SB3VecEnv
 from vla_algos.evaluation.statistics import wilson_interval
-from vla_algos.policies import VLAPolicy
-from vla_algos.policies.env_kwargs import config_env_kwargs
+from vla_algos.policies.env_kwargs import policy_env_kwargs
 from vla_gym.datasets.provenance import commit
 from vla_gym.files import write_then_rename
 from vla_gym.vector import vector_env_class
@@ -242,26 +241,6 @@ def evaluate_policy_on_suite(
         versions=provenance.versions(),
         commit=commit() or None,
     )
-
-
-def policy_env_kwargs(model: Predictor, env_kwargs: dict[str, Any] | None) -> dict[str, Any]:
-    """
-    Keywords of an environment that a model can act in.
-
-    Images have the size of the policy's observation space, which is what it was trained or made with.
-
-    :param model: a ``VLAPolicy``, an algorithm with one, or any other
-    :param env_kwargs: keywords for ``gymnasium.make``
-    :return: these, and those that a ``VLAPolicy`` needs and they do not name
-    """
-    env_kwargs = env_kwargs or {}
-    policy = getattr(model, "policy", model)
-    if not isinstance(policy, VLAPolicy):
-        return env_kwargs
-    needed = config_env_kwargs(policy.vla.config, policy.unnorm_key)
-    # square, channels first or last
-    needed["image_size"] = policy.observation_space[needed["cameras"][0]].shape[1]
-    return {**needed, **env_kwargs}
 
 
 def _run(

@@ -7,6 +7,7 @@ from typing import Any
 
 from vla_algos.models.hub import load_config
 from vla_algos.models.openvla.config import OpenVLAConfig
+from vla_algos.policies.vla_policy import VLAPolicy
 from vla_gym.actions.tokenizer import ActionTokenizer
 
 
@@ -38,3 +39,24 @@ def config_env_kwargs(config: OpenVLAConfig, unnorm_key: str | None = None) -> d
         "cameras": tuple(config.cameras),
         "action_tokenizer": ActionTokenizer.from_checkpoint_stats(config.norm_stats, unnorm_key),
     }
+
+
+def policy_env_kwargs(model: Any, given: dict[str, Any] | None) -> dict[str, Any]:
+    """
+    Keywords of an environment that a model can act in.
+
+    Images have the size of the policy's observation space, which is what it was trained or made with.
+
+    :param model: a ``VLAPolicy``, an algorithm with one, or any other
+    :param given: keywords for ``gymnasium.make``
+    :return: these, and those that a ``VLAPolicy`` needs and they do not name
+    :raises UnknownNameError: if the model has several action statistics, and the policy no ``unnorm_key``
+    """
+    given = given or {}
+    policy = getattr(model, "policy", model)
+    if not isinstance(policy, VLAPolicy):
+        return given
+    needed = config_env_kwargs(policy.vla.config, policy.unnorm_key)
+    # square, channels first or last
+    needed["image_size"] = policy.observation_space[needed["cameras"][0]].shape[1]
+    return {**needed, **given}
