@@ -80,6 +80,11 @@ class EvaluationResult:
     commit: str | None
 
     @property
+    def mode(self) -> str:
+        """How actions were chosen: "greedy" or "sampled"."""
+        return "greedy" if self.deterministic else "sampled"
+
+    @property
     def n_episodes(self) -> int:
         """Number of episodes."""
         return len(self.episodes)
@@ -162,8 +167,7 @@ class EvaluationResult:
         return cls(**values)
 
     def __str__(self) -> str:
-        mode = "greedy" if self.deterministic else "sampled"
-        lines = [f"{self.env_id}, assets: {self.assets}, {mode} actions, commit: {self.commit or 'unknown'}"]
+        lines = [f"{self.env_id}, assets: {self.assets}, {self.mode} actions, commit: {self.commit or 'unknown'}"]
         lines.append(f"{'task':>4}  {'success':>9}  {'rate':>7}  {'95 % interval':>15}  {'length':>7}  instruction")
         for task_id, instruction in self.instructions.items():
             lines.append(_row(str(task_id), self.of_task(task_id), instruction))
@@ -209,10 +213,14 @@ def evaluate_policy_on_suite(
     :param env_kwargs: keywords for ``gymnasium.make``, before those that the model needs
     :param progress_bar: show progress with tqdm, as long as that can be written
     :param seed: seed of every reset
-    :param env_fn: makes the environment instead of ``gymnasium.make(env_id, **env_kwargs)``
+    :param env_fn: makes the environment by itself, instead of ``env_kwargs``
     :param vec_env_cls: SB3 vector environment; None: a process per environment if ``n_envs`` > 1
     :return: episodes and figures
+    :raises ValueError: if there is no episode to run, ``n_envs`` is below 1, or ``env_fn`` meets ``env_kwargs``
+    :raises UnknownNameError: if the model has several action statistics, and its policy no ``unnorm_key``
     """
+    if env_fn is not None and env_kwargs is not None:
+        raise ValueError("env_fn makes the environment by itself; env_kwargs would not be used. Give one of the two.")
     make_env = env_fn if env_fn is not None else partial(gym.make, env_id, **policy_env_kwargs(model, env_kwargs))
     if task_ids is None:
         with make_env() as env:

@@ -122,6 +122,13 @@ def run_sft(
     :param resume: go on from ``last.zip`` of an interrupted run with the same settings and demonstrations
     :param origin: further entries of the result's ``provenance``, such as ``command`` and ``data``
     :return: what came out
+    :raises ValueError: without a successful episode, with too few to hold any out, or with one that lacks a camera
+    :raises SpaceError: if a checkpoint has another ``chunk_size`` than the settings
+    :raises UnknownNameError: if there is no such model or suite
+    :raises CheckpointError: if the checkpoint is missing, damaged or of another architecture
+    :raises FileNotFoundError: if there is no run to ``resume``
+    :raises TrainingDivergedError: after three gradient steps in a row that are not finite
+    :raises KeyboardInterrupt: after Ctrl-C, once the gradient step in progress is done and saved
     """
     settings, folder = settings.resolved(), Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

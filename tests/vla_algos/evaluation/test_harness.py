@@ -1,3 +1,4 @@
+import dataclasses
 import io
 import json
 import os
@@ -94,6 +95,7 @@ def test_table_and_file(tmp_path):
     assert "12/16" in table[4] and "75.0 %" in table[4]
     result.save(tmp_path / "result.json")
     saved = json.loads((tmp_path / "result.json").read_text())
+    assert result.mode == "greedy" and dataclasses.replace(result, deterministic=False).mode == "sampled"
     assert saved["success_rate"] == 0.75 and saved["assets"] == "toy"
     assert saved["tasks"]["1"]["successes"] == 4 and len(saved["episodes"]) == 16
     assert set(saved["versions"]) >= {"mujoco", "torch"} and "commit" in saved
@@ -141,6 +143,11 @@ def test_subprocesses_give_the_same_result():
 def test_nothing_to_do_is_refused():
     with pytest.raises(ValueError, match="0 episodes"):
         evaluate_policy_on_suite(HandMade(), "toy", n_init_states=0, env_fn=ToyLiberoEnv)
+
+
+def test_keywords_that_would_not_be_used_are_refused():
+    with pytest.raises(ValueError, match="env_kwargs would not be used"):
+        evaluate_policy_on_suite(HandMade(), "toy", env_fn=ToyLiberoEnv, env_kwargs={"chunk_size": 2})
 
 
 @pytest.mark.parametrize("n_writes", [0, 3])
