@@ -44,7 +44,7 @@ Trainer = Callable[[RLSettings, Path], Any]
 def nothing(settings: RLSettings, folder: Path) -> VLAPolicy:
     """The checkpoint as it is."""
     with gym.make(settings.env_id, **settings.env_kwargs) as env:
-        return VLAPolicy(env.observation_space, env.action_space, lambda _: 0.0, vla=settings.vla)
+        return VLAPolicy.from_checkpoint(settings.vla, env)
 
 
 def token_algorithm(name: str, settings: RLSettings, folder: Path) -> Any:

@@ -36,8 +36,7 @@ def evaluate(
 
     kwargs = env_kwargs(vla, unnorm_key) | {"assets": assets, "render_quality": render_quality}
     with gym.make(env_id, **kwargs) as env:
-        spaces = env.observation_space, env.action_space
-    policy = VLAPolicy(*spaces, lambda _: 0.0, vla=vla, temperature=temperature, unnorm_key=unnorm_key)
+        policy = VLAPolicy.from_checkpoint(vla, env, temperature=temperature, unnorm_key=unnorm_key)
     policy.to(get_device(device))
     set_random_seed(seed)
     result = evaluate_policy_on_suite(
@@ -51,8 +50,10 @@ def evaluate(
         progress_bar=True,
         seed=seed,
     )
+    if out is not None:
+        # before anything that fails where nobody reads the output any more
+        result.save(out)
     console = Console()
     console.print(str(result), highlight=False, soft_wrap=True)
     if out is not None:
-        result.save(out)
         console.print(f"written to {out}")

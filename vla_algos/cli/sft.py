@@ -15,9 +15,13 @@ from rich.table import Table
 def sft(
     data: Annotated[Path, typer.Option(help="Demonstrations: an HDF5 file, or a folder of them.")],
     out: Annotated[Path, typer.Option(help="Folder for model, logs and figures.")] = Path("runs/sft"),
-    vla: Annotated[str, typer.Option(help="compact, a checkpoint folder, or a Hugging Face id.")] = "compact",
+    vla: Annotated[
+        str, typer.Option(help="compact, a shipped checkpoint, a checkpoint folder, or a Hugging Face id.")
+    ] = "compact",
     epochs: Annotated[float, typer.Option(help="Passes over the demonstrations.")] = 5.0,
-    chunk_size: Annotated[int, typer.Option(help="Commands per decision; a checkpoint has its own.")] = 8,
+    chunk_size: Annotated[
+        int | None, typer.Option(help="Commands per decision of a preset, 8 if not given; a checkpoint has its own.")
+    ] = None,
     image_size: Annotated[int, typer.Option(help="Of a preset's images, px.")] = 96,
     wrist: Annotated[bool, typer.Option("--wrist", help="Give a preset the wrist camera, too.")] = False,
     proprio: Annotated[bool, typer.Option(help="Give a preset proprioception.")] = True,
@@ -40,7 +44,8 @@ def sft(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run in --out.")] = False,
 ) -> None:
     """Fine-tune a VLA on demonstrations, and measure its success rate."""
-    from vla_algos.recipes.sft import MODEL_FOLDER, SFTSettings, run_sft
+    from vla_algos.recipes.sft import MODEL_FOLDER, run_sft
+    from vla_algos.recipes.sft_settings import SFTSettings
     from vla_gym.datasets.hdf5 import load_episodes
     from vla_gym.datasets.provenance import describe_demonstrations
 

@@ -13,12 +13,12 @@ from typing import Any, Protocol
 import gymnasium as gym
 import numpy as np
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
-from tqdm import tqdm
 
 from vla_algos.common import provenance
+from vla_algos.common.progress import progress_bar
 from vla_algos.common.vec_env import SB3VecEnv
 from vla_algos.evaluation.statistics import wilson_interval
-from vla_algos.policies import VLAPolicy
+from vla_algos.policies.env_kwargs import policy_env_kwargs
 from vla_gym.datasets.provenance import commit
 from vla_gym.files import write_then_rename
 from vla_gym.vector import vector_env_class
@@ -78,6 +78,11 @@ class EvaluationResult:
     episodes: tuple[EpisodeRecord, ...]
     versions: dict[str, str]
     commit: str | None
+
+    @property
+    def mode(self) -> str:
+        """How actions were chosen: "greedy" or "sampled"."""
+        return "greedy" if self.deterministic else "sampled"
 
     @property
     def n_episodes(self) -> int:
@@ -162,8 +167,7 @@ class EvaluationResult:
         return cls(**values)
 
     def __str__(self) -> str:
-        mode = "greedy" if self.deterministic else "sampled"
-        lines = [f"{self.env_id}, assets: {self.assets}, {mode} actions, commit: {self.commit or 'unknown'}"]
+        lines = [f"{self.env_id}, assets: {self.assets}, {self.mode} actions, commit: {self.commit or 'unknown'}"]
         lines.append(f"{'task':>4}  {'success':>9}  {'rate':>7}  {'95 % interval':>15}  {'length':>7}  instruction")
         for task_id, instruction in self.instructions.items():
             lines.append(_row(str(task_id), self.of_task(task_id), instruction))
@@ -195,7 +199,8 @@ def evaluate_policy_on_suite(
     """
     Run each (task, initial state) exactly once and count.
 
-    Bins are decoded by the model's action statistics, if it has any and ``env_kwargs`` names no ``action_tokenizer``.
+    The environment is made as a VLA needs it: its own chunk size, cameras, image size and action statistics hold where
+    ``env_kwargs`` names no others. A model does not know its rendering and asset pack; give those of its training.
     Every episode starts with the same seed, so a deterministic policy meets the same episodes whatever ``n_envs`` is.
     Sampled actions follow the model's own generator.
 
@@ -205,13 +210,17 @@ def evaluate_policy_on_suite(
     :param task_ids: tasks; None: all of the environment's ``task_ids``
     :param n_envs: environments that run side by side, with one batched ``predict`` per step
     :param deterministic: greedy actions, else sampled ones
-    :param env_kwargs: keywords for ``gymnasium.make``
-    :param progress_bar: show progress with tqdm
+    :param env_kwargs: keywords for ``gymnasium.make``, before those that the model needs
+    :param progress_bar: show progress with tqdm, as long as that can be written
     :param seed: seed of every reset
-    :param env_fn: makes the environment instead of ``gymnasium.make(env_id, **env_kwargs)``
+    :param env_fn: makes the environment by itself, instead of ``env_kwargs``
     :param vec_env_cls: SB3 vector environment; None: a process per environment if ``n_envs`` > 1
     :return: episodes and figures
+    :raises ValueError: if there is no episode to run, ``n_envs`` is below 1, or ``env_fn`` meets ``env_kwargs``
+    :raises UnknownNameError: if the model has several action statistics, and its policy no ``unnorm_key``
     """
+    if env_fn is not None and env_kwargs is not None:
+        raise ValueError("env_fn makes the environment by itself; env_kwargs would not be used. Give one of the two.")
     make_env = env_fn if env_fn is not None else partial(gym.make, env_id, **policy_env_kwargs(model, env_kwargs))
     if task_ids is None:
         with make_env() as env:
@@ -242,24 +251,8 @@ def evaluate_policy_on_suite(
     )
 
 
-def policy_env_kwargs(model: Predictor, env_kwargs: dict[str, Any] | None) -> dict[str, Any]:
-    """
-    Keywords of an environment that understands the model's bins.
-
-    :param model: a ``VLAPolicy``, an algorithm with one, or any other
-    :param env_kwargs: keywords for ``gymnasium.make``
-    :return: these, with the ``action_tokenizer`` of the model's action statistics if it has any and they name none
-    """
-    env_kwargs = env_kwargs or {}
-    policy = getattr(model, "policy", model)
-    is_tokens = env_kwargs.get("action_type", "tokens") == "tokens"
-    if not is_tokens or not isinstance(policy, VLAPolicy) or not policy.vla.config.norm_stats:
-        return env_kwargs
-    return {"action_tokenizer": policy.action_tokenizer, **env_kwargs}
-
-
 def _run(
-    model: Predictor, venv: VecEnv, n_episodes: int, deterministic: bool, progress_bar: bool
+    model: Predictor, venv: VecEnv, n_episodes: int, deterministic: bool, is_shown: bool
 ) -> tuple[list[EpisodeRecord], dict[int, str], str]:
     """Step until all episodes have ended."""
     records: dict[tuple[int, int], EpisodeRecord] = {}
@@ -268,7 +261,7 @@ def _run(
     lengths = np.zeros(venv.num_envs, dtype=int)
     observations = venv.reset()
     state, dones = None, np.ones(venv.num_envs, dtype=bool)
-    with tqdm(total=n_episodes, disable=not progress_bar, unit="episode", mininterval=1.0) as bar:
+    with progress_bar(total=n_episodes, disable=not is_shown, unit="episode", mininterval=1.0) as bar:
         while len(records) < n_episodes:
             actions, state = model.predict(observations, state=state, episode_start=dones, deterministic=deterministic)
             observations, _, dones, infos = venv.step(actions)

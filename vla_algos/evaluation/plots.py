@@ -32,7 +32,6 @@ def plot_learning_curve(
     axes.plot(*zip(*finished, strict=True) if finished else ([], []), ".-", color="0.6", label="roll-outs in training")
     end = history[-1].timesteps if history else 1
     for i, pair in enumerate(zip(before, after, strict=True)):
-        mode = "greedy" if pair[0].deterministic else "sampled"
         shift = 0.01 * end * i  # intervals side by side
         rates, spreads = _rates(pair)
         axes.errorbar(
@@ -41,7 +40,7 @@ def plot_learning_curve(
             yerr=spreads,
             fmt="so"[i % 2],
             capsize=4,
-            label=f"evaluation, {mode}, n = {pair[0].n_episodes}, 95 % interval",
+            label=f"evaluation, {pair[0].mode}, n = {pair[0].n_episodes}, 95 % interval",
         )
     axes.set(xlabel="decisions", ylabel="success (%)", ylim=(-3, 103), title=title)
     axes.grid(alpha=0.3)
@@ -67,7 +66,7 @@ def plot_comparison(path: str | Path, results: Mapping[str, Sequence[EvaluationR
             xerr=spreads,
             fmt="so"[i % 2],
             capsize=4,
-            label=f"{'greedy' if results_of_mode[0].deterministic else 'sampled'}, n = {results_of_mode[0].n_episodes}",
+            label=f"{results_of_mode[0].mode}, n = {results_of_mode[0].n_episodes}",
         )
     axes.set(xlabel="success (%), 95 % interval", xlim=(-3, 103), title=title)
     axes.set_yticks([row + 0.1 for row in range(len(names))], names)

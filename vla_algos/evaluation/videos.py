@@ -9,7 +9,8 @@ import gymnasium as gym
 import imageio.v2 as imageio
 import numpy as np
 
-from vla_algos.evaluation.harness import Predictor, policy_env_kwargs
+from vla_algos.evaluation.harness import Predictor
+from vla_algos.policies.env_kwargs import policy_env_kwargs
 from vla_gym.envs.libero_env import LiberoEnv
 from vla_gym.files import write_then_rename
 from vla_gym.tasks.registry import CAMERAS, COMMAND_DIM, CONTROL_HZ

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from vla_algos.models.hub import load_config
+from vla_algos.models.openvla.config import OpenVLAConfig
+from vla_algos.policies.vla_policy import VLAPolicy
 from vla_gym.actions.tokenizer import ActionTokenizer
 
 
@@ -19,10 +21,42 @@ def env_kwargs(vla: str | Path, unnorm_key: str | None = None) -> dict[str, Any]
     :raises UnknownNameError: if there is no such model or data set
     :raises CheckpointError: if the checkpoint is missing, damaged or of another architecture
     """
-    config = load_config(vla)
+    return config_env_kwargs(load_config(vla), unnorm_key)
+
+
+def config_env_kwargs(config: OpenVLAConfig, unnorm_key: str | None = None) -> dict[str, Any]:
+    """
+    As :func:`env_kwargs`, for a model that is at hand.
+
+    :param config: of the model
+    :param unnorm_key: data set of the action statistics that hold; None: the only one
+    :return: as :func:`env_kwargs`
+    :raises UnknownNameError: if there is no such data set, or several and none is named
+    """
     return {
         "chunk_size": config.chunk_size,
         "image_size": config.camera_size,
         "cameras": tuple(config.cameras),
         "action_tokenizer": ActionTokenizer.from_checkpoint_stats(config.norm_stats, unnorm_key),
     }
+
+
+def policy_env_kwargs(model: Any, given: dict[str, Any] | None) -> dict[str, Any]:
+    """
+    Keywords of an environment that a model can act in.
+
+    Images have the size of the policy's observation space, which is what it was trained or made with.
+
+    :param model: a ``VLAPolicy``, an algorithm with one, or any other
+    :param given: keywords for ``gymnasium.make``
+    :return: these, and those that a ``VLAPolicy`` needs and they do not name
+    :raises UnknownNameError: if the model has several action statistics, and the policy no ``unnorm_key``
+    """
+    given = given or {}
+    policy = getattr(model, "policy", model)
+    if not isinstance(policy, VLAPolicy):
+        return given
+    needed = config_env_kwargs(policy.vla.config, policy.unnorm_key)
+    # square, channels first or last
+    needed["image_size"] = policy.observation_space[needed["cameras"][0]].shape[1]
+    return {**needed, **given}

@@ -9,12 +9,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import gymnasium as gym
 import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from vla_algos.errors import CheckpointError, SpaceError, UnknownNameError
 from vla_algos.models.decoding import DecodedActions
@@ -72,7 +73,11 @@ class VLAPolicy(BasePolicy):
         empty; None: train the model
     :param optimizer_class: the optimizer
     :param optimizer_kwargs: its keywords without the learning rate; None: epsilon 1e-5 and no weight decay for AdamW
-    :raises SpaceError: if a space does not fit the model
+    :raises SpaceError: if a space does not fit the model, or ``use_sde`` is asked for
+    :raises UnknownNameError: if there is no such model, critic, field of a preset or target of adapters
+    :raises CheckpointError: if the checkpoint is missing, damaged or of another architecture, or shall be changed
+    :raises DeviceError: if the device that ``vla_kwargs`` names is not there, or has too little memory
+    :raises MissingPackageError: if adapters are asked for and peft is not installed
     """
 
     observation_space: spaces.Dict
@@ -153,6 +158,25 @@ class VLAPolicy(BasePolicy):
             )
         self.optimizer = self._make_optimizer(lr_schedule(1))
         warn_of_rounding(self.parameters())
+
+    @classmethod
+    def from_checkpoint(cls, vla: str | Path, env: gym.Env | VecEnv, **kwargs: Any) -> VLAPolicy:
+        """
+        A policy that is to act, not to learn: to ``predict``, to be evaluated or filmed.
+
+        :param vla: shipped checkpoint, checkpoint folder, Hugging Face id or preset
+        :param env: where it is to act, made with ``**env_kwargs(vla)``; only its spaces and its tokenizer are looked at
+        :param kwargs: further keywords of the policy, such as ``temperature`` and ``unnorm_key``
+        :return: the policy, on the CPU unless ``vla_kwargs`` names a device
+        :raises SpaceError: if the environment does not fit the model, or decodes bins by other action statistics
+        :raises UnknownNameError: if there is no such model or no such data set, or several and none is named
+        :raises CheckpointError: if the checkpoint is missing, damaged or of another architecture
+        :raises DeviceError: if the device is not there, or has too little memory
+        """
+        venv = env if isinstance(env, VecEnv) else DummyVecEnv([lambda: env])
+        policy = cls(venv.observation_space, venv.action_space, cls._dummy_schedule, vla=vla, **kwargs)
+        policy.check_env(venv)
+        return policy
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """

@@ -13,10 +13,11 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import torch as th
 
 from vla_algos.bc import BC
@@ -26,9 +27,9 @@ from vla_algos.common import provenance
 from vla_algos.common.saving import LAST_FILE
 from vla_algos.evaluation.harness import EvaluationResult, evaluate_policy_on_suite
 from vla_algos.models import load_vla, save_vla
-from vla_algos.models.openvla.config import PRESETS
-from vla_algos.policies import VLAPolicy
+from vla_algos.policies import VLAPolicy, env_kwargs
 from vla_algos.recipes.model_card import write_model_card
+from vla_algos.recipes.sft_settings import SFTSettings
 from vla_gym.datasets.episode import Episode
 from vla_gym.files import write_then_rename
 from vla_gym.tasks.registry import get_suite
@@ -38,79 +39,11 @@ MODEL_FOLDER = "model"
 
 
 @dataclass(frozen=True)
-class SFTSettings:
-    """
-    What to train, how long, and how to judge it.
-
-    :param vla: preset, checkpoint folder or Hugging Face id
-    :param chunk_size: commands per decision; a checkpoint has its own
-    :param image_size: of a preset's images (px); frames are kept at this size, while a checkpoint resizes by itself
-    :param cameras: of a preset
-    :param use_proprio: whether a preset gets proprioception
-    :param epochs: passes over the demonstrations
-    :param lora: train adapters: keywords of :func:`vla_algos.models.lora.add_lora`; None: train all weights
-    :param bc_kwargs: further keywords of :class:`BC`
-    :param frames_on_disk: keep frames in a file instead of in memory
-    :param weights_dtype: type of the weights that are handed on, and judged: "float32" or "bfloat16"
-    :param seed: of everything
-    :param env_id: suite to evaluate in
-    :param assets: asset pack to evaluate with; it should be that of the demonstrations
-    :param render_quality: "fast" or "full", as in the demonstrations
-    :param n_eval_states: initial states per task and evaluation; 0: no evaluation
-    :param n_envs: environments side by side
-    """
-
-    vla: str = "compact"
-    chunk_size: int = 8
-    image_size: int = 96
-    cameras: tuple[str, ...] = ("agentview",)
-    use_proprio: bool = True
-    epochs: float = 5.0
-    lora: dict[str, Any] | None = None
-    bc_kwargs: dict[str, Any] = field(
-        default_factory=lambda: {
-            "batch_size": 32,
-            "learning_rate": 1e-3,
-            "token_dropout": 0.3,
-            "full_dropout": 0.5,
-            # recorded commands carry noise of many bins; neighbouring bins are as good as the one that was drawn
-            "label_smoothing": 0.5,
-            "smoothing_width": 3.0,
-            "validation_samples": 128,
-        }
-    )
-    frames_on_disk: bool = False
-    weights_dtype: str = "float32"
-    seed: int = 0
-    env_id: str = "LIBERO-Goal-v0"
-    assets: str = "auto"
-    render_quality: str = "fast"
-    n_eval_states: int = 50
-    n_envs: int = 8
-
-    @property
-    def is_preset(self) -> bool:
-        """Whether training starts from fresh weights."""
-        return self.vla in PRESETS
-
-    @property
-    def policy_kwargs(self) -> dict[str, Any]:
-        """Keywords of the policy."""
-        kwargs: dict[str, Any] = {"vla": self.vla, "lora": self.lora}
-        if self.is_preset:
-            changes: dict[str, Any] = {"image_size": self.image_size, "cameras": list(self.cameras)}
-            if not self.use_proprio:
-                changes["proprio_dim"] = 0
-            kwargs["vla_kwargs"] = {"config_changes": changes}
-        return kwargs
-
-
-@dataclass(frozen=True)
 class SFTResult:
     """
     What came out.
 
-    :param settings: of the run
+    :param settings: of the run, with what the model decides filled in
     :param folder: where everything was written
     :param n_episodes: demonstrations
     :param n_decisions: control steps in them
@@ -189,8 +122,15 @@ def run_sft(
     :param resume: go on from ``last.zip`` of an interrupted run with the same settings and demonstrations
     :param origin: further entries of the result's ``provenance``, such as ``command`` and ``data``
     :return: what came out
+    :raises ValueError: without a successful episode, with too few to hold any out, or with one that lacks a camera
+    :raises SpaceError: if a checkpoint has another ``chunk_size`` than the settings
+    :raises UnknownNameError: if there is no such model or suite
+    :raises CheckpointError: if the checkpoint is missing, damaged or of another architecture
+    :raises FileNotFoundError: if there is no run to ``resume``
+    :raises TrainingDivergedError: after three gradient steps in a row that are not finite
+    :raises KeyboardInterrupt: after Ctrl-C, once the gradient step in progress is done and saved
     """
-    folder = Path(folder)
+    settings, folder = settings.resolved(), Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     seconds: dict[str, float] = {}
     demonstrated: dict[int, set[int]] = defaultdict(set)
@@ -208,21 +148,15 @@ def run_sft(
     seconds["reading"] = time.perf_counter() - start
 
     model, n_steps = _model(settings, dataset, folder, resume)
+    # for everyone who later makes an environment for the model; the frames are kept at the size of its input
+    model.policy.vla.config.trained_camera_size = dataset.camera_size[0]
     announce(f"training on {n_episodes} episodes, {len(dataset)} decisions: {n_steps} gradient steps")
     model.learn(n_steps, reset_num_timesteps=not resume, progress_bar=True)
     best = load_vla(folder / BEST_FOLDER) if model.validations else model.policy.vla
     save_vla(best, folder / MODEL_FOLDER, dtype=getattr(th, settings.weights_dtype))
     seconds["training"] = model.training_seconds
 
-    evaluations: dict[str, EvaluationResult] = {}
-    if settings.n_eval_states:
-        policy = VLAPolicy(model.observation_space, model.action_space, lambda _: 0.0, vla=folder / MODEL_FOLDER)
-        policy.to(model.device)
-        for mode in ("greedy", "sampled"):
-            start = time.perf_counter()
-            announce(f"evaluation of the best model, {mode} actions")
-            evaluations[mode] = _evaluate(settings, policy, sorted(demonstrated), mode, dataset.camera_size[0])
-            seconds[f"evaluation {mode}"] = time.perf_counter() - start
+    evaluations = _evaluate(settings, folder / MODEL_FOLDER, model.device, sorted(demonstrated), seconds, announce)
     result = SFTResult(
         settings,
         folder,
@@ -270,22 +204,34 @@ def _model(settings: SFTSettings, dataset: DemonstrationSet, folder: Path, resum
 
 
 def _evaluate(
-    settings: SFTSettings, policy: VLAPolicy, task_ids: list[int], mode: str, image_size: int
-) -> EvaluationResult:
-    return evaluate_policy_on_suite(
-        policy,
-        settings.env_id,
-        n_init_states=settings.n_eval_states,
-        task_ids=task_ids,
-        n_envs=settings.n_envs,
-        deterministic=mode == "greedy",
-        env_kwargs={
-            "chunk_size": settings.chunk_size,
-            "image_size": image_size,
-            "cameras": tuple(policy.vla.config.cameras),
-            "render_quality": settings.render_quality,
-            "assets": settings.assets,
-        },
-        progress_bar=True,
-        seed=settings.seed,
-    )
+    settings: SFTSettings,
+    folder: Path,
+    device: th.device,
+    task_ids: list[int],
+    seconds: dict[str, float],
+    announce: Callable[[str], None],
+) -> dict[str, EvaluationResult]:
+    """Of the model as it was saved, in the environment that everyone will make for it."""
+    if not settings.n_eval_states:
+        return {}
+    kwargs = {**env_kwargs(folder), "render_quality": settings.render_quality, "assets": settings.assets}
+    with gym.make(settings.env_id, **kwargs) as env:
+        policy = VLAPolicy.from_checkpoint(folder, env)
+    policy.to(device)
+    evaluations: dict[str, EvaluationResult] = {}
+    for mode in ("greedy", "sampled"):
+        start = time.perf_counter()
+        announce(f"evaluation of the best model, {mode} actions")
+        evaluations[mode] = evaluate_policy_on_suite(
+            policy,
+            settings.env_id,
+            n_init_states=settings.n_eval_states,
+            task_ids=task_ids,
+            n_envs=settings.n_envs,
+            deterministic=mode == "greedy",
+            env_kwargs=kwargs,
+            progress_bar=True,
+            seed=settings.seed,
+        )
+        seconds[f"evaluation {mode}"] = time.perf_counter() - start
+    return evaluations

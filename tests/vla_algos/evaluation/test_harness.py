@@ -1,17 +1,21 @@
+import dataclasses
+import io
 import json
 import os
 import signal
+import sys
 from collections import Counter
 from functools import partial
 from types import SimpleNamespace
 
+import gymnasium as gym
 import numpy as np
 import pytest
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 
-from vla_algos import VLAPolicy
+from vla_algos import TokenPPO, VLAPolicy, env_kwargs
 from vla_algos.evaluation import evaluate_policy_on_suite, wilson_interval
-from vla_algos.evaluation.harness import policy_env_kwargs
+from vla_algos.policies.env_kwargs import policy_env_kwargs
 from vla_gym import ActionTokenizer
 from vla_gym.envs.toy_env import INSTRUCTIONS, ToyLiberoEnv
 from vla_gym.instructions import decode_instruction
@@ -91,6 +95,7 @@ def test_table_and_file(tmp_path):
     assert "12/16" in table[4] and "75.0 %" in table[4]
     result.save(tmp_path / "result.json")
     saved = json.loads((tmp_path / "result.json").read_text())
+    assert result.mode == "greedy" and dataclasses.replace(result, deterministic=False).mode == "sampled"
     assert saved["success_rate"] == 0.75 and saved["assets"] == "toy"
     assert saved["tasks"]["1"]["successes"] == 4 and len(saved["episodes"]) == 16
     assert set(saved["versions"]) >= {"mujoco", "torch"} and "commit" in saved
@@ -140,18 +145,44 @@ def test_nothing_to_do_is_refused():
         evaluate_policy_on_suite(HandMade(), "toy", n_init_states=0, env_fn=ToyLiberoEnv)
 
 
-def test_the_environment_decodes_by_the_models_statistics():
-    toy = ToyLiberoEnv()
+def test_keywords_that_would_not_be_used_are_refused():
+    with pytest.raises(ValueError, match="env_kwargs would not be used"):
+        evaluate_policy_on_suite(HandMade(), "toy", env_fn=ToyLiberoEnv, env_kwargs={"chunk_size": 2})
+
+
+@pytest.mark.parametrize("n_writes", [0, 3])
+def test_a_terminal_that_is_gone_does_not_end_an_evaluation(n_writes, monkeypatch, caplog):
+    left = iter(range(n_writes))
+
+    class Gone(io.StringIO):
+        def write(self, text):
+            if next(left, None) is None:
+                raise BrokenPipeError("Broken pipe")
+
+    monkeypatch.setattr(sys, "stderr", Gone())
+    result = evaluate_policy_on_suite(HandMade(), "toy", n_init_states=8, env_fn=ToyLiberoEnv, progress_bar=True)
+    assert result.n_episodes == 16
+    (record,) = (record for record in caplog.records if "progress bar cannot be shown" in record.message)
+    assert "Broken pipe" in record.message
+
+
+def test_a_models_own_keywords_hold_where_none_are_given():
+    toy = ToyLiberoEnv(chunk_size=3, image_size=32)
     stats = {"mine": {"action": {"q01": [-0.2] * 7, "q99": [0.2] * 7}}}
-    plain, fitted = (
-        VLAPolicy(toy.observation_space, toy.action_space, lambda _: 0.0, vla="nano", norm_stats=norm_stats)
-        for norm_stats in (None, stats)
-    )
-    holder = SimpleNamespace(policy=fitted)
-    for model in (fitted, holder):
-        assert (policy_env_kwargs(model, {"chunk_size": 2})["action_tokenizer"].q99 == 0.2).all()
-    own = ActionTokenizer()
-    assert policy_env_kwargs(fitted, {"action_tokenizer": own}) == {"action_tokenizer": own}
-    assert policy_env_kwargs(fitted, {"action_type": "continuous"}) == {"action_type": "continuous"}
-    for model in (plain, object(), SimpleNamespace(policy=None)):
-        assert policy_env_kwargs(model, None) == {}
+    policy = VLAPolicy.from_checkpoint("nano", toy, norm_stats=stats)
+    for model in (policy, SimpleNamespace(policy=policy)):
+        kwargs = policy_env_kwargs(model, {"assets": "primitive"})
+        assert (kwargs.pop("action_tokenizer").q99 == 0.2).all()
+        assert kwargs == {"chunk_size": 3, "image_size": 32, "cameras": ("agentview",), "assets": "primitive"}
+    own = {"action_tokenizer": ActionTokenizer(), "chunk_size": 1, "image_size": 48, "cameras": ("agentview", "wrist")}
+    assert policy_env_kwargs(policy, own) == own
+    for model in (object(), SimpleNamespace(policy=None)):
+        assert policy_env_kwargs(model, None) == {} and policy_env_kwargs(model, own) == own
+
+
+def test_a_model_is_evaluated_without_keywords():
+    vla = "compact-libero-goal"
+    with gym.make("LIBERO-Goal-v0", **env_kwargs(vla)) as env:
+        model = TokenPPO("VLAPolicy", env, n_steps=2, batch_size=2, policy_kwargs={"vla": vla}, device="cpu")
+    result = evaluate_policy_on_suite(model, "LIBERO-Goal-v0", n_init_states=1, task_ids=[7])
+    assert [(e.task_id, e.init_state_id) for e in result.episodes] == [(7, 0)]

@@ -27,7 +27,7 @@ def test_an_environment_made_with_them_fits_the_model(folder: Path) -> None:
     assert kwargs["chunk_size"] == 3 and kwargs["image_size"] == 32 and kwargs["cameras"] == ("agentview", "wrist")
     assert (kwargs["action_tokenizer"].q99[:6] == 0.25).all()
     env = LiberoEnv("LIBERO-Goal-v0", **kwargs)
-    policy = VLAPolicy(env.observation_space, env.action_space, lambda _: 0.0, vla=folder, unnorm_key="b")
+    policy = VLAPolicy.from_checkpoint(folder, env, unnorm_key="b")
     assert policy.action_tokenizer.agrees_with(env.action_tokenizer)
     env.close()
 

@@ -6,9 +6,10 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.utils import obs_as_tensor
+from stable_baselines3.common.vec_env import DummyVecEnv
 
 from vla_algos import TokenPPO
-from vla_algos.errors import CheckpointError, SpaceError
+from vla_algos.errors import CheckpointError, SpaceError, UnknownNameError
 from vla_algos.models import load_vla, merge_adapters, save_vla, unmerge_adapters
 from vla_algos.policies import VLAPolicy
 from vla_gym import ActionTokenizer
@@ -155,6 +156,28 @@ def test_unsuitable_spaces_are_named():
         VLAPolicy(env.observation_space["agentview"], env.action_space, lambda _: 0.0, vla="nano")
     with pytest.raises(SpaceError, match="use_sde=True"):
         VLAPolicy(env.observation_space, env.action_space, lambda _: 0.0, use_sde=True, vla="nano")
+
+
+def test_a_checkpoint_acts_without_an_algorithm(tmp_path):
+    vla = load_vla("nano", seed=0, config_changes={"chunk_size": 2})
+    vla.config.norm_stats = {
+        name: {"action": {"q01": [-q] * 7, "q99": [q] * 7}} for name, q in (("a", 0.2), ("b", 0.3))
+    }
+    save_vla(vla, tmp_path / "vla")
+    env = ToyLiberoEnv(chunk_size=2)
+    env.action_tokenizer = ActionTokenizer.from_norm_stats(vla.config.norm_stats["b"])
+    kwargs = {"temperature": 0.5, "unnorm_key": "b"}
+    policies = [VLAPolicy.from_checkpoint(tmp_path / "vla", e, **kwargs) for e in (env, DummyVecEnv([lambda: env]))]
+    obs = observations(3)
+    bins = [policy.predict(obs, deterministic=True)[0] for policy in policies]
+    assert bins[0].shape == (3, 14) and np.array_equal(*bins)
+    assert {policy.temperature for policy in policies} == {0.5}
+    with pytest.raises(SpaceError, match="other action statistics"):
+        VLAPolicy.from_checkpoint(tmp_path / "vla", env, unnorm_key="a")
+    with pytest.raises(SpaceError, match="Make the environment with chunk_size=2"):
+        VLAPolicy.from_checkpoint(tmp_path / "vla", ToyLiberoEnv())
+    with pytest.raises(UnknownNameError, match="nanno"):
+        VLAPolicy.from_checkpoint("nanno", env)
 
 
 def test_the_wrist_camera_reaches_a_model_that_asks_for_it(monkeypatch):

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from vla_algos.evaluation.harness import EpisodeRecord, EvaluationResult
 from vla_algos.recipes.model_card import model_card, write_model_card
-from vla_algos.recipes.sft import SFTResult, SFTSettings
+from vla_algos.recipes.sft import SFTResult
+from vla_algos.recipes.sft_settings import SFTSettings
 
 VALIDATION = {"step": 10} | {
     f"{name}_{mode}": value
@@ -27,7 +28,7 @@ def results() -> dict:
         "data": {"kept": 3},
     }
     result = SFTResult(
-        SFTSettings(weights_dtype="bfloat16"), Path(), 3, 1234, 10, [VALIDATION], {"greedy": evaluation},
+        SFTSettings(weights_dtype="bfloat16").resolved(), Path(), 3, 1234, 10, [VALIDATION], {"greedy": evaluation},
         {0: {0, 1}, 1: {0}}, provenance, {"training": 5400.0}, 0.0,
     )  # fmt: skip
     return json.loads(json.dumps(result.to_dict()))
@@ -37,6 +38,7 @@ def test_it_states_training_data_and_success() -> None:
     card = model_card(results())
     assert card.startswith("---\nlicense: mit\n")
     for text in (
+        "8 commands of seven action tokens",
         "1,234 control steps",
         "2 tasks",
         "10 gradient steps, 1.50 hours on a GPU",

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,13 @@ import torch as th
 from safetensors.torch import load_file
 
 from vla_algos.bc import BC
+from vla_algos.errors import SpaceError
 from vla_algos.evaluation.harness import EpisodeRecord, EvaluationResult
-from vla_algos.models import load_vla
-from vla_algos.recipes.sft import SFTResult, SFTSettings, run_sft
+from vla_algos.models import load_vla, save_vla
+from vla_algos.policies import env_kwargs
+from vla_algos.recipes import sft
+from vla_algos.recipes.sft import SFTResult, run_sft
+from vla_algos.recipes.sft_settings import PRESET_CHUNK_SIZE, SFTSettings
 from vla_gym.actions.tokenizer import ActionTokenizer
 from vla_gym.datasets.collect import collect_episode
 from vla_gym.datasets.episode import Episode
@@ -26,6 +31,9 @@ SMALL = {
     "n_eval_states": 0,
     "bc_kwargs": {"batch_size": 8, "device": "cpu"},
 }
+
+
+RECORDS = (EpisodeRecord(3, 0, True, 10),)
 
 
 def episodes(n: int) -> list[Episode]:
@@ -64,9 +72,25 @@ def test_it_trains_and_writes_what_it_found(tmp_path: Path) -> None:
     best = load_vla(tmp_path / "model").config
     assert best.cameras == ["agentview", "wrist"] and best.proprio_dim == 0 and best.image_size == 32
     assert best.chunk_size == 2 and set(best.norm_stats) == {"libero_goal"}
+    # frames were recorded at 40 px, and kept at 32
+    assert best.trained_camera_size == 40 and env_kwargs(tmp_path / "model")["image_size"] == 40
     assert load_file(tmp_path / "model" / "model.safetensors")["projector.fc1.weight"].dtype == th.bfloat16
     assert "Not evaluated." in (tmp_path / "model" / "README.md").read_text()
     assert ActionTokenizer.from_checkpoint(tmp_path / "model").q99[:6].max() < 0.4
+
+
+def test_a_checkpoint_decides_what_it_reads_and_how_much_it_chooses(tmp_path: Path) -> None:
+    start = load_vla("nano", seed=0, config_changes={"image_size": 32, "chunk_size": 3, "proprio_dim": 0})
+    save_vla(start, tmp_path / "start")
+    settings = SFTSettings(**{**SMALL, "vla": str(tmp_path / "start"), "chunk_size": None, "epochs": 0.3})
+    result = run_sft(settings, episodes(4), tmp_path / "out")
+    assert load_vla(tmp_path / "out" / "model").config.chunk_size == result.settings.chunk_size == 3
+    card = (tmp_path / "out" / "model" / "README.md").read_text()
+    assert "camera agentview and an instruction in, 3 commands of seven action tokens out" in card
+    with pytest.raises(SpaceError, match=r"start chooses 3 commands per decision.*chunk_size=2. Leave chunk_size out"):
+        run_sft(replace(settings, chunk_size=2), iter(()), tmp_path / "other")
+    assert SFTSettings().resolved() == SFTSettings(chunk_size=PRESET_CHUNK_SIZE)
+    assert SFTSettings(chunk_size=5).resolved().chunk_size == 5
 
 
 def test_it_goes_on_where_it_was_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,6 +115,26 @@ def test_initial_states_that_were_demonstrated_are_counted_apart() -> None:
     evaluation = EvaluationResult("LIBERO-Goal-v0", "primitive", True, 0, {3: "a", 4: "b"}, records, {}, None)
     result = SFTResult(SFTSettings(), Path(), 1, 6, 1, [], {"greedy": evaluation}, {3: {0}}, {}, {}, 0.0)
     assert result.split_success("greedy") == {"demonstrated": (1, 1), "held out": (1, 2)}
+
+
+def test_it_is_judged_where_everyone_will_use_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[dict[str, Any]] = []
+
+    def evaluate(*args: Any, env_kwargs: dict[str, Any], deterministic: bool, **kwargs: Any) -> EvaluationResult:
+        asked.append(dict(env_kwargs))
+        return EvaluationResult("LIBERO-Goal-v0", "primitive", deterministic, 0, {3: "a"}, RECORDS, {}, None)
+
+    monkeypatch.setattr(sft, "evaluate_policy_on_suite", evaluate)
+    settings = SFTSettings(**{**SMALL, "n_eval_states": 1, "assets": "primitive", "epochs": 0.3})
+    result = run_sft(settings, episodes(4), tmp_path)
+    assert (
+        set(result.evaluations) == {"greedy", "sampled"} <= {key.removeprefix("evaluation ") for key in result.seconds}
+    )
+    for kwargs in asked:
+        tokenizer, own = kwargs.pop("action_tokenizer"), env_kwargs(tmp_path / "model")
+        assert tokenizer.agrees_with(own.pop("action_tokenizer"))
+        assert kwargs == {**own, "render_quality": "fast", "assets": "primitive"} and kwargs["image_size"] == 40
+    assert len(asked) == 2
 
 
 @pytest.mark.slow

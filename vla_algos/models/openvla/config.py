@@ -112,6 +112,7 @@ class OpenVLAConfig:
     :param chunk_size: actions per decision, 7 tokens each
     :param value_head_width: hidden channels of the value head, 0 for no value head
     :param detach_value: stop the gradient of the value at the hidden state it reads
+    :param trained_camera_size: side of the camera images of the data that it was trained on, pixels; None: not known
     :param norm_stats: OpenVLA's data set statistics, {data set: {"action": {"q01": ..., "q99": ..., "mask": ...}}}
     :param released: files of the released checkpoint that the model came from, whose layout it is saved in; None: the
         layout of this library
@@ -132,12 +133,20 @@ class OpenVLAConfig:
     chunk_size: int = 1
     value_head_width: int = 0
     detach_value: bool = False
+    trained_camera_size: int | None = None
     norm_stats: dict[str, Any] = field(default_factory=dict)
     released: ReleasedFiles | None = None
 
     @property
     def camera_size(self) -> int:
-        """Side of the camera images that the model is to be given, pixels: what its pipeline starts from."""
+        """
+        Side of the camera images that the model is to be given, pixels: those of its training, if they are known.
+
+        An image that is rendered at the size of the model's input is not the one that was rendered larger and resized.
+        """
+        if self.trained_camera_size is not None:
+            return self.trained_camera_size
+        # what the pipeline starts from
         return LIBERO_CAMERA_SIZE if "lanczos" in self.image_pipeline else self.image_size
 
     @property

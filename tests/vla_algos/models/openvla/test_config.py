@@ -9,6 +9,7 @@ import torch as th
 
 from vla_algos.errors import CheckpointError, UnknownNameError
 from vla_algos.models import OpenVLA, OpenVLAConfig
+from vla_algos.models.hub import load_config
 from vla_algos.models.openvla.config import PRESETS, get_preset
 
 
@@ -47,3 +48,17 @@ def test_fields_of_a_preset_can_be_changed():
     assert get_preset("nano").cameras == ["agentview"]
     with pytest.raises(UnknownNameError, match=r"Unknown field of a preset 'image_sice'. Did you mean 'image_size'"):
         get_preset("nano", image_sice=32)
+
+
+def test_cameras_show_what_the_model_was_trained_on():
+    config = get_preset("nano")
+    assert config.camera_size == config.image_size
+    config.trained_camera_size = 96
+    assert config.camera_size == 96 and OpenVLAConfig.from_dict(config.to_dict()) == config
+
+
+def test_checkpoints_of_before_do_not_name_it():
+    values = get_preset("nano", image_size=32).to_dict()
+    del values["trained_camera_size"]
+    assert OpenVLAConfig.from_dict(values).camera_size == 32
+    assert load_config("compact-libero-goal").camera_size == 96

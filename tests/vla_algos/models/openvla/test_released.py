@@ -70,6 +70,15 @@ def test_cameras_show_what_the_pipeline_starts_from(folder: Path) -> None:
     assert config.camera_size == config.image_size == 28
 
 
+def test_images_of_further_training_are_kept_apart(folder: Path, tmp_path: Path) -> None:
+    model = load_vla(folder)
+    model.config.trained_camera_size = 128
+    save_vla(model, tmp_path / "own")
+    saved = json.loads((tmp_path / "own" / "config.json").read_text())
+    assert saved == {**CONFIG, "vla_gym": {"trained_camera_size": 128}}
+    assert env_kwargs(tmp_path / "own")["image_size"] == 128
+
+
 def test_data_sets_that_the_statistics_file_leaves_out_are_not_lost(folder: Path, tmp_path: Path) -> None:
     mine = {"mine": CONFIG["norm_stats"]["goal"]}
     (folder / "dataset_statistics.json").write_text(json.dumps(mine))
