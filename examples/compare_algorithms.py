@@ -29,7 +29,7 @@ from vla_algos.evaluation.harness import EvaluationResult
 from vla_algos.evaluation.plots import plot_comparison
 from vla_algos.recipes.hyperparams import load_recipe
 from vla_algos.recipes.rl import MODES, RLSettings, evaluate_both, run_rl
-from vla_algos.recipes.sft import SFTSettings
+from vla_algos.recipes.sft_settings import SFTSettings
 from vla_gym import make_vec
 from vla_gym.datasets.episode import Episode
 from vla_gym.datasets.hdf5 import load_episodes

@@ -22,6 +22,7 @@ from vla_algos.bc.validation import known_inputs, prediction_figures
 from vla_algos.common.divergence import SkippedUpdates
 from vla_algos.common.interrupts import deferred_interrupt
 from vla_algos.common.losses import smoothing_table, soft_cross_entropy
+from vla_algos.common.progress import progress_bar as tolerant_bar
 from vla_algos.common.saving import LAST_FILE, SavedWithoutFrozenWeights
 from vla_algos.common.schedules import warmup_cosine
 from vla_algos.models import save_vla
@@ -212,7 +213,7 @@ class BC(SavedWithoutFrozenWeights):
             self._logger = configure_logger(self.verbose, self.tensorboard_log, tb_log_name, reset_num_timesteps)
         callback = self._init_callback(callback)
         callback.on_training_start(locals(), globals())
-        bar = tqdm(
+        bar = tolerant_bar(
             total=self._total_timesteps,
             initial=self.num_timesteps,
             disable=not progress_bar,

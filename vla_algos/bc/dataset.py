@@ -196,13 +196,14 @@ class DemonstrationSet:
         :param fraction: share of the episodes in the second set; rounded, at least one if above 0
         :param generator: chooses the episodes
         :return: training set and validation set
+        :raises ValueError: if no episode would be left in the training set
         """
         episodes = np.unique(self.episode_ids)
         n_held_out = max(1, round(fraction * len(episodes))) if fraction > 0 else 0
         if n_held_out >= len(episodes):
             raise ValueError(
-                f"validation_fraction={fraction} of {len(episodes)} episodes leaves none to train on. "
-                "Give more demonstrations, or validation_fraction=0."
+                f"Holding out {fraction} of {len(episodes)} episodes leaves none to train on. "
+                "Give more demonstrations, or hold none out."
             )
         is_held_out = np.isin(self.episode_ids, generator.permutation(episodes)[:n_held_out])
         return self.select(~is_held_out), self.select(is_held_out)

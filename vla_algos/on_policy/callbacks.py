@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 import time
-from collections.abc import Callable
 
 from stable_baselines3.common.callbacks import BaseCallback, ProgressBarCallback
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 
 from vla_algos.common.buffers import TokenRolloutBuffer
+from vla_algos.common.progress import Tolerant
 from vla_algos.policies import VLAPolicy
-
-logger = logging.getLogger(__name__)
 
 
 class TokenRolloutCallback(BaseCallback):
@@ -49,28 +46,19 @@ class TokenRolloutCallback(BaseCallback):
         self.logger.record("time/decoding_seconds", self._decoding_seconds)
 
 
-class TolerantProgressBar(ProgressBarCallback):
+class TolerantProgressBar(Tolerant, ProgressBarCallback):
     """SB3's progress bar, which a terminal that is gone or taken by another live display cannot make fail a run."""
 
     def _on_training_start(self) -> None:
-        self._is_shown = True
-        self._attempt(super()._on_training_start)
+        self.is_shown = True
+        self.attempt(super()._on_training_start)
 
     def _on_step(self) -> bool:
-        self._attempt(super()._on_step)
+        self.attempt(super()._on_step)
         return True
 
     def _on_training_end(self) -> None:
-        self._attempt(super()._on_training_end)
-
-    def _attempt(self, show: Callable[[], object]) -> None:
-        if not self._is_shown:
-            return
-        try:
-            show()
-        except Exception as error:
-            self._is_shown = False
-            logger.warning("The progress bar cannot be shown any more (%s); the run goes on without it.", error)
+        self.attempt(super()._on_training_end)
 
 
 def _reward_seconds(env: VecEnv) -> float:
