@@ -11,7 +11,8 @@ import yaml
 
 from vla_algos.common.schedules import LINEAR_PREFIX
 from vla_algos.errors import RecipeError, UnknownNameError
-from vla_algos.recipes.rl import ALGORITHMS, RLSettings
+from vla_algos.recipes.rl import ALGORITHMS
+from vla_algos.recipes.rl_settings import RLSettings
 
 FOLDER = Path(__file__).resolve().parents[1] / "hyperparams"
 RUN = "run"
