@@ -153,6 +153,8 @@ def run_rl(
             for mode, evaluation in before.items():
                 evaluation.save(folder / f"before_{mode}.json")
             on_model("before", model)
+            # training is to be the same whatever the evaluation has drawn
+            model.set_random_seed(settings.seed)
         n_tasks = len(settings.tasks)
         announce(f"{settings.algorithm}, {settings.total_timesteps} decisions on {n_tasks} task{'s' * (n_tasks > 1)}")
         recorder = StoredHistoryCallback(folder)

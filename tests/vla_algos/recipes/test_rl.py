@@ -7,8 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch as th
+from safetensors.torch import load_file
 
 from vla_algos.errors import CheckpointError, SettingsError, UnknownNameError
+from vla_algos.models import load_vla, save_vla
 from vla_algos.recipes import rl
 from vla_algos.recipes.hyperparams import load_recipe
 from vla_algos.recipes.rl import run_rl
@@ -68,6 +71,34 @@ def test_another_algorithm_needs_its_name_alone(tmp_path: Path) -> None:
     result = run_rl(small(algorithm="TokenGRPO", algorithm_kwargs=kwargs, n_eval_states=0, total_timesteps=1), tmp_path)
     assert result.n_timesteps > 1 and result.before == result.after == {}
     assert (tmp_path / "model" / "config.json").exists()
+
+
+@pytest.mark.slow
+def test_training_is_the_same_with_and_without_an_evaluation(tmp_path: Path) -> None:
+    vla = load_vla("nano", seed=0, config_changes={"image_size": 32})
+    # 40 commands at a time
+    vla.config.chunk_size = 40
+    save_vla(vla, tmp_path / "vla")
+    kwargs = {"n_steps": 4, "batch_size": 2, "n_epochs": 2, "critic_warmup_iterations": 0}
+    trained = []
+    for n_eval_states in (0, 1):
+        settings = RLSettings(
+            vla=str(tmp_path / "vla"),
+            task_ids=(8,),
+            n_train_states=1,
+            n_envs=1,
+            total_timesteps=4,
+            algorithm_kwargs=kwargs,
+            assets="primitive",
+            n_eval_states=n_eval_states,
+        )
+        result = run_rl(settings, tmp_path / str(n_eval_states))
+        assert len(result.before) == (2 if n_eval_states else 0)
+        trained.append(load_file(result.folder / "model" / "model.safetensors"))
+    assert trained[0].keys() == trained[1].keys()
+    assert all(th.equal(trained[0][name], trained[1][name]) for name in trained[0])
+    start = load_file(tmp_path / "vla" / "model.safetensors")
+    assert any(not th.equal(trained[0][name], start[name]) for name in start)
 
 
 @pytest.mark.parametrize(
