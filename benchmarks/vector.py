@@ -13,7 +13,6 @@ import argparse
 import os
 import platform
 import statistics
-import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ import numpy as np
 
 import vla_gym
 from vla_gym.assets.resolve import resolve_assets
+from vla_gym.datasets.provenance import commit
 from vla_gym.tasks.registry import get_suite
 from vla_gym.vector import BACKENDS
 
@@ -41,11 +41,6 @@ def processor() -> str:
         if line.startswith("model name"):
             return line.partition(":")[2].strip()
     return platform.machine()
-
-
-def commit() -> str:
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--exclude=*"]
-    return subprocess.run(command, capture_output=True, text=True).stdout.strip() or "unknown"
 
 
 def make(suite: str, assets: str, backend: str, n_envs: int, cameras: dict[str, Any]) -> Any:
@@ -91,7 +86,8 @@ def main() -> None:
     args = parser.parse_args()
     pack = resolve_assets(args.assets)
 
-    print(f"python {platform.python_version()}, mujoco {mujoco.__version__}, commit {commit()}, assets {pack.name}")
+    versions = f"python {platform.python_version()}, mujoco {mujoco.__version__}"
+    print(f"{versions}, commit {commit() or 'unknown'}, assets {pack.name}")
     print(f"{processor()}, {len(os.sched_getaffinity(0))} cores, load {os.getloadavg()[0]:.1f} at the start")
     print(f"control steps per second, medians of {args.repeats} turns of {args.steps} steps")
     print("suite    images        backend   1 worker 2 workers   ratio  [smallest, largest]")

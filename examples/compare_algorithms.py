@@ -21,16 +21,13 @@ from typing import Any
 import gymnasium as gym
 from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.utils import set_random_seed
-from stable_baselines3.common.vec_env import VecMonitor
 
 from vla_algos import BC, DemonstrationSet, VLAPolicy, env_kwargs
-from vla_algos.common.vec_env import SB3VecEnv
 from vla_algos.evaluation.harness import EvaluationResult
 from vla_algos.evaluation.plots import plot_comparison
 from vla_algos.recipes.hyperparams import load_recipe
-from vla_algos.recipes.rl import MODES, RLSettings, evaluate_both, run_rl
+from vla_algos.recipes.rl import ALGORITHMS, MODES, RLSettings, evaluate_both, make_env, run_rl
 from vla_algos.recipes.sft_settings import SFTSettings
-from vla_gym import make_vec
 from vla_gym.datasets.episode import Episode
 from vla_gym.datasets.hdf5 import load_episodes
 from vla_gym.datasets.record import record_demonstrations
@@ -83,13 +80,8 @@ def behaviour_cloning(settings: RLSettings, folder: Path) -> BC:
 
 def stock(algorithm: type[Any], policy: Any, settings: RLSettings, folder: Path, **kwargs: Any) -> Any:
     """An algorithm of Stable-Baselines3 as it is."""
-    starts = range(settings.n_train_states)
-    env = VecMonitor(
-        SB3VecEnv(
-            make_vec(settings.env_id, settings.n_envs, "process", init_state_ids=starts, **settings.env_kwargs),
-        )
-    )
-    env.seed(settings.seed)
+    # without the keywords of TokenPPO, whose critic reads the simulator's state
+    env = make_env(replace(settings, algorithm_kwargs={}))
     if policy is VLAPolicy:
         kwargs |= {"learning_rate": 1e-4, "policy_kwargs": {"vla": settings.vla}}
     try:
@@ -109,7 +101,7 @@ def recurrent_ppo(settings: RLSettings, folder: Path) -> Any:
 
 TRAINERS: dict[str, Trainer] = {
     "start": nothing,
-    **{name: partial(token_algorithm, name) for name in ("TokenPPO", "TokenGRPO", "TokenRLOO", "TPO")},
+    **{name: partial(token_algorithm, name) for name in ALGORITHMS},
     "BC": behaviour_cloning,
     "PPO": partial(stock, PPO, VLAPolicy, n_steps=40, batch_size=128, n_epochs=3),
     "A2C": partial(stock, A2C, VLAPolicy),

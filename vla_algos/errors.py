@@ -10,6 +10,7 @@ __all__ = [
     "MissingPackageError",
     "ModelInputError",
     "RecipeError",
+    "SettingsError",
     "SpaceError",
     "TrainingDivergedError",
     "UnknownNameError",
@@ -35,6 +36,10 @@ class ModelInputError(VLAAlgosError, ValueError):
 
 class RecipeError(VLAAlgosError, ValueError):
     """A recipe file that does not say what it should."""
+
+
+class SettingsError(VLAAlgosError, ValueError):
+    """Settings that an interrupted run was not begun with."""
 
 
 class TrainingDivergedError(VLAAlgosError, RuntimeError):

@@ -11,9 +11,9 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-app = typer.Typer(help="Asset packs and the cache of built scenes.", no_args_is_help=True)
+from vla_algos.cli.options import Assets, megabytes, numbers
 
-Assets = Annotated[str, typer.Option("--assets", help="auto, primitive, or a folder in LIBERO's layout.")]
+app = typer.Typer(help="Asset packs and the cache of built scenes.", no_args_is_help=True)
 
 
 class Quality(str, Enum):
@@ -97,19 +97,6 @@ def download(
     pack = resolve_assets()
     if pack.path != folder:
         console.print(f"Not in use: another pack is {pack.chosen_by} ({pack.path}).", style="yellow", markup=False)
-
-
-def megabytes(n_bytes: int) -> str:
-    """A size for people, e.g. ``1,234 MB``."""
-    return f"{n_bytes / 1e6:,.0f} MB"
-
-
-def numbers(text: str) -> list[int] | None:
-    """Numbers of a comma-separated option; None if it is empty."""
-    try:
-        return [int(part) for part in text.split(",")] if text else None
-    except ValueError as error:
-        raise typer.BadParameter(f"expected numbers with commas between, e.g. 0,3,8, got {text!r}") from error
 
 
 def _counted(n: int, thing: str) -> str:

@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING
 
 from packaging.specifiers import SpecifierSet
 
+from vla_algos.cli.options import megabytes
+
 if TYPE_CHECKING:
     from vla_gym.assets.resolve import AssetPack
     from vla_gym.sim.bundle import SceneBundle
@@ -161,7 +163,7 @@ def check_cache() -> Check:
     from vla_gym.sim.cache import cache_usage
 
     usage = cache_usage()
-    finding = f"{usage.path}: {usage.n_scenes} scenes, {usage.size / 1e6:,.0f} MB, {usage.free / 1e6:,.0f} MB free"
+    finding = f"{usage.path}: {usage.n_scenes} scenes, {megabytes(usage.size)}, {megabytes(usage.free)} free"
     if usage.is_writable:
         return Check("cache", Status.OK, finding)
     remedy = "Correct its permissions, or name another folder in VLA_GYM_CACHE."

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from vla_algos.cli.assets import Assets, numbers
+from vla_algos.cli.options import Assets, TaskIds, numbers
 
 if TYPE_CHECKING:
     from vla_gym.datasets.record import TaskReport
@@ -22,7 +22,7 @@ def collect(
     suite: Annotated[str, typer.Option(help="spatial, object, goal, 10 or 90.")],
     out: Annotated[Path, typer.Option(help="Folder for one HDF5 file per task; a second run continues there.")],
     episodes: Annotated[int, typer.Option(help="Per task, failures included.", min=1)] = 50,
-    task_ids: Annotated[str, typer.Option(help="Of the suite, e.g. 0,3,8; default: all.")] = "",
+    task_ids: TaskIds = "",
     workers: Annotated[int | None, typer.Option(help="Processes; default: one per core.", min=1)] = None,
     image_size: Annotated[int, typer.Option(help="Height and width of the images (px).", min=16)] = 128,
     cameras: Annotated[str, typer.Option(help="agentview, wrist, both with a comma between, or none.")] = (

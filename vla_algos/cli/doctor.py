@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
-from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -23,14 +22,13 @@ from vla_algos.cli.checks import (
     check_torch,
     check_versions,
 )
+from vla_algos.cli.options import Assets
 from vla_gym.errors import VLAGymError
 
 _STYLES = {Status.OK: "green", Status.WARNING: "yellow", Status.PROBLEM: "bold red"}
 
 
-def doctor(
-    assets: Annotated[str, typer.Option(help="auto, primitive, or a folder in LIBERO's layout.")] = "auto",
-) -> None:
+def doctor(assets: Assets = "auto") -> None:
     """Check versions, rendering, assets, cache and contacts; the exit status is 1 if there is a problem."""
     console = Console(highlight=False)
     table = Table(expand=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 
 import typer
 
@@ -12,6 +13,7 @@ from vla_algos.cli import assets
 from vla_algos.cli.collect import collect
 from vla_algos.cli.doctor import doctor
 from vla_algos.cli.evaluate import evaluate
+from vla_algos.cli.output import LastingOutput
 from vla_algos.cli.quickstart import quickstart
 from vla_algos.cli.sft import sft
 from vla_algos.cli.train import train
@@ -44,8 +46,9 @@ def main() -> None:
     # OpenMP's threads spin for long while they wait, and starve each other as soon as another process wants a core: two
     # trainings on two cores take 19 times as long as one, with this 2.5 times
     os.environ.setdefault("GOMP_SPINCOUNT", "5000")
-    try:
-        app()
-    except (VLAGymError, VLAAlgosError) as error:
-        typer.secho(f"Error: {error}", fg="red", err=True)
-        sys.exit(1)
+    with redirect_stdout(LastingOutput(sys.stdout)), redirect_stderr(LastingOutput(sys.stderr)):
+        try:
+            app()
+        except (VLAGymError, VLAAlgosError) as error:
+            typer.secho(f"Error: {error}", fg="red", err=True)
+            sys.exit(1)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from vla_algos.cli.assets import Assets
+from vla_algos.cli.options import Assets
 from vla_algos.cli.results import print_rl_result
 
 

@@ -2,47 +2,66 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from vla_algos.cli.assets import Assets, numbers
+from vla_algos.cli.options import ASSETS_HELP, numbers
 from vla_algos.cli.results import print_rl_result
 
 
 def train(
-    recipe: Annotated[str, typer.Option(help="goal, quickstart, or a YAML file of that form.")] = "goal",
+    recipe: Annotated[str | None, typer.Option(help="goal (the default), quickstart, or a YAML file.")] = None,
     out: Annotated[Path, typer.Option(help="Folder for model, logs and figures.")] = Path("runs/train"),
     suite: Annotated[str | None, typer.Option(help="spatial, object, goal, 10 or 90; default: the recipe's.")] = None,
     task_ids: Annotated[str, typer.Option(help="Of the suite, e.g. 0,3,8; default: the recipe's.")] = "",
     vla: Annotated[str | None, typer.Option(help="Where to start; default: the recipe's.")] = None,
     algorithm: Annotated[str | None, typer.Option(help="Section of the recipe; default: its first.")] = None,
     timesteps: Annotated[int | None, typer.Option(help="Decisions to train on.", min=1)] = None,
-    curriculum: Annotated[str | None, typer.Option(help="paper, frontier or none; default: the recipe's.")] = None,
+    curriculum: Annotated[
+        str | None, typer.Option(help="paper or frontier, with the recipe's other keywords, or none.")
+    ] = None,
     n_envs: Annotated[int | None, typer.Option(help="Environments side by side.", min=1)] = None,
-    eval_states: Annotated[int, typer.Option(help="Initial states per task to evaluate on; 0: none.", max=50)] = 50,
-    seed: Annotated[int, typer.Option(help="Seed of everything.", min=0)] = 0,
-    assets: Assets = "auto",
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run in --out.")] = False,
+    eval_states: Annotated[
+        int | None, typer.Option(help="Initial states per task to evaluate on; 0: none.", min=0, max=50)
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of everything.", min=0)] = None,
+    assets: Annotated[str | None, typer.Option(help=f"{ASSETS_HELP}; default: the recipe's.")] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with an interrupted run in --out, with its own settings.")
+    ] = False,
 ) -> None:
     """Improve a VLA by reinforcement learning, and measure its success before and after."""
     from vla_algos.recipes.hyperparams import load_recipe
     from vla_algos.recipes.rl import run_rl
+    from vla_algos.recipes.rl_folder import stored_settings
     from vla_gym.tasks.registry import get_suite
 
-    schemes = {None: {}, "none": {"curriculum": None}}
+    ids = numbers(task_ids)
     given = {
         "env_id": None if suite is None else get_suite(suite).env_id,
-        "task_ids": numbers(task_ids),
+        "task_ids": None if ids is None else tuple(ids),
         "vla": vla,
         "total_timesteps": timesteps,
         "n_envs": n_envs,
+        "n_eval_states": eval_states,
+        "seed": seed,
+        "assets": assets,
     }
     changes = {name: value for name, value in given.items() if value is not None}
-    changes |= schemes.get(curriculum, {"curriculum": {"scheme": curriculum}})
-    settings = load_recipe(recipe, algorithm, seed=seed, assets=assets, n_eval_states=eval_states, **changes)
+    base = stored_settings(out) if resume else None
+    if base is not None:
+        algorithm = algorithm or base.algorithm
+    if base is not None and recipe is None:
+        settings = replace(base, algorithm=algorithm, **changes)
+    else:
+        settings = load_recipe(recipe or "goal", algorithm, base, **changes)
+    if curriculum is not None:
+        keywords = None if curriculum == "none" else {**(settings.curriculum or {}), "scheme": curriculum}
+        settings = replace(settings, curriculum=keywords)
     console = Console()
     result = run_rl(settings, out, lambda text: console.print(f"[bold]{text}[/bold]"), resume)
     print_rl_result(console, result)

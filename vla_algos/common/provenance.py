@@ -50,6 +50,6 @@ def hardware(device: th.device | str) -> str:
 
 
 def peak_memory_mb() -> float:
-    """Most memory that this process has had so far, megabytes."""
-    # kilobytes on Linux, bytes on macOS
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+    """Most memory that this process has had so far, megabytes (1e6 bytes)."""
+    # kibibytes on Linux, bytes on macOS
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6

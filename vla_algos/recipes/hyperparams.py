@@ -10,8 +10,10 @@ from typing import Any
 import yaml
 
 from vla_algos.common.schedules import LINEAR_PREFIX
+from vla_algos.curriculum import SuccessSampler
 from vla_algos.errors import RecipeError, UnknownNameError
-from vla_algos.recipes.rl import ALGORITHMS, RLSettings
+from vla_algos.recipes.rl import ALGORITHMS
+from vla_algos.recipes.rl_settings import RLSettings
 
 FOLDER = Path(__file__).resolve().parents[1] / "hyperparams"
 RUN = "run"
@@ -23,12 +25,15 @@ def recipe_names() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.yml"))
 
 
-def load_recipe(name: str | Path, algorithm: str | None = None, **changes: Any) -> RLSettings:
+def load_recipe(
+    name: str | Path, algorithm: str | None = None, base: RLSettings | None = None, **changes: Any
+) -> RLSettings:
     """
     Settings from a recipe.
 
     :param name: of a shipped recipe, or a YAML file
     :param algorithm: section to use; None: the first
+    :param base: where what the recipe leaves open comes from; None: the defaults
     :param changes: fields of ``RLSettings`` that shall differ
     :return: the settings
     :raises UnknownNameError: if there is no such recipe, algorithm, field or keyword
@@ -60,7 +65,17 @@ def load_recipe(name: str | Path, algorithm: str | None = None, **changes: Any) 
     _check_numbers(path, sections[chosen], scheduled)
     if "task_ids" in run:
         run["task_ids"] = tuple(run["task_ids"] or ())
-    return RLSettings(algorithm=chosen, algorithm_kwargs=sections[chosen], **run)
+    if run.get("curriculum") is not None:
+        _check_curriculum(path, run["curriculum"])
+    return dataclasses.replace(base or RLSettings(), algorithm=chosen, algorithm_kwargs=sections[chosen], **run)
+
+
+def _check_curriculum(path: Path, curriculum: Any) -> None:
+    keywords = [key for key in inspect.signature(SuccessSampler).parameters if key != "starts"]
+    if not isinstance(curriculum, dict):
+        raise RecipeError(f"{path}: curriculum is {curriculum!r}; expected keywords: {', '.join(keywords)}.")
+    _check_names(curriculum, keywords, "keyword of the curriculum")
+    _check_numbers(path, curriculum, [])
 
 
 def _check_names(values: dict[str, Any], valid: list[str], kind: str) -> None:
@@ -76,7 +91,9 @@ def _check_numbers(path: Path, values: dict[str, Any], scheduled: list[str]) -> 
             continue
         is_linear = value.startswith(LINEAR_PREFIX)
         if is_linear and key not in scheduled:
-            raise RecipeError(f"{path}: {key} is {value!r}, but only these may change: {', '.join(scheduled)}.")
+            raise RecipeError(
+                f"{path}: {key} is {value!r}, but only these may change: {', '.join(scheduled) or 'none'}."
+            )
         try:
             number = float(value.removeprefix(LINEAR_PREFIX))
         except ValueError:

@@ -15,7 +15,8 @@ from typing import Any
 from vla_algos.evaluation.plots import plot_learning_curve
 from vla_algos.evaluation.videos import record_episode
 from vla_algos.recipes.hyperparams import load_recipe
-from vla_algos.recipes.rl import RLResult, RLSettings, run_rl
+from vla_algos.recipes.rl import RLResult, run_rl
+from vla_algos.recipes.rl_settings import RLSettings
 
 RECIPE = "quickstart"
 CURVE = "curve.png"

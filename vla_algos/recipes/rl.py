@@ -11,7 +11,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -21,82 +21,28 @@ from stable_baselines3.common.logger import Logger, configure
 from stable_baselines3.common.vec_env import VecMonitor
 
 from vla_algos.common import provenance
-from vla_algos.common.callbacks import RolloutHistoryCallback, RolloutRecord
+from vla_algos.common.callbacks import RolloutRecord
 from vla_algos.common.saving import LAST_FILE
 from vla_algos.common.schedules import as_schedule
 from vla_algos.common.vec_env import SB3VecEnv
 from vla_algos.curriculum import CurriculumCallback, SuccessSampler
+from vla_algos.errors import UnknownNameError
 from vla_algos.evaluation.harness import EvaluationResult, Predictor, evaluate_policy_on_suite
 from vla_algos.models import save_vla
 from vla_algos.on_policy.algorithm import TokenOnPolicyAlgorithm
-from vla_algos.policies import env_kwargs
+from vla_algos.recipes.rl_folder import StoredHistoryCallback, begin_run, check_resumable
+from vla_algos.recipes.rl_settings import RLSettings
 from vla_algos.token_grpo import TokenGRPO
 from vla_algos.token_ppo import TokenPPO
 from vla_algos.token_rloo import TokenRLOO
 from vla_algos.tpo import TPO
 from vla_gym.files import write_then_rename
-from vla_gym.tasks.registry import get_suite
 from vla_gym.vector import make_vec
 
 ALGORITHMS: Mapping[str, type[TokenOnPolicyAlgorithm]] = MappingProxyType(
     {algorithm.__name__: algorithm for algorithm in (TokenPPO, TokenGRPO, TokenRLOO, TPO)}
 )
 MODES = ("greedy", "sampled")
-
-
-@dataclass(frozen=True)
-class RLSettings:
-    """
-    What to train, how long, and how to judge it.
-
-    :param algorithm: one of ``ALGORITHMS``
-    :param vla: preset, shipped checkpoint, checkpoint folder or Hugging Face id
-    :param env_id: the suite
-    :param task_ids: its tasks; empty: all
-    :param n_train_states: initial states 0..n-1 of each task are trained on
-    :param n_envs: environments side by side, a process each
-    :param total_timesteps: decisions to train on
-    :param curriculum: keywords of :class:`vla_algos.curriculum.SuccessSampler`; None: starts are drawn evenly
-    :param algorithm_kwargs: keywords of the algorithm; ``"lin_1.0e-4"`` falls from there to zero
-    :param seed: of everything
-    :param assets: asset pack
-    :param render_quality: "fast" or "full"
-    :param n_eval_states: initial states per task and evaluation; 0: no evaluation
-    """
-
-    algorithm: str = "TokenPPO"
-    vla: str = "compact-libero-goal"
-    env_id: str = "LIBERO-Goal-v0"
-    task_ids: tuple[int, ...] = ()
-    n_train_states: int = 25
-    n_envs: int = 16
-    total_timesteps: int = 10_000
-    curriculum: dict[str, Any] | None = None
-    algorithm_kwargs: dict[str, Any] = field(default_factory=dict)
-    seed: int = 0
-    assets: str = "auto"
-    render_quality: str = "fast"
-    n_eval_states: int = 50
-
-    @property
-    def tasks(self) -> tuple[int, ...]:
-        """The tasks trained on."""
-        return self.task_ids or tuple(range(len(get_suite(self.env_id).tasks)))
-
-    @property
-    def policy_kwargs(self) -> dict[str, Any]:
-        """Keywords of the policy."""
-        return {"vla": self.vla, **self.algorithm_kwargs.get("policy_kwargs", {})}
-
-    @property
-    def env_kwargs(self) -> dict[str, Any]:
-        """Keywords of the environment that the policy acts in."""
-        return {
-            **env_kwargs(self.vla, self.policy_kwargs.get("unnorm_key")),
-            "task_ids": list(self.tasks),
-            "assets": self.assets,
-            "render_quality": self.render_quality,
-        }
 
 
 @dataclass(frozen=True)
@@ -108,10 +54,11 @@ class RLResult:
     :param folder: where everything was written
     :param before: evaluations of the start, ``greedy`` and ``sampled``; empty if there was no evaluation
     :param after: the same after training
-    :param history: one record per roll-out of this process
+    :param history: one record per roll-out, of all parts of the run
     :param n_timesteps: decisions trained on
     :param provenance: ``versions``, ``commit``, ``hardware``
-    :param seconds: wall time of each stage
+    :param seconds: wall time of each stage: ``training`` of all parts of the run, without what an interruption has
+        undone; evaluations of this process
     :param peak_memory_mb: of this process, megabytes
     """
 
@@ -171,35 +118,52 @@ def run_rl(
 
     :param settings: what and how
     :param folder: where to write ``model/`` (checkpoint folder), ``model.zip`` (SB3), ``last.zip`` (to go on from),
-        ``results.json``, ``before_greedy.json``, ``before_sampled.json`` and ``logs/``
+        ``settings.json``, ``history.json``, ``results.json``, ``before_greedy.json``, ``before_sampled.json`` and
+        ``logs/``. A new run takes away what an earlier one in this folder would have gone on from
     :param announce: told what begins
-    :param resume: go on from ``last.zip`` of an interrupted run with the same settings
+    :param resume: go on from ``last.zip`` of an interrupted run. ``n_eval_states`` alone may differ from its settings,
+        and then holds for the evaluation after training
     :param on_model: given the model ``"before"`` and ``"after"`` training, for example to film it
     :return: what was measured
+    :raises UnknownNameError: for an algorithm, suite, task, model, asset pack or curriculum scheme that does not exist
+    :raises SettingsError: if the interrupted run has other settings
+    :raises CheckpointError: if there is no run to go on with, or a checkpoint is damaged or does not fit
+    :raises AssetsError: if the asset pack is missing or incomplete
+    :raises TrainingDivergedError: if three updates in a row are not finite
+    :raises KeyboardInterrupt: at Ctrl-C; in training the iteration is finished and saved before
     """
     folder = Path(folder)
+    if settings.algorithm not in ALGORITHMS:
+        raise UnknownNameError("algorithm", settings.algorithm, ALGORITHMS)
+    if resume:
+        check_resumable(settings, folder)
     folder.mkdir(parents=True, exist_ok=True)
     seconds: dict[str, float] = {}
-    env = _make_env(settings)
+    # what is wrong with its keywords shall show before anything takes time
+    sampler = None if settings.curriculum is None else _new_sampler(settings)
+    env = make_env(settings)
     try:
         model = _make_model(settings, env, folder, resume)
         if resume:
             before = _read(folder)
         else:
+            begin_run(settings, folder)
             with _stage("evaluation before", seconds):
                 before = _evaluate(settings, model, "before", announce)
             for mode, evaluation in before.items():
                 evaluation.save(folder / f"before_{mode}.json")
             on_model("before", model)
+            # training is to be the same whatever the evaluation has drawn
+            model.set_random_seed(settings.seed)
         n_tasks = len(settings.tasks)
         announce(f"{settings.algorithm}, {settings.total_timesteps} decisions on {n_tasks} task{'s' * (n_tasks > 1)}")
-        recorder = RolloutHistoryCallback()
+        recorder = StoredHistoryCallback(folder)
         callbacks: list[BaseCallback] = [recorder]
-        if settings.curriculum is not None:
-            callbacks.append(CurriculumCallback(_sampler(settings, model)))
-        with _stage("training", seconds):
-            n_timesteps = model.remaining_timesteps if resume else settings.total_timesteps
-            model.learn(n_timesteps, callbacks, reset_num_timesteps=not resume, progress_bar=True)
+        if sampler is not None:
+            callbacks.append(CurriculumCallback(getattr(model, "success_sampler", None) or sampler))
+        n_timesteps = model.remaining_timesteps if resume else settings.total_timesteps
+        model.learn(n_timesteps, callbacks, reset_num_timesteps=not resume, progress_bar=True)
+        seconds["training"] = recorder.seconds
     finally:
         env.close()
     model.save(folder / "model.zip")
@@ -230,7 +194,14 @@ def _stage(name: str, seconds: dict[str, float]) -> Iterator[None]:
     seconds[name] = time.perf_counter() - start
 
 
-def _make_env(settings: RLSettings) -> VecMonitor:
+def make_env(settings: RLSettings) -> VecMonitor:
+    """
+    Environments to train in.
+
+    :param settings: of the run
+    :return: seeded, a process each; they draw the starts that are trained on, and show the simulator's state if the
+        policy's critic is to read it
+    """
     workers = make_vec(
         settings.env_id,
         settings.n_envs,
@@ -248,6 +219,8 @@ def _make_model(settings: RLSettings, env: VecMonitor, folder: Path, resume: boo
     algorithm: Any = ALGORITHMS[settings.algorithm]
     if resume:
         model = algorithm.load(folder / LAST_FILE, env=env)
+        # the folder may have been moved, or named from elsewhere
+        model.checkpoint_folder = str(folder)
         model.set_logger(_logger(folder, model.num_timesteps))
         return model
     kwargs = {name: as_schedule(value) for name, value in settings.algorithm_kwargs.items() if name != "policy_kwargs"}
@@ -268,10 +241,9 @@ def _logger(folder: Path, n_timesteps: int) -> Logger:
     return configure(str(folder / "logs" / f"from_{n_timesteps}"), ["csv", "tensorboard"])
 
 
-def _sampler(settings: RLSettings, model: TokenOnPolicyAlgorithm) -> SuccessSampler:
-    """The sampler of the run that goes on, or a new one."""
+def _new_sampler(settings: RLSettings) -> SuccessSampler:
     starts = itertools.product(settings.tasks, range(settings.n_train_states))
-    return getattr(model, "success_sampler", None) or SuccessSampler(starts, **(settings.curriculum or {}))
+    return SuccessSampler(starts, **(settings.curriculum or {}))
 
 
 def _evaluate(

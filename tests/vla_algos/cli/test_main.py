@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
 import pytest
 
 from vla_algos.cli.main import main
+from vla_gym.sim import cache
+from vla_gym.sim.cache import FilledSuite
+from vla_gym.tasks.registry import SUITES
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
@@ -39,3 +43,21 @@ def test_errors_of_the_library_are_messages(
     assert run(monkeypatch, "quickstart", "--smoke", *arguments) == 1
     error = capsys.readouterr().err
     assert "Error:" in error and message in error
+
+
+def test_a_reader_that_goes_away_does_not_end_a_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    built: list[str] = []
+
+    def fill(suite, *_: object) -> FilledSuite:
+        built.append(suite.name)
+        return FilledSuite(n_tasks=1, n_scenes=1, seconds=0.0)
+
+    monkeypatch.setattr(cache, "fill_cache", fill)
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w", buffering=1) as stream:
+        monkeypatch.setattr(sys, "stdout", stream)
+        assert run(monkeypatch, "assets", "build", "--assets", "primitive") == 0
+        # to nowhere
+        print("more", file=stream, flush=True)
+    assert built == [suite.name for suite in SUITES.values()]

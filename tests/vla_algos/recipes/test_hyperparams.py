@@ -13,6 +13,7 @@ from vla_algos.common.schedules import as_schedule
 from vla_algos.errors import RecipeError, UnknownNameError
 from vla_algos.recipes.hyperparams import FOLDER, load_recipe, recipe_names
 from vla_algos.recipes.quickstart import quickstart_settings
+from vla_algos.recipes.rl_settings import RLSettings
 
 
 def write(folder: Path, text: str) -> Path:
@@ -43,6 +44,12 @@ def test_changes_replace_what_the_recipe_says(tmp_path: Path) -> None:
     assert load_recipe(path, "TPO").algorithm_kwargs == {"beta": 0.2}
 
 
+def test_what_a_recipe_leaves_open_comes_from_the_base(tmp_path: Path) -> None:
+    path = write(tmp_path, "run: {n_envs: 2}\nTokenPPO: {n_steps: 4}\n")
+    settings = load_recipe(path, None, RLSettings(seed=5, n_envs=9, algorithm_kwargs={"gamma": 0.5}))
+    assert settings == RLSettings(seed=5, n_envs=2, algorithm_kwargs={"n_steps": 4})
+
+
 @pytest.mark.parametrize(
     ("text", "error", "message"),
     [
@@ -54,6 +61,10 @@ def test_changes_replace_what_the_recipe_says(tmp_path: Path) -> None:
         ("TokenPPO: {learning_rate: 1e-4}\n", RecipeError, r"learning_rate is the text '1e-4'.*1\.0e-04"),
         ("TokenPPO: {clip_range: lin_much}\n", RecipeError, r"clip_range is 'lin_much'.*lin_1\.0e-4"),
         ("TokenPPO: {gamma: lin_0.9}\n", RecipeError, r"gamma is 'lin_0\.9', but only these may change: learning_rate"),
+        ("run: {curriculum: {tua: 0.1}}\nTPO: {}\n", UnknownNameError, r"keyword of the curriculum 'tua'.*'tau'"),
+        ("run: {curriculum: {starts: []}}\nTPO: {}\n", UnknownNameError, r"keyword of the curriculum 'starts'"),
+        ("run: {curriculum: {tau: 1e-1}}\nTPO: {}\n", RecipeError, r"tau is the text '1e-1'"),
+        ("run: {curriculum: frontier}\nTPO: {}\n", RecipeError, "curriculum is 'frontier'; expected keywords: scheme"),
         ("- 1\n", RecipeError, "must hold sections"),
         ("a: [\n", RecipeError, "is not YAML"),
     ],

@@ -1,4 +1,4 @@
-"""A run is judged before and after, and goes on after it was stopped."""
+"""A run is judged before and after, and goes on after it was stopped, with the settings it was begun with."""
 
 from __future__ import annotations
 
@@ -7,9 +7,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch as th
+from safetensors.torch import load_file
 
+from vla_algos.errors import CheckpointError, SettingsError, UnknownNameError
+from vla_algos.models import load_vla, save_vla
+from vla_algos.recipes import rl
 from vla_algos.recipes.hyperparams import load_recipe
-from vla_algos.recipes.rl import RLSettings, run_rl
+from vla_algos.recipes.rl import run_rl
+from vla_algos.recipes.rl_folder import begin_run, check_resumable, stored_settings
+from vla_algos.recipes.rl_settings import RLSettings
 from vla_algos.token_ppo import TokenPPO
 
 
@@ -34,18 +41,27 @@ def test_a_stopped_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     with monkeypatch.context() as patch:
         patch.setattr(TokenPPO, "train", stop)
         with pytest.raises(KeyboardInterrupt):
-            run_rl(settings, tmp_path)
-    assert not (tmp_path / "results.json").exists()
-    before = json.loads((tmp_path / "before_greedy.json").read_text())
-    result = run_rl(settings, tmp_path, resume=True)
-    assert (result.n_timesteps, [record.timesteps for record in result.history]) == (16, [16])
+            run_rl(settings, tmp_path / "run")
+    assert not (tmp_path / "run" / "results.json").exists()
+    folder = (tmp_path / "run").rename(tmp_path / "moved")
+    before = json.loads((folder / "before_greedy.json").read_text())
+    (first,) = json.loads((folder / "history.json").read_text())
+    # and a roll-out that was undone
+    undone = {**first, "timesteps": 16, "seconds": 9e9}
+    (folder / "history.json").write_text(json.dumps([{**first, "seconds": 5000.0}, undone]))
+    saved_at = (folder / "last.zip").stat().st_mtime_ns
+    result = run_rl(settings, folder, resume=True)
+    assert (folder / "last.zip").stat().st_mtime_ns > saved_at and not (tmp_path / "run").exists()
+    assert (result.n_timesteps, [record.timesteps for record in result.history]) == (16, [8, 16])
+    assert 5000.0 < result.seconds["training"] < 9e9
+    assert json.loads((folder / "history.json").read_text())[-1]["seconds"] == result.seconds["training"]
     assert json.loads(json.dumps(result.before["greedy"].to_dict())) == before
     for evaluation in (*result.before.values(), *result.after.values()):
         assert [(e.task_id, e.init_state_id) for e in evaluation.episodes] == [(1, 0), (1, 1), (7, 0), (7, 1)]
         parts = result.split_success(evaluation)
         assert parts["trained on"][1] == parts["held out"][1] == 2
-    assert {path.name for path in (tmp_path / "logs").iterdir()} == {"from_0", "from_8"}
-    model = TokenPPO.load(tmp_path / "model.zip", device="cpu")
+    assert {path.name for path in (folder / "logs").iterdir()} == {"from_0", "from_8"}
+    model = TokenPPO.load(folder / "model.zip", device="cpu")
     assert len(model.success_sampler.starts) == 2
 
 
@@ -55,3 +71,84 @@ def test_another_algorithm_needs_its_name_alone(tmp_path: Path) -> None:
     result = run_rl(small(algorithm="TokenGRPO", algorithm_kwargs=kwargs, n_eval_states=0, total_timesteps=1), tmp_path)
     assert result.n_timesteps > 1 and result.before == result.after == {}
     assert (tmp_path / "model" / "config.json").exists()
+
+
+@pytest.mark.slow
+def test_training_is_the_same_with_and_without_an_evaluation(tmp_path: Path) -> None:
+    vla = load_vla("nano", seed=0, config_changes={"image_size": 32})
+    # 40 commands at a time
+    vla.config.chunk_size = 40
+    save_vla(vla, tmp_path / "vla")
+    kwargs = {"n_steps": 4, "batch_size": 2, "n_epochs": 2, "critic_warmup_iterations": 0}
+    trained = []
+    for n_eval_states in (0, 1):
+        settings = RLSettings(
+            vla=str(tmp_path / "vla"),
+            task_ids=(8,),
+            n_train_states=1,
+            n_envs=1,
+            total_timesteps=4,
+            algorithm_kwargs=kwargs,
+            assets="primitive",
+            n_eval_states=n_eval_states,
+        )
+        result = run_rl(settings, tmp_path / str(n_eval_states))
+        assert len(result.before) == (2 if n_eval_states else 0)
+        trained.append(load_file(result.folder / "model" / "model.safetensors"))
+    assert trained[0].keys() == trained[1].keys()
+    assert all(th.equal(trained[0][name], trained[1][name]) for name in trained[0])
+    start = load_file(tmp_path / "vla" / "model.safetensors")
+    assert any(not th.equal(trained[0][name], start[name]) for name in start)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seed": 4}, "other settings: seed was 3, not 4. Leave these options away"),
+        ({"algorithm_kwargs": {"n_steps": 8}}, r"algorithm_kwargs\.n_steps was 4, not 8\."),
+        ({"task_ids": (1, 2)}, r"task_ids was \[1\], not \[1, 2\]\."),
+        (
+            {"curriculum": {"scheme": "paper"}},
+            r"curriculum was None, not absent; curriculum\.scheme was absent",
+        ),
+    ],
+)
+def test_a_run_goes_on_with_its_own_settings_alone(changes: dict, message: str, tmp_path: Path) -> None:
+    settings = RLSettings(task_ids=(1,), seed=3, algorithm_kwargs={"n_steps": 4})
+    begin_run(settings, tmp_path)
+    (tmp_path / "last.zip").touch()
+    assert stored_settings(tmp_path) == settings
+    check_resumable(replace(settings, n_eval_states=0), tmp_path)
+    with pytest.raises(SettingsError, match=message):
+        run_rl(replace(settings, **changes), tmp_path, resume=True)
+
+
+def test_what_cannot_go_on_says_so(tmp_path: Path) -> None:
+    settings = RLSettings()
+    with pytest.raises(CheckpointError, match=r"nothing holds no settings\.json"):
+        run_rl(settings, tmp_path / "nothing", resume=True)
+    assert not (tmp_path / "nothing").exists()
+    begin_run(settings, tmp_path)
+    with pytest.raises(CheckpointError, match=r"no last\.zip: the run was stopped.*Begin it again, without resume"):
+        run_rl(settings, tmp_path, resume=True)
+    (tmp_path / "settings.json").write_text('{"seeds": 1}')
+    with pytest.raises(CheckpointError, match="does not hold the settings of a run"):
+        run_rl(settings, tmp_path, resume=True)
+
+
+def test_a_new_run_leaves_nothing_to_go_on_from_of_an_earlier_one(tmp_path: Path) -> None:
+    for name in ("last.zip", "history.json", "before_greedy.json"):
+        (tmp_path / name).touch()
+    begin_run(RLSettings(), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["settings.json"]
+
+
+@pytest.mark.parametrize(
+    "changes", [{"algorithm": "TokenPOP"}, {"curriculum": {"scheme": "forntier"}}, {"curriculum": {"tua": 1}}]
+)
+def test_mistakes_show_before_anything_is_started(
+    changes: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rl, "make_env", lambda settings: pytest.fail("environments were started"))
+    with pytest.raises((UnknownNameError, TypeError), match=r"TokenPPO|frontier|tua"):
+        run_rl(RLSettings(**changes), tmp_path)

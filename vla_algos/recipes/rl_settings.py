@@ -1,0 +1,64 @@
+"""Settings of a run of reinforcement learning."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from vla_algos.policies import env_kwargs
+from vla_gym.tasks.registry import get_suite
+
+
+@dataclass(frozen=True)
+class RLSettings:
+    """
+    What to train, how long, and how to judge it.
+
+    :param algorithm: one of ``vla_algos.recipes.rl.ALGORITHMS``
+    :param vla: preset, shipped checkpoint, checkpoint folder or Hugging Face id
+    :param env_id: the suite
+    :param task_ids: its tasks; empty: all
+    :param n_train_states: initial states 0..n-1 of each task are trained on
+    :param n_envs: environments side by side, a process each
+    :param total_timesteps: decisions to train on
+    :param curriculum: keywords of :class:`vla_algos.curriculum.SuccessSampler`; None: starts are drawn evenly
+    :param algorithm_kwargs: keywords of the algorithm; ``"lin_1.0e-4"`` falls from there to zero
+    :param seed: of everything
+    :param assets: asset pack
+    :param render_quality: "fast" or "full"
+    :param n_eval_states: initial states per task and evaluation; 0: no evaluation
+    """
+
+    algorithm: str = "TokenPPO"
+    vla: str = "compact-libero-goal"
+    env_id: str = "LIBERO-Goal-v0"
+    task_ids: tuple[int, ...] = ()
+    n_train_states: int = 25
+    n_envs: int = 16
+    total_timesteps: int = 10_000
+    curriculum: dict[str, Any] | None = None
+    algorithm_kwargs: dict[str, Any] = field(default_factory=dict)
+    seed: int = 0
+    assets: str = "auto"
+    render_quality: str = "fast"
+    n_eval_states: int = 50
+
+    @property
+    def tasks(self) -> tuple[int, ...]:
+        """The tasks trained on."""
+        return self.task_ids or tuple(range(len(get_suite(self.env_id).tasks)))
+
+    @property
+    def policy_kwargs(self) -> dict[str, Any]:
+        """Keywords of the policy."""
+        return {"vla": self.vla, **self.algorithm_kwargs.get("policy_kwargs", {})}
+
+    @property
+    def env_kwargs(self) -> dict[str, Any]:
+        """Keywords of the environment that the policy acts in."""
+        return {
+            **env_kwargs(self.vla, self.policy_kwargs.get("unnorm_key")),
+            "task_ids": list(self.tasks),
+            "assets": self.assets,
+            "render_quality": self.render_quality,
+        }
