@@ -19,7 +19,9 @@ LAYERS = {
         {"wrappers", "vector", "experts", "datasets"},
     ],
     "vla_algos": [
-        {"errors", "common", "models"},
+        {"errors"},
+        {"common"},
+        {"models"},
         {"policies", "curriculum"},
         {"on_policy"},
         {"token_ppo", "token_grpo", "token_rloo", "tpo", "bc"},

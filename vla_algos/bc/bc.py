@@ -23,10 +23,10 @@ from vla_algos.common.divergence import SkippedUpdates
 from vla_algos.common.interrupts import deferred_interrupt
 from vla_algos.common.losses import smoothing_table, soft_cross_entropy
 from vla_algos.common.progress import progress_bar as tolerant_bar
-from vla_algos.common.saving import LAST_FILE, SavedWithoutFrozenWeights
 from vla_algos.common.schedules import warmup_cosine
 from vla_algos.models import save_vla
 from vla_algos.policies import VLAPolicy
+from vla_algos.policies.saving import LAST_FILE, SavedWithoutFrozenWeights
 from vla_gym.actions.tokenizer import N_BINS, ActionTokenizer
 from vla_gym.instructions import INSTRUCTION_BYTES
 from vla_gym.tasks.registry import COMMAND_DIM

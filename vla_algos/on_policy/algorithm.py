@@ -20,12 +20,12 @@ import vla_gym  # noqa: F401 - registers the environment ids
 from vla_algos.common.buffers import TokenRolloutBuffer
 from vla_algos.common.divergence import SkippedUpdates
 from vla_algos.common.losses import PolicyLoss, kl_estimate, masked_mean, ratio_mask, token_ppo_loss
-from vla_algos.common.reference import ReferenceWeights
-from vla_algos.common.saving import read_parameters
 from vla_algos.common.type_aliases import RatioLevel, TokenRolloutBufferSamples
 from vla_algos.errors import SpaceError
 from vla_algos.on_policy.loop import ResumableAlgorithm
 from vla_algos.policies import VLAPolicy
+from vla_algos.policies.reference import ReferenceWeights
+from vla_algos.policies.saving import read_parameters
 from vla_algos.policies.vla_policy import FEATURES
 
 REFERENCE_LOG_PROB = "reference_log_prob"

@@ -16,9 +16,9 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from vla_algos.common.interrupts import deferred_interrupt
 from vla_algos.common.resumption import boundary_seed, generator_states, restore_generators
-from vla_algos.common.saving import DIVERGED_FILE, LAST_FILE, SavedWithoutFrozenWeights
 from vla_algos.errors import TrainingDivergedError
 from vla_algos.on_policy.callbacks import TokenRolloutCallback, TolerantProgressBar
+from vla_algos.policies.saving import DIVERGED_FILE, LAST_FILE, SavedWithoutFrozenWeights
 
 logger = logging.getLogger(__name__)
 

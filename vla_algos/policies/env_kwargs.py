@@ -58,5 +58,5 @@ def policy_env_kwargs(model: Any, given: dict[str, Any] | None) -> dict[str, Any
         return given
     needed = config_env_kwargs(policy.vla.config, policy.unnorm_key)
     # square, channels first or last
-    needed["image_size"] = policy.observation_space[needed["cameras"][0]].shape[1]
+    needed["image_size"] = (policy.observation_space[needed["cameras"][0]].shape or ())[1]
     return {**needed, **given}

@@ -36,8 +36,9 @@ def check_observation_space(space: spaces.Space, config: OpenVLAConfig) -> bool:
         )
     shape = space[cameras[0]].shape or ()
     for camera in cameras:
-        is_image = len(space[camera].shape or ()) == 3 and space[camera].dtype == np.uint8
-        if not is_image or 3 not in (space[camera].shape[0], space[camera].shape[-1]):
+        camera_shape = space[camera].shape or ()
+        is_image = len(camera_shape) == 3 and space[camera].dtype == np.uint8
+        if not is_image or 3 not in (camera_shape[0], camera_shape[-1]):
             raise SpaceError(f"{camera} is {space[camera]}; expected a uint8 image (H, W, 3) or (3, H, W).")
         if space[camera].shape != shape:
             raise SpaceError(f"{camera} is {space[camera].shape}, {cameras[0]} {shape}; expected equal shapes.")

@@ -14,7 +14,7 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
+from stable_baselines3.common.type_aliases import Schedule, TensorDict
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from vla_algos.errors import CheckpointError, SpaceError, UnknownNameError
@@ -178,7 +178,7 @@ class VLAPolicy(BasePolicy):
         policy.check_env(venv)
         return policy
 
-    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
         """
         As torch's. Adapters that are merged would be added once more where it is loaded.
 
@@ -251,7 +251,7 @@ class VLAPolicy(BasePolicy):
                 "Make it with action_tokenizer=ActionTokenizer.from_checkpoint(<folder of the model>)."
             )
 
-    def model_inputs(self, obs: PyTorchObs) -> dict[str, Any]:
+    def model_inputs(self, obs: TensorDict) -> dict[str, Any]:
         """
         Observations as the model's keyword arguments.
 
@@ -267,7 +267,7 @@ class VLAPolicy(BasePolicy):
             "proprio": obs["proprio"].float() if self.vla.config.proprio_dim else None,
         }
 
-    def _images(self, obs: PyTorchObs) -> th.Tensor:
+    def _images(self, obs: TensorDict) -> th.Tensor:
         views = [obs[camera] for camera in self.vla.config.cameras]
         if self._is_channels_last:
             views = [view.permute(0, 3, 1, 2) for view in views]
@@ -287,7 +287,7 @@ class VLAPolicy(BasePolicy):
         """
         return self.vla.value_head(inputs) if self.critic is None else self.critic(inputs)
 
-    def forward(self, obs: PyTorchObs, deterministic: bool = False) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
+    def forward(self, obs: TensorDict, deterministic: bool = False) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
         """
         Choose actions.
 
@@ -309,7 +309,7 @@ class VLAPolicy(BasePolicy):
         self.decoding_seconds = self.decoded_at - start
         return decoded.bins, values.unsqueeze(1), self._per_action(decoded.log_probs)
 
-    def evaluate_actions(self, obs: PyTorchObs, actions: th.Tensor) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
+    def evaluate_actions(self, obs: TensorDict, actions: th.Tensor) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
         """
         Judge actions that were taken, with gradients.
 
@@ -321,7 +321,7 @@ class VLAPolicy(BasePolicy):
         values = scored.values if self.critic is None else self.critic(obs[PRIVILEGED])
         return values.unsqueeze(1), self._per_action(scored.log_probs), self._per_action(scored.entropy)
 
-    def predict_values(self, obs: PyTorchObs) -> th.Tensor:
+    def predict_values(self, obs: TensorDict) -> th.Tensor:
         """
         Values of observations, with gradients.
 
@@ -332,11 +332,13 @@ class VLAPolicy(BasePolicy):
             return self.critic(obs[PRIVILEGED]).unsqueeze(1)
         return self.vla.predict_values(**self.model_inputs(obs)).unsqueeze(1)
 
-    def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
+    def _predict(  # type: ignore[override]
+        self, observation: TensorDict, deterministic: bool = False
+    ) -> th.Tensor:
         # not by forward: where a policy acts there need be nothing for a critic
         return self._decode(observation, deterministic).bins
 
-    def _decode(self, obs: PyTorchObs, deterministic: bool) -> DecodedActions:
+    def _decode(self, obs: TensorDict, deterministic: bool) -> DecodedActions:
         return self.vla.decode_actions(
             **self.model_inputs(obs), temperature=self.temperature, deterministic=deterministic
         )

@@ -22,7 +22,6 @@ from stable_baselines3.common.vec_env import VecMonitor
 
 from vla_algos.common import provenance
 from vla_algos.common.callbacks import RolloutRecord
-from vla_algos.common.saving import LAST_FILE
 from vla_algos.common.schedules import as_schedule
 from vla_algos.common.vec_env import SB3VecEnv
 from vla_algos.curriculum import CurriculumCallback, SuccessSampler
@@ -30,6 +29,7 @@ from vla_algos.errors import UnknownNameError
 from vla_algos.evaluation.harness import EvaluationResult, Predictor, evaluate_policy_on_suite
 from vla_algos.models import save_vla
 from vla_algos.on_policy.algorithm import TokenOnPolicyAlgorithm
+from vla_algos.policies.saving import LAST_FILE
 from vla_algos.recipes.rl_folder import StoredHistoryCallback, begin_run, check_resumable
 from vla_algos.recipes.rl_settings import RLSettings
 from vla_algos.token_grpo import TokenGRPO

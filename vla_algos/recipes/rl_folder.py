@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from vla_algos.common.callbacks import RolloutHistoryCallback, RolloutRecord
-from vla_algos.common.saving import LAST_FILE
 from vla_algos.errors import CheckpointError, SettingsError
+from vla_algos.policies.saving import LAST_FILE
 from vla_algos.recipes.rl_settings import RLSettings
 from vla_gym.files import write_then_rename
 

@@ -4,9 +4,9 @@ import pytest
 import torch as th
 
 from vla_algos import TokenPPO
-from vla_algos.common.reference import ReferenceWeights
 from vla_algos.models import save_vla
 from vla_algos.policies import VLAPolicy
+from vla_algos.policies.reference import ReferenceWeights
 from vla_gym.envs.toy_env import ToyLiberoEnv
 
 

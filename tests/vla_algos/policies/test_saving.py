@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from vla_algos import BC, TokenGRPO, TokenPPO
-from vla_algos.common.saving import FORMAT_VERSION
 from vla_algos.errors import CheckpointError
+from vla_algos.policies.saving import FORMAT_VERSION
 from vla_gym.envs.toy_env import ToyLiberoEnv
 
 
