@@ -10,7 +10,9 @@ from vla_algos import BC, TPO, TokenGRPO, TokenPPO, TokenRLOO, evaluate_policy_o
 from vla_algos.models import save_vla
 from vla_gym.envs.toy_env import ToyLiberoEnv
 
-PPO = {"n_steps": 16, "temperature": 1.0, "critic_warmup_iterations": 1}
+# An episode is one decision, and a failed one ends by the time limit. That is bootstrapped: with a discount above zero,
+# what a success is worth would come to be expected after every failure, and nothing would be left to tell them apart.
+PPO = {"n_steps": 16, "temperature": 1.0, "critic_warmup_iterations": 1, "gamma": 0.0}
 GROUPS = {"group_size": 8, "n_groups": 32}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -161,12 +162,11 @@ class TPO(GroupAlgorithm):
         The loss of a pair needs both episodes as a whole, and a backward pass has memory for parts of one. So the
         log-ratios are summed first; the derivative of the loss by them then weights the gradients of the parts.
         """
-        log_ratios = th.tensor([[self._log_ratio(episode) for episode in pair] for pair in pairs], requires_grad=True)
+        episodes = [episode for pair in pairs for episode in pair]
+        log_ratios = self._log_ratios(episodes).view(-1, 2).requires_grad_()
         losses = preference_loss(log_ratios[:, 0], log_ratios[:, 1], self.beta)
         (weights,) = th.autograd.grad(losses.mean(), log_ratios)
-        for pair, pair_weights in zip(pairs, weights.tolist(), strict=True):
-            for episode, weight in zip(pair, pair_weights, strict=True):
-                self._log_ratio(episode, weight)
+        self._log_ratios(episodes, weights.flatten())
         return {
             "loss": losses.mean().item(),
             "preference_accuracy": (log_ratios[:, 0] > log_ratios[:, 1]).float().mean().item(),
@@ -174,16 +174,21 @@ class TPO(GroupAlgorithm):
             "log_ratio_failure": log_ratios[:, 1].mean().item(),
         }
 
-    def _log_ratio(self, episode: SampledEpisode, weight: float | None = None) -> float:
-        """Log policy - log reference of an episode; with a weight, its gradient times that is accumulated."""
-        total = 0.0
-        size = self._scoring_batch_size
-        for start in range(0, len(episode.rows), size):
-            part = self.rollout_buffer.samples(np.array(episode.rows[start : start + size]))
-            with th.set_grad_enabled(weight is not None):
+    def _log_ratios(self, episodes: Sequence[SampledEpisode], weights: th.Tensor | None = None) -> th.Tensor:
+        """Log policy - log reference of each episode; with weights, the gradient of the weighted sum is accumulated."""
+        rows = np.concatenate([episode.rows for episode in episodes])
+        owners = th.arange(len(episodes)).repeat_interleave(th.tensor([len(episode.rows) for episode in episodes]))
+        totals = th.zeros(len(episodes))
+        for part_rows, part_owners in zip(
+            np.split(rows, range(self._scoring_batch_size, len(rows), self._scoring_batch_size)),
+            owners.split(self._scoring_batch_size),
+            strict=True,
+        ):
+            part = self.rollout_buffer.samples(part_rows)
+            with th.set_grad_enabled(weights is not None):
                 log_probs = self._evaluate(part)[1]
-                log_ratio = th.where(part.token_mask, log_probs - part.memory[REFERENCE_LOG_PROB], 0.0).sum()
-                if weight is not None:
-                    (weight * log_ratio).backward()
-            total += log_ratio.item()
-        return total
+                log_ratios = th.where(part.token_mask, log_probs - part.memory[REFERENCE_LOG_PROB], 0.0).sum(dim=1)
+                if weights is not None:
+                    (weights[part_owners].to(self.device) * log_ratios).sum().backward()
+            totals.index_add_(0, part_owners, log_ratios.detach().cpu())
+        return totals
