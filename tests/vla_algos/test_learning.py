@@ -55,14 +55,17 @@ def start(tmp_path_factory, demonstrations):
         (TokenPPO, {**PPO, "ratio_level": "token", "n_epochs": 4}),
         (TokenPPO, {**PPO, "ratio_level": "token", "n_epochs": 4, "policy_kwargs": {"detach_value": True}}),
         (TokenGRPO, {**GROUPS, "n_epochs": 4}),
-        (TokenRLOO, {**GROUPS, "batch_size": 32}),
-        (TPO, {**GROUPS, "n_epochs": 2}),
+        (TokenRLOO, {**GROUPS, "batch_size": 32, "timesteps": 6144}),
+        (TPO, {**GROUPS, "n_epochs": 2, "learning_rate": 1e-4, "timesteps": 6144}),
     ],
     ids=["ppo-action", "ppo-token", "ppo-detached", "grpo", "rloo", "tpo"],
 )
 def test_success_improves(algorithm, kwargs, start, toy_vec_env):
     policy_kwargs = {"vla": start, **kwargs.pop("policy_kwargs", {})}
     env = toy_vec_env(16, horizon=1)
-    model = algorithm("VLAPolicy", env, learning_rate=3e-4, policy_kwargs=policy_kwargs, seed=0, device="cpu", **kwargs)
-    model.learn(3072)
+    learning_rate, timesteps = kwargs.pop("learning_rate", 3e-4), kwargs.pop("timesteps", 3072)
+    model = algorithm(
+        "VLAPolicy", env, learning_rate=learning_rate, policy_kwargs=policy_kwargs, seed=0, device="cpu", **kwargs
+    )
+    model.learn(timesteps)
     assert sampled_success(model) > 0.8

@@ -39,7 +39,7 @@ def print_rl_result(console: Console, result: RLResult) -> None:
                     f"{evaluation.mean_length:.0f}",
                 )
         console.print(table)
-        if len(tasks) > 1:
+        if len(tasks) > 1 and result.before:
             console.print(_task_table(result))
     console.print("Seconds: " + ", ".join(f"{name} {value:.0f}" for name, value in result.seconds.items()))
     console.print(f"model, figures and logs in {result.folder}", highlight=False)

@@ -38,7 +38,7 @@ class SkippedUpdates:
         self._in_a_row[what] += 1
         if self._in_a_row[what] < MAX_SKIPPED_IN_A_ROW:
             return False
-        # whoever goes on, from here or from a file, starts counting again
+        # whoever goes on from here starts counting again
         self._in_a_row.clear()
         raise TrainingDivergedError(
             f"{MAX_SKIPPED_IN_A_ROW} updates of the {what} in a row had a loss ({loss}) or a gradient ({grad_norm}) "

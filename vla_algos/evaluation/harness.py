@@ -205,7 +205,7 @@ def evaluate_policy_on_suite(
     Sampled actions follow the model's own generator.
 
     :param model: anything with SB3's ``predict``
-    :param env_id: id of the suite for ``gymnasium.make``
+    :param env_id: id of the suite for ``gymnasium.make``; for environments that are not LIBERO's give ``env_fn``
     :param n_init_states: initial states 0..n-1 of each task
     :param task_ids: tasks; None: all of the environment's ``task_ids``
     :param n_envs: environments that run side by side, with one batched ``predict`` per step

@@ -28,9 +28,10 @@ class ResumableAlgorithm(SavedWithoutFrozenWeights, OnPolicyAlgorithm):
     With ``checkpoint_folder`` the run is saved every ``checkpoint_interval`` iterations, and at Ctrl-C.
 
     ``load`` what is in ``last.zip`` there and call ``learn(model.remaining_timesteps, reset_num_timesteps=False)``: on
-    a CPU the run goes on with the same bits as if nothing had happened. For that, environments start anew with a seed
-    of the iteration wherever a run is saved. A run that diverges leaves ``last.zip`` as it is, and what it has come to
-    in ``diverged.zip``.
+    a CPU the run goes on with the same bits as if nothing had happened, killed or not. For that, environments start
+    anew every ``checkpoint_interval`` iterations, with a seed of the iteration. Where Ctrl-C saves a run in between,
+    they start anew there, which a run that is not stopped does not do. A run that diverges leaves ``last.zip`` as it
+    is, and what it has come to in ``diverged.zip``.
 
     :param checkpoint_folder: where to save the run; None: nowhere
     :param checkpoint_interval: iterations between savings

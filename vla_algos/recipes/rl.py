@@ -126,6 +126,7 @@ def run_rl(
     :param on_model: given the model ``"before"`` and ``"after"`` training, for example to film it
     :return: what was measured
     :raises UnknownNameError: for an algorithm, suite, task, model, asset pack or curriculum scheme that does not exist
+    :raises TypeError: for a keyword of the curriculum that does not exist
     :raises SettingsError: if the interrupted run has other settings
     :raises CheckpointError: if there is no run to go on with, or a checkpoint is damaged or does not fit
     :raises AssetsError: if the asset pack is missing or incomplete

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -14,6 +15,8 @@ from vla_algos.errors import CheckpointError, SettingsError
 from vla_algos.policies.saving import LAST_FILE
 from vla_algos.recipes.rl_settings import RLSettings
 from vla_gym.files import write_then_rename
+
+logger = logging.getLogger(__name__)
 
 SETTINGS_FILE = "settings.json"
 HISTORY_FILE = "history.json"
@@ -120,7 +123,11 @@ class StoredHistoryCallback(RolloutHistoryCallback):
         if self.history:
             self._seconds[len(self.history) - 1 :] = [time.perf_counter() - self._start]
             pairs = zip(self.history, self._seconds, strict=True)
-            _write(self._path, [{**asdict(record), "seconds": seconds} for record, seconds in pairs])
+            try:
+                _write(self._path, [{**asdict(record), "seconds": seconds} for record, seconds in pairs])
+            except OSError as error:
+                # the whole history is written again after the next roll-out
+                logger.warning("%s could not be written: %s", self._path, error)
 
 
 def _plain(settings: RLSettings) -> dict[str, Any]:

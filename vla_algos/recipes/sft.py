@@ -148,8 +148,6 @@ def run_sft(
     seconds["reading"] = time.perf_counter() - start
 
     model, n_steps = _model(settings, dataset, folder, resume)
-    # for everyone who later makes an environment for the model; the frames are kept at the size of its input
-    model.policy.vla.config.trained_camera_size = dataset.camera_size[0]
     announce(f"training on {n_episodes} episodes, {len(dataset)} decisions: {n_steps} gradient steps")
     model.learn(n_steps, reset_num_timesteps=not resume, progress_bar=True)
     best = load_vla(folder / BEST_FOLDER) if model.validations else model.policy.vla

@@ -84,7 +84,8 @@ class SFTSettings:
         """
         With everything filled in that the model decides.
 
-        :return: settings with a ``chunk_size``, and for a checkpoint with its ``cameras`` and ``use_proprio``
+        :return: settings with a ``chunk_size``, and for a checkpoint with its ``image_size``, ``cameras`` and
+            ``use_proprio``
         :raises SpaceError: if a checkpoint has another ``chunk_size`` than these settings
         :raises UnknownNameError: if there is no such model
         :raises CheckpointError: if the checkpoint is missing, damaged or of another architecture
@@ -100,6 +101,7 @@ class SFTSettings:
         return replace(
             self,
             chunk_size=config.chunk_size,
+            image_size=config.image_size,
             cameras=tuple(config.cameras),
             use_proprio=config.proprio_dim > 0,
         )

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch as th
 
-from vla_algos import BC, DemonstrationSet, evaluate_policy_on_suite
+from vla_algos import BC, DemonstrationSet, env_kwargs, evaluate_policy_on_suite
 from vla_algos.common.schedules import warmup_cosine
 from vla_algos.errors import TrainingDivergedError
 from vla_algos.models import load_vla, save_vla
@@ -196,6 +196,14 @@ def test_steps_that_are_not_finite_are_counted_and_end_the_run(demonstrations, m
     with pytest.raises(TrainingDivergedError, match="3 updates of the policy in a row"):
         model.learn(5, reset_num_timesteps=False)
     assert model.num_timesteps == 3
+
+
+def test_the_size_of_the_images_travels_with_the_model(tmp_path, demonstrations):
+    policy_kwargs = {"vla": "nano", "vla_kwargs": {"config_changes": {"image_size": 32}}}
+    model = BC("VLAPolicy", dataset=demonstrations(32), policy_kwargs=policy_kwargs, seed=0, device="cpu")
+    assert model.policy.vla.config.camera_size == 32
+    save_vla(model.learn(1).policy.vla, tmp_path / "vla")
+    assert env_kwargs(tmp_path / "vla")["image_size"] == demonstrations(32).camera_size[0] == 64
 
 
 def test_the_best_model_is_kept(tmp_path, demonstrations, monkeypatch):
