@@ -8,17 +8,17 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from vla_algos.cli.assets import numbers
+from vla_algos.cli.options import Assets, TaskIds, numbers
 
 
 def evaluate(
     vla: Annotated[str, typer.Argument(help="Shipped checkpoint, checkpoint folder, or a Hugging Face id.")],
     env_id: Annotated[str, typer.Option(help="The suite.")] = "LIBERO-Goal-v0",
-    task_ids: Annotated[str, typer.Option(help="Of the suite, e.g. 0,3,8; default: all.")] = "",
+    task_ids: TaskIds = "",
     states: Annotated[int, typer.Option(help="Initial states per task, from the first on.", min=1, max=50)] = 50,
     sampled: Annotated[bool, typer.Option("--sampled", help="Sample actions instead of the likeliest.")] = False,
     temperature: Annotated[float, typer.Option(help="Of sampled actions.", min=1e-3)] = 1.0,
-    assets: Annotated[str, typer.Option(help="auto, primitive, or a folder in LIBERO's layout.")] = "auto",
+    assets: Assets = "auto",
     render_quality: Annotated[str, typer.Option(help="fast or full.")] = "fast",
     n_envs: Annotated[int, typer.Option(help="Environments side by side.", min=1)] = 8,
     unnorm_key: Annotated[str | None, typer.Option(help="Action statistics, if there are several.")] = None,

@@ -11,6 +11,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from vla_algos.cli.options import Assets
+
 
 def sft(
     data: Annotated[Path, typer.Option(help="Demonstrations: an HDF5 file, or a folder of them.")],
@@ -31,7 +33,7 @@ def sft(
     micro_batch_size: Annotated[int | None, typer.Option(help="Decisions per backward pass.")] = None,
     bf16: Annotated[bool, typer.Option("--bf16", help="Compute in bfloat16, if the hardware knows it.")] = False,
     env_id: Annotated[str, typer.Option(help="Suite of the demonstrations.")] = "LIBERO-Goal-v0",
-    assets: Annotated[str, typer.Option(help="auto, primitive, or a folder in LIBERO's layout.")] = "auto",
+    assets: Assets = "auto",
     render_quality: Annotated[str, typer.Option(help="fast or full, as in the demonstrations.")] = "fast",
     store_bf16: Annotated[
         bool, typer.Option("--store-bf16", help="Keep the model's weights in bfloat16, half as large.")
