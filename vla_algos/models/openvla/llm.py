@@ -11,10 +11,10 @@ from __future__ import annotations
 from functools import lru_cache
 
 import torch as th
-from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from vla_algos.models.kv_cache import KVCache
+from vla_algos.models.openvla.attention import attend
 from vla_algos.models.openvla.config import LLMConfig
 from vla_algos.models.transformers_import import LlamaConfig, LlamaForCausalLM, LlamaRotaryEmbedding
 
@@ -141,7 +141,7 @@ def run_llama(
             every = x.new_ones(1, keys.shape[2], dtype=th.bool) if is_real is None else is_real
             seen, causal = attention_mask(rows, every), False
         queries = rotate(split(attention.q_proj(y)), *place)
-        y = F.scaled_dot_product_attention(queries, keys, values, attn_mask=seen, is_causal=causal)
+        y = attend(queries, keys, values, mask=seen, is_causal=causal)
         x = x + attention.o_proj(y.transpose(1, 2).flatten(2))
         return x + layer.mlp(layer.post_attention_layernorm(x))
 

@@ -7,6 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from vla_algos.models.openvla.attention import attend
 from vla_algos.models.openvla.config import OpenVLAConfig, VisionTowerConfig
 
 LAYER_NORM_EPS = 1e-6
@@ -38,7 +39,7 @@ class Attention(nn.Module):
         """(N, S, width) to (N, S, width)."""
         n, s, width = x.shape
         q, k, v = self.qkv(x).view(n, s, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4).unbind(0)
-        return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(n, s, width))
+        return self.proj(attend(q, k, v).transpose(1, 2).reshape(n, s, width))
 
 
 class LayerScale(nn.Module):
