@@ -3,7 +3,7 @@ Tables of results.md.
 
     python docs/results_table.py runs/quickstart runs/goal          # of vla-rl quickstart and vla-rl train
     python docs/results_table.py --by-task runs/goal                # the same, a row per task
-    python docs/results_table.py --policies runs/compare/task4_*/*  # folders with greedy.json and sampled.json
+    python docs/results_table.py --policies runs/compare/task4_*/*  # folders with greedy.json and sampled.json, by name
 """
 
 from __future__ import annotations
@@ -70,13 +70,23 @@ def task_rows(results: dict[str, Any]) -> list[list[str]]:
     ]
 
 
-def policy_row(folder: Path) -> list[str]:
-    """Of one policy."""
-    row = [folder.name]
+def policy_row(name: str, folders: list[Path]) -> list[str]:
+    """Of one policy, or of those that several seeds have made: successes of each, interval of all."""
+    row = [name]
     for mode in MODES:
-        result = EvaluationResult.load(folder / f"{mode}.json")
-        row += [rate(result.successes, result.n_episodes), interval(result.successes, result.n_episodes)]
+        results = [EvaluationResult.load(folder / f"{mode}.json") for folder in folders]
+        counts = [result.successes for result in results]
+        n = sum(result.n_episodes for result in results)
+        row += [f"{', '.join(map(str, counts))} of {results[0].n_episodes}", interval(sum(counts), n)]
     return row
+
+
+def by_name(folders: list[Path]) -> dict[str, list[Path]]:
+    """Folders of the same name together."""
+    groups: dict[str, list[Path]] = {}
+    for folder in folders:
+        groups.setdefault(folder.name, []).append(folder)
+    return groups
 
 
 def main() -> None:
@@ -88,7 +98,7 @@ def main() -> None:
     kind.add_argument("--policies", action="store_true")
     args = parser.parse_args()
     if args.policies:
-        columns, table = POLICY_COLUMNS, [policy_row(folder) for folder in args.folders]
+        columns, table = POLICY_COLUMNS, [policy_row(*group) for group in by_name(args.folders).items()]
     else:
         columns, rows_of = (TASK_COLUMNS, task_rows) if args.by_task else (COLUMNS, rows)
         files = (folder / "results.json" for folder in args.folders)

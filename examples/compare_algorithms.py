@@ -1,9 +1,10 @@
 """
 All algorithms on one task, from one checkpoint, with one budget of decisions: a figure with intervals.
 
-    python examples/compare_algorithms.py --out runs/compare [--task-id 7] [--timesteps 8960] [--algorithms PPO A2C]
+    python examples/compare_algorithms.py --out runs/compare [--task-id 7] [--seeds 0 1 2] [--algorithms PPO A2C]
 
-What is in --out already is not run again, so that an interrupted comparison goes on. RecurrentPPO needs
+What is in --out already is not run again, so that an interrupted comparison goes on; the figure shows all that is there
+of this task and budget. RecurrentPPO needs
 pip install vla-gym[contrib]. BC does not act: it reads the expert's demonstrations, four per initial state, which hold
 about as many control steps as the others take decisions, with as many gradient steps as TokenPPO takes.
 """
@@ -109,18 +110,23 @@ TRAINERS: dict[str, Trainer] = {
 }
 
 
-def compare(name: str, settings: RLSettings, folder: Path) -> list[EvaluationResult]:
-    """Train and evaluate, or read what an earlier call has found."""
+def compare(name: str, settings: RLSettings, folder: Path) -> None:
+    """Train and evaluate, unless an earlier call has done it."""
+    if load(folder):
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    start = time.perf_counter()
+    model = TRAINERS[name](settings, folder)
+    print(f"{name}, seed {settings.seed}: {time.perf_counter() - start:.0f} s of training", flush=True)
+    set_random_seed(settings.seed)
+    for mode, result in evaluate_both(settings, model).items():
+        result.save(folder / f"{mode}.json")
+
+
+def load(folder: Path) -> list[EvaluationResult]:
+    """Greedy and sampled evaluation of one training; empty if it did not get that far."""
     files = [folder / f"{mode}.json" for mode in MODES]
-    if not all(file.exists() for file in files):
-        folder.mkdir(parents=True, exist_ok=True)
-        start = time.perf_counter()
-        model = TRAINERS[name](settings, folder)
-        print(f"{name}: {time.perf_counter() - start:.0f} s of training", flush=True)
-        set_random_seed(settings.seed)
-        for file, result in zip(files, evaluate_both(settings, model).values(), strict=True):
-            result.save(file)
-    return [EvaluationResult.load(file) for file in files]
+    return [EvaluationResult.load(file) for file in files] if all(file.exists() for file in files) else []
 
 
 def main() -> None:
@@ -131,7 +137,7 @@ def main() -> None:
     parser.add_argument("--n-envs", type=int, default=16)
     parser.add_argument("--eval-states", type=int, default=50)
     parser.add_argument("--algorithms", nargs="+", default=list(TRAINERS), choices=TRAINERS)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--assets", default="auto")
     args = parser.parse_args()
 
@@ -141,19 +147,25 @@ def main() -> None:
         total_timesteps=args.timesteps,
         n_envs=args.n_envs,
         n_eval_states=args.eval_states,
-        seed=args.seed,
         assets=args.assets,
     )
-    out = args.out / f"task{args.task_id}_{args.timesteps}_seed{args.seed}"
-    results = {name: compare(name, settings, out / name) for name in args.algorithms}
-    for name, evaluations in results.items():
+    title = f"task{args.task_id}_{args.timesteps}"
+    for name in args.algorithms:
+        for seed in args.seeds:
+            compare(name, replace(settings, seed=seed), args.out / f"{title}_seed{seed}" / name)
+
+    found = {name: [load(folder) for folder in args.out.glob(f"{title}_seed*/{name}")] for name in TRAINERS}
+    results = {name: [seed for seed in seeds if seed] for name, seeds in found.items() if any(seeds)}
+    for name, seeds in results.items():
         counts = [
-            f"{mode} {result.successes}/{result.n_episodes}" for mode, result in zip(MODES, evaluations, strict=True)
+            f"{mode} {sum(result.successes for result in of_mode)}/{sum(result.n_episodes for result in of_mode)}"
+            for mode, of_mode in zip(MODES, zip(*seeds, strict=True), strict=True)
         ]
         print(f"{name:>12}: {', '.join(counts)}")
-    instruction = next(iter(results.values()))[0].instructions[args.task_id]
-    plot_comparison(out / "comparison.png", results, f"{instruction}, {args.timesteps} decisions")
-    print(out / "comparison.png")
+    instruction = next(iter(results.values()))[0][0].instructions[args.task_id]
+    figure = args.out / f"{title}.png"
+    plot_comparison(figure, results, f"{instruction}, {args.timesteps:,} decisions")
+    print(figure)
 
 
 if __name__ == "__main__":

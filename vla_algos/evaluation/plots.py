@@ -8,6 +8,7 @@ from typing import Any
 
 from vla_algos.common.callbacks import RolloutRecord
 from vla_algos.evaluation.harness import EvaluationResult
+from vla_algos.evaluation.statistics import wilson_interval
 from vla_gym.files import write_then_rename
 
 
@@ -33,7 +34,7 @@ def plot_learning_curve(
     end = history[-1].timesteps if history else 1
     for i, pair in enumerate(zip(before, after, strict=True)):
         shift = 0.01 * end * i  # intervals side by side
-        rates, spreads = _rates(pair)
+        rates, spreads = _rates([_counts([result]) for result in pair])
         axes.errorbar(
             [shift, end + shift],
             rates,
@@ -48,28 +49,35 @@ def plot_learning_curve(
     _save(figure, path)
 
 
-def plot_comparison(path: str | Path, results: Mapping[str, Sequence[EvaluationResult]], title: str) -> None:
+def plot_comparison(path: str | Path, results: Mapping[str, Sequence[Sequence[EvaluationResult]]], title: str) -> None:
     """
-    Success of several policies, one below the other, with 95 % intervals.
+    Success of several algorithms, one below the other: that of all seeds together with its 95 % interval, and, where
+    there are several, that of each seed as a tick. The interval is that of the episodes; how far seeds lie apart is
+    shown by the ticks alone.
 
     :param path: PNG to write or replace
-    :param results: per name evaluations such as greedy and sampled, in the same order for all
+    :param results: per name and seed evaluations such as greedy and sampled, in the same order for all
     :param title: of the figure
     """
     figure, axes = _figure(1.4 + 0.45 * len(results))
-    names = list(results)
-    for i, results_of_mode in enumerate(zip(*results.values(), strict=True)):
-        rates, spreads = _rates(results_of_mode)
-        axes.errorbar(
-            rates,
-            [row + 0.2 * i for row in range(len(names))],
-            xerr=spreads,
-            fmt="so"[i % 2],
-            capsize=4,
-            label=f"{results_of_mode[0].mode}, n = {results_of_mode[0].n_episodes}",
-        )
-    axes.set(xlabel="success (%), 95 % interval", xlim=(-3, 103), title=title)
-    axes.set_yticks([row + 0.1 for row in range(len(names))], names)
+    modes = [result.mode for result in next(iter(results.values()))[0]]
+    n_episodes = next(iter(results.values()))[0][0].n_episodes
+    for i, mode in enumerate(modes):
+        of_mode = [[evaluations[i] for evaluations in seeds] for seeds in results.values()]
+        rates, spreads = _rates([_counts(seeds) for seeds in of_mode])
+        rows = [row + 0.2 * i for row in range(len(results))]
+        bars = axes.errorbar(rates, rows, xerr=spreads, fmt="so"[i % 2], capsize=4, label=mode)
+        ticks = [
+            (100 * result.success_rate, row)
+            for row, seeds in zip(rows, of_mode, strict=True)
+            for result in seeds
+            if len(seeds) > 1
+        ]
+        if ticks:
+            axes.scatter(*zip(*ticks, strict=True), marker="|", s=90, color=bars.lines[0].get_color())
+    axes.set(xlabel=f"success (%), {n_episodes} episodes per seed, 95 % interval", xlim=(-3, 103), title=title)
+    labels = [name if len(seeds) == 1 else f"{name} ({len(seeds)} seeds)" for name, seeds in results.items()]
+    axes.set_yticks([row + 0.1 for row in range(len(labels))], labels)
     axes.invert_yaxis()
     axes.grid(alpha=0.3, axis="x")
     figure.legend(loc="outside lower center", ncols=2, fontsize=8)
@@ -85,10 +93,15 @@ def _figure(height: float) -> tuple[Any, Any]:
     return figure, figure.add_subplot()
 
 
-def _rates(results: Sequence[EvaluationResult]) -> tuple[list[float], list[list[float]]]:
+def _counts(results: Sequence[EvaluationResult]) -> tuple[int, int]:
+    """Successes and episodes of all together."""
+    return sum(result.successes for result in results), sum(result.n_episodes for result in results)
+
+
+def _rates(counts: Sequence[tuple[int, int]]) -> tuple[list[float], list[list[float]]]:
     """Success rates, and how far their intervals reach below and above (%)."""
-    rates = [100 * result.success_rate for result in results]
-    bounds = [[100 * bound for bound in result.interval] for result in results]
+    rates = [100 * successes / n for successes, n in counts]
+    bounds = [[100 * bound for bound in wilson_interval(*pair)] for pair in counts]
     below = [max(0.0, rate - low) for rate, (low, _) in zip(rates, bounds, strict=True)]
     above = [max(0.0, high - rate) for rate, (_, high) in zip(rates, bounds, strict=True)]
     return rates, [below, above]

@@ -6,8 +6,10 @@ import imageio.v2 as imageio
 import pytest
 
 from vla_algos.common.callbacks import RolloutRecord
+from vla_algos.evaluation import plots
 from vla_algos.evaluation.harness import EpisodeRecord, EvaluationResult
 from vla_algos.evaluation.plots import plot_comparison, plot_learning_curve
+from vla_algos.evaluation.statistics import wilson_interval
 
 
 def result(successes: int, deterministic: bool = True) -> EvaluationResult:
@@ -27,8 +29,21 @@ def test_a_curve_is_written_whatever_the_roll_outs_showed(history: list[RolloutR
 
 
 def test_a_comparison_has_a_row_for_each(tmp_path: Path) -> None:
-    rows = {f"algorithm {i}": [result(i), result(10 - i, False)] for i in (0, 5, 10)}
+    rows = {f"algorithm {i}": [[result(i), result(10 - i, False)]] for i in (0, 5, 10)}
     plot_comparison(tmp_path / "three.png", rows, "a task")
     plot_comparison(tmp_path / "one.png", dict([rows.popitem()]), "a task")
     three, one = (imageio.imread(tmp_path / name) for name in ("three.png", "one.png"))
     assert three.std() > 10 and three.shape[0] > one.shape[0]
+
+
+def test_seeds_are_drawn_together_and_apart(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    figures = []
+    monkeypatch.setattr(plots, "_save", lambda figure, path: figures.append(figure))
+    plot_comparison(tmp_path / "x", {"A": [[result(2)], [result(8)]], "B": [[result(10)]]}, "a task")
+    axes = figures[0].axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["A (2 seeds)", "B"]
+    bars, ticks = axes.containers[0], axes.collections[-1]
+    assert bars.lines[0].get_xdata().tolist() == [50.0, 100.0]
+    low, high = (100 * bound for bound in wilson_interval(10, 20))
+    assert bars.lines[2][0].get_segments()[0][:, 0].tolist() == pytest.approx([low, high])
+    assert ticks.get_offsets()[:, 0].tolist() == [20.0, 80.0]
