@@ -52,8 +52,8 @@ def plot_learning_curve(
 def plot_comparison(path: str | Path, results: Mapping[str, Sequence[Sequence[EvaluationResult]]], title: str) -> None:
     """
     Success of several algorithms, one below the other: that of all seeds together with its 95 % interval, and, where
-    there are several, that of each seed as a tick. The interval is that of the episodes; how far seeds lie apart is
-    shown by the ticks alone.
+    there are several, that of each seed as a small hollow mark. The interval is that of the episodes; how far seeds lie
+    apart is shown by these marks alone.
 
     :param path: PNG to write or replace
     :param results: per name and seed evaluations such as greedy and sampled, in the same order for all
@@ -67,14 +67,15 @@ def plot_comparison(path: str | Path, results: Mapping[str, Sequence[Sequence[Ev
         rates, spreads = _rates([_counts(seeds) for seeds in of_mode])
         rows = [row + 0.2 * i for row in range(len(results))]
         bars = axes.errorbar(rates, rows, xerr=spreads, fmt="so"[i % 2], capsize=4, label=mode)
-        ticks = [
+        marks = [
             (100 * result.success_rate, row)
             for row, seeds in zip(rows, of_mode, strict=True)
             for result in seeds
             if len(seeds) > 1
         ]
-        if ticks:
-            axes.scatter(*zip(*ticks, strict=True), marker="|", s=90, color=bars.lines[0].get_color())
+        if marks:
+            color = bars.lines[0].get_color()
+            axes.scatter(*zip(*marks, strict=True), marker="so"[i % 2], s=14, facecolors="none", edgecolors=color)
     axes.set(xlabel=f"success (%), {n_episodes} episodes per seed, 95 % interval", xlim=(-3, 103), title=title)
     labels = [name if len(seeds) == 1 else f"{name} ({len(seeds)} seeds)" for name, seeds in results.items()]
     axes.set_yticks([row + 0.1 for row in range(len(labels))], labels)

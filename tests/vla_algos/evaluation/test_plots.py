@@ -42,8 +42,8 @@ def test_seeds_are_drawn_together_and_apart(monkeypatch: pytest.MonkeyPatch, tmp
     plot_comparison(tmp_path / "x", {"A": [[result(2)], [result(8)]], "B": [[result(10)]]}, "a task")
     axes = figures[0].axes[0]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["A (2 seeds)", "B"]
-    bars, ticks = axes.containers[0], axes.collections[-1]
+    bars, marks = axes.containers[0], axes.collections[-1]
     assert bars.lines[0].get_xdata().tolist() == [50.0, 100.0]
     low, high = (100 * bound for bound in wilson_interval(10, 20))
     assert bars.lines[2][0].get_segments()[0][:, 0].tolist() == pytest.approx([low, high])
-    assert ticks.get_offsets()[:, 0].tolist() == [20.0, 80.0]
+    assert marks.get_offsets()[:, 0].tolist() == [20.0, 80.0]
