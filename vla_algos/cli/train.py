@@ -37,7 +37,7 @@ def train(
     """Improve a VLA by reinforcement learning, and measure its success before and after."""
     from vla_algos.recipes.hyperparams import load_recipe
     from vla_algos.recipes.rl import run_rl
-    from vla_algos.recipes.rl_folder import stored_settings
+    from vla_algos.recipes.rl_folder import settings_of_run
     from vla_gym.tasks.registry import get_suite
 
     ids = numbers(task_ids)
@@ -52,7 +52,7 @@ def train(
         "assets": assets,
     }
     changes = {name: value for name, value in given.items() if value is not None}
-    base = stored_settings(out) if resume else None
+    base = settings_of_run(out) if resume else None
     if base is not None:
         algorithm = algorithm or base.algorithm
     if base is not None and recipe is None:

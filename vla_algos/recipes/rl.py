@@ -30,8 +30,9 @@ from vla_algos.evaluation.harness import EvaluationResult, Predictor, evaluate_p
 from vla_algos.models import save_vla
 from vla_algos.on_policy.algorithm import TokenOnPolicyAlgorithm
 from vla_algos.policies.saving import LAST_FILE
-from vla_algos.recipes.rl_folder import StoredHistoryCallback, begin_run, check_resumable
+from vla_algos.recipes.rl_folder import MAY_DIFFER, StoredHistoryCallback, begin_run
 from vla_algos.recipes.rl_settings import RLSettings
+from vla_algos.recipes.stored_settings import check_resumable
 from vla_algos.token_grpo import TokenGRPO
 from vla_algos.token_ppo import TokenPPO
 from vla_algos.token_rloo import TokenRLOO
@@ -137,7 +138,7 @@ def run_rl(
     if settings.algorithm not in ALGORITHMS:
         raise UnknownNameError("algorithm", settings.algorithm, ALGORITHMS)
     if resume:
-        check_resumable(settings, folder)
+        check_resumable(settings, folder, MAY_DIFFER)
     folder.mkdir(parents=True, exist_ok=True)
     seconds: dict[str, float] = {}
     # what is wrong with its keywords shall show before anything takes time

@@ -30,12 +30,15 @@ from vla_algos.policies import VLAPolicy, env_kwargs
 from vla_algos.policies.saving import LAST_FILE
 from vla_algos.recipes.model_card import write_model_card
 from vla_algos.recipes.sft_settings import SFTSettings
+from vla_algos.recipes.stored_settings import check_resumable, store_settings
 from vla_gym.datasets.episode import Episode
 from vla_gym.files import write_then_rename
 from vla_gym.tasks.registry import get_suite
 
 N_VALIDATIONS = 10
 MODEL_FOLDER = "model"
+MAY_DIFFER = ("frames_on_disk", "weights_dtype", "assets", "render_quality", "n_eval_states", "n_envs")
+"""Settings that a run may go on with otherwise: where frames are kept, and how the model is stored and judged."""
 
 
 @dataclass(frozen=True)
@@ -116,21 +119,25 @@ def run_sft(
 
     :param settings: what and how
     :param episodes: demonstrations, read once and one by one; unsuccessful ones are left out
-    :param folder: where to write ``model/`` (the best model and its card), ``last.zip`` (to go on from), ``logs/`` and
-        ``results.json``
+    :param folder: where to write ``model/`` (the best model and its card), ``last.zip`` (to go on from),
+        ``settings.json``, ``logs/`` and ``results.json``
     :param announce: told what begins
-    :param resume: go on from ``last.zip`` of an interrupted run with the same settings and demonstrations
+    :param resume: go on from ``last.zip`` of an interrupted run with the same demonstrations and, but for those of the
+        evaluation, the same settings
     :param origin: further entries of the result's ``provenance``, such as ``command`` and ``data``
     :return: what came out
     :raises ValueError: without a successful episode, with too few to hold any out, or with one that lacks a camera
     :raises SpaceError: if a checkpoint has another ``chunk_size`` than the settings
     :raises UnknownNameError: if there is no such model or suite
-    :raises CheckpointError: if the checkpoint is missing, damaged or of another architecture
-    :raises FileNotFoundError: if there is no run to ``resume``
+    :raises CheckpointError: if the checkpoint is missing, damaged or of another architecture, or there is no run to
+        ``resume``
+    :raises SettingsError: if the interrupted run has other settings
     :raises TrainingDivergedError: after three gradient steps in a row that are not finite
     :raises KeyboardInterrupt: after Ctrl-C, once the gradient step in progress is done and saved
     """
     settings, folder = settings.resolved(), Path(folder)
+    if resume:
+        check_resumable(settings, folder, MAY_DIFFER)
     folder.mkdir(parents=True, exist_ok=True)
     seconds: dict[str, float] = {}
     demonstrated: dict[int, set[int]] = defaultdict(set)
@@ -186,6 +193,9 @@ def _model(settings: SFTSettings, dataset: DemonstrationSet, folder: Path, resum
     if resume:
         model = BC.load(folder / LAST_FILE, dataset=dataset)
         return model, model.remaining_steps
+    # nothing is left of an earlier run that this one could be taken for
+    (folder / LAST_FILE).unlink(missing_ok=True)
+    store_settings(settings, folder)
     model = BC(
         "VLAPolicy",
         None,

@@ -11,13 +11,14 @@ import torch as th
 from safetensors.torch import load_file
 
 from vla_algos.bc import BC
-from vla_algos.errors import SpaceError
+from vla_algos.errors import CheckpointError, SettingsError, SpaceError, UnknownNameError
 from vla_algos.evaluation.harness import EpisodeRecord, EvaluationResult
 from vla_algos.models import load_vla, save_vla
 from vla_algos.policies import env_kwargs
 from vla_algos.recipes import sft
 from vla_algos.recipes.sft import SFTResult, run_sft
 from vla_algos.recipes.sft_settings import PRESET_CHUNK_SIZE, SFTSettings
+from vla_algos.recipes.stored_settings import check_resumable, store_settings
 from vla_gym.actions.tokenizer import ActionTokenizer
 from vla_gym.datasets.collect import collect_episode
 from vla_gym.datasets.episode import Episode
@@ -107,6 +108,32 @@ def test_it_goes_on_where_it_was_stopped(tmp_path: Path, monkeypatch: pytest.Mon
     assert resumed.validations == whole.validations
     for name in ("model/model.safetensors", "model/config.json"):
         assert (tmp_path / "stopped" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_it_goes_on_with_its_own_settings_alone(tmp_path: Path) -> None:
+    settings = SFTSettings(**SMALL, epochs=2)
+    with pytest.raises(CheckpointError, match=r"nothing holds no settings\.json"):
+        run_sft(settings, iter(()), tmp_path / "nothing", resume=True)
+    assert not (tmp_path / "nothing").exists()
+    store_settings(settings.resolved(), tmp_path)
+    with pytest.raises(CheckpointError, match=r"holds no last\.zip"):
+        run_sft(settings, iter(()), tmp_path, resume=True)
+    (tmp_path / "last.zip").touch()
+    other = replace(settings, epochs=3, bc_kwargs={**settings.bc_kwargs, "batch_size": 4})
+    with pytest.raises(SettingsError, match=r"epochs was 2, not 3; bc_kwargs\.batch_size was 8, not 4\."):
+        run_sft(other, iter(()), tmp_path, resume=True)
+    check_resumable(replace(settings, n_eval_states=3), tmp_path, sft.MAY_DIFFER)
+
+
+def test_a_new_run_leaves_nothing_to_go_on_from_of_an_earlier_one(tmp_path: Path) -> None:
+    settings = SFTSettings(**SMALL, epochs=2)
+    (tmp_path / "last.zip").touch()
+    with pytest.raises(ValueError, match="no episodes"):
+        run_sft(settings, iter(()), tmp_path)
+    assert (tmp_path / "last.zip").exists(), "there was no new run"
+    with pytest.raises(UnknownNameError):
+        run_sft(replace(settings, lora={"targets": ["nowhere"]}), episodes(4), tmp_path)
+    assert not (tmp_path / "last.zip").exists() and (tmp_path / "settings.json").exists()
 
 
 def test_initial_states_that_were_demonstrated_are_counted_apart() -> None:
