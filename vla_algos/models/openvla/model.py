@@ -316,7 +316,11 @@ class OpenVLA(nn.Module):
         is_real = prompt.is_real_with(steps - 1)
         recompute = self._recompute and th.is_grad_enabled()
         hidden = run_llama(self.language_model, x, positions, is_real=is_real, rows=rows, recompute=recompute)
-        logits = nn.functional.linear(hidden, self.language_model.lm_head.weight[self._action_rows()])
+        weight = self.language_model.lm_head.weight[self._action_rows()]
+        # under autocast, too, in the type of the weights, as when decoding: logits rounded to bfloat16 would be most of
+        # the difference between the two
+        with th.autocast(x.device.type, enabled=False):
+            logits = nn.functional.linear(hidden.to(weight.dtype), weight)
         return logits.flip(-1), self._values(hidden[:, 0])
 
     def _action_rows(self) -> slice:

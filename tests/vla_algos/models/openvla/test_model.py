@@ -109,6 +109,14 @@ def test_action_logits_give_the_scores(lively_nano, inputs):
     th.testing.assert_close(scored.entropy, distribution.entropy(), atol=1e-5, rtol=0)
 
 
+def test_autocast_does_not_round_logits(lively_nano, inputs):
+    with th.autocast("cpu", th.bfloat16):
+        logits = lively_nano.action_logits(inputs.images, inputs.instructions, inputs.bins, inputs.proprio)
+    exact = lively_nano.action_logits(inputs.images, inputs.instructions, inputs.bins, inputs.proprio)
+    assert logits.dtype == th.float32 and not th.equal(logits, logits.bfloat16().float())
+    th.testing.assert_close(logits, exact, atol=0.1 * exact.std().item(), rtol=0)
+
+
 def test_dropped_tokens_are_not_seen(lively_nano, inputs):
     other = (inputs.bins + 100) % 256
     args = inputs.images, inputs.instructions
