@@ -23,7 +23,7 @@ def attend(
     :param values: (N, heads, S, head_dim)
     :param mask: (N or 1, 1, Q, S) bool, True where a query may look; None: everywhere
     :param is_causal: hide later columns instead of a mask
-    :return: as ``queries``
+    :return: (N, heads, Q, head_dim), as ``queries``; float32 on a CPU under autocast
     """
     if queries.device.type == "cpu" and th.is_autocast_enabled("cpu"):
         with th.autocast("cpu", enabled=False):

@@ -11,6 +11,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 import torch as th
+from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from vla_algos.models.kv_cache import KVCache
@@ -148,6 +149,21 @@ def run_llama(
     for i in range(len(llm.model.layers)):
         x = checkpoint(run_layer, i, x, use_reentrant=False) if recompute else run_layer(i, x)
     return llm.model.norm(x)
+
+
+def score_rows(llm: LlamaForCausalLM, hidden: th.Tensor, rows: slice) -> th.Tensor:
+    """
+    Logits of some rows of the vocabulary; under autocast, too, in the type of the weights, as rounding to bfloat16
+    would take log-probabilities of an update further from those of sampling time.
+
+    :param llm: the language model
+    :param hidden: (..., hidden)
+    :param rows: of the vocabulary
+    :return: (..., rows)
+    """
+    weight = llm.lm_head.weight[rows]
+    with th.autocast(hidden.device.type, enabled=False):
+        return F.linear(hidden.to(weight.dtype), weight)
 
 
 def _take(x: th.Tensor, rows: th.Tensor) -> th.Tensor:

@@ -19,7 +19,7 @@ from vla_algos.models.openvla.checks import check_bins, check_inputs, check_temp
 from vla_algos.models.openvla.config import N_BINS, OpenVLAConfig
 from vla_algos.models.openvla.heads import ProprioEncoder, ValueHead
 from vla_algos.models.openvla.init import init_weights
-from vla_algos.models.openvla.llm import build_llama, run_llama
+from vla_algos.models.openvla.llm import build_llama, run_llama, score_rows
 from vla_algos.models.openvla.processor import Processor
 from vla_algos.models.openvla.steps import FixedSteps, GrowingSteps, Prompt, StepsPool, make_cache
 from vla_algos.models.openvla.vision import Projector, VisionBackbone
@@ -155,7 +155,7 @@ class OpenVLA(nn.Module):
             hidden = self._run_prompt(prompt, cache)
             take_step = GrowingSteps(llm, rows, prompt, cache)
         values = self._values(hidden)
-        logits = nn.functional.linear(hidden, llm.lm_head.weight[rows])
+        logits = score_rows(llm, hidden, rows)
         ids: list[th.Tensor] = []
         log_probs: list[th.Tensor] = []
         for step in range(steps):
@@ -316,11 +316,7 @@ class OpenVLA(nn.Module):
         is_real = prompt.is_real_with(steps - 1)
         recompute = self._recompute and th.is_grad_enabled()
         hidden = run_llama(self.language_model, x, positions, is_real=is_real, rows=rows, recompute=recompute)
-        weight = self.language_model.lm_head.weight[self._action_rows()]
-        # under autocast, too, in the type of the weights, as when decoding: logits rounded to bfloat16 would be most of
-        # the difference between the two
-        with th.autocast(x.device.type, enabled=False):
-            logits = nn.functional.linear(hidden.to(weight.dtype), weight)
+        logits = score_rows(self.language_model, hidden, self._action_rows())
         return logits.flip(-1), self._values(hidden[:, 0])
 
     def _action_rows(self) -> slice:

@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from vla_algos.models.kv_cache import KVCache
-from vla_algos.models.openvla.llm import run_llama
+from vla_algos.models.openvla.llm import run_llama, score_rows
 from vla_algos.models.transformers_import import LlamaForCausalLM
 
 _WARM_UP_RUNS = 2
@@ -65,7 +65,7 @@ class GrowingSteps:
         x = self.llm.model.embed_tokens(ids).unsqueeze(1)
         positions = self.prompt.lengths + (self.step - 1)
         hidden = run_llama(self.llm, x, positions, is_real=self.prompt.is_real_with(self.step), cache=self.cache)
-        return F.linear(hidden.squeeze(1), self.llm.lm_head.weight[self.rows])
+        return score_rows(self.llm, hidden.squeeze(1), self.rows)
 
 
 class FixedSteps:
@@ -127,7 +127,7 @@ class FixedSteps:
     def _compute(self) -> th.Tensor:
         x = self.llm.model.embed_tokens(self._ids).unsqueeze(1)
         hidden = run_llama(self.llm, x, self._positions, is_real=self._is_real, cache=self.cache)
-        return F.linear(hidden.squeeze(1), self.llm.lm_head.weight[self.rows])
+        return score_rows(self.llm, hidden.squeeze(1), self.rows)
 
     def _record(self) -> None:
         # kernels are chosen and memory is taken before the recording; to repeat a step changes nothing

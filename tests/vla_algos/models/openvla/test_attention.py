@@ -35,6 +35,16 @@ def test_autocast_does_not_round_the_gradients_of_attention(inputs):
     th.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("halved", [(2,), (0, 1, 2)])
+def test_inputs_that_autocast_has_rounded_are_taken_as_they_are(inputs, halved):
+    rounded = [t.bfloat16() if i in halved else t for i, t in enumerate(inputs)]
+    with th.autocast("cpu", th.bfloat16):
+        found = attend(*rounded)
+    everything = th.ones(Q, S, dtype=th.bool)
+    assert found.dtype == th.float32
+    th.testing.assert_close(found, reference(*(t.float() for t in rounded), everything), rtol=1e-5, atol=1e-6)
+
+
 def test_models_in_bfloat16_stay_in_it(inputs):
     halves = [t.bfloat16() for t in inputs]
     assert attend(*halves).dtype == th.bfloat16
