@@ -43,7 +43,9 @@ def sft(
         bool, typer.Option("--frames-on-disk", help="Keep frames in a file, if the memory is too small.")
     ] = False,
     seed: Annotated[int, typer.Option(help="Seed of everything.")] = 0,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run in --out.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with an interrupted run in --out; give its options again.")
+    ] = False,
 ) -> None:
     """Fine-tune a VLA on demonstrations, and measure its success rate."""
     from vla_algos.recipes.sft import MODEL_FOLDER, run_sft

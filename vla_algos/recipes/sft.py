@@ -191,11 +191,10 @@ def _successful(episodes: Iterable[Episode], demonstrated: dict[int, set[int]]) 
 def _model(settings: SFTSettings, dataset: DemonstrationSet, folder: Path, resume: bool) -> tuple[BC, int]:
     """The model and the gradient steps that it still has to do."""
     if resume:
-        model = BC.load(folder / LAST_FILE, dataset=dataset)
+        model = BC.load(folder / LAST_FILE, dataset=dataset, device=settings.bc_kwargs.get("device", "auto"))
+        # the folder may have been moved
+        model.checkpoint_folder, model.tensorboard_log = str(folder), str(folder / "logs")
         return model, model.remaining_steps
-    # nothing is left of an earlier run that this one could be taken for
-    (folder / LAST_FILE).unlink(missing_ok=True)
-    store_settings(settings, folder)
     model = BC(
         "VLAPolicy",
         None,
@@ -208,6 +207,9 @@ def _model(settings: SFTSettings, dataset: DemonstrationSet, folder: Path, resum
     )
     n_steps = math.ceil(settings.epochs * len(dataset) / model.batch_size)
     model.validation_interval = max(1, n_steps // N_VALIDATIONS)
+    # nothing to go on from is left of an earlier run
+    (folder / LAST_FILE).unlink(missing_ok=True)
+    store_settings(settings, folder)
     return model, n_steps
 
 

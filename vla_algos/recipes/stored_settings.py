@@ -34,7 +34,7 @@ def read_settings(kind: type[DataclassInstance], folder: str | Path) -> dict[str
     """
     Settings that the run in a folder was begun with.
 
-    :param kind: of the settings
+    :param kind: of the settings, with a default for every field
     :param folder: of the run
     :return: its fields, as JSON gives them back
     :raises CheckpointError: if no run was begun there, or the file is damaged
@@ -46,10 +46,11 @@ def read_settings(kind: type[DataclassInstance], folder: str | Path) -> dict[str
         content = dict(json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:
         raise damaged_settings(folder, error) from error
-    names = {field.name for field in fields(kind)}
-    if content.keys() != names:
-        raise damaged_settings(folder, f"other fields: {', '.join(sorted(content.keys() ^ names))}")
-    return content
+    unknown = content.keys() - {field.name for field in fields(kind)}
+    if unknown:
+        raise damaged_settings(folder, f"unknown: {', '.join(sorted(unknown))}")
+    # what a later version has added was not asked for
+    return {**_plain(kind()), **content}
 
 
 def damaged_settings(folder: str | Path, reason: object) -> CheckpointError:
@@ -82,7 +83,7 @@ def check_resumable(settings: DataclassInstance, folder: Path, may_differ: Colle
         pairs = (f"{key} was {_shown(stored, key)}, not {_shown(given, key)}" for key in differing)
         raise SettingsError(
             f"The run in {folder} was begun with other settings: {'; '.join(pairs)}. "
-            "Go on with its own, or begin a new run in another folder."
+            "Repeat its settings (vla-rl train: leave these options away), or begin a new run in another folder."
         )
     if not (folder / LAST_FILE).is_file():
         raise CheckpointError(

@@ -6,6 +6,7 @@ import numpy as np
 from typer.testing import CliRunner
 
 from vla_algos.cli.main import app
+from vla_algos.errors import SettingsError
 from vla_gym.datasets.episode import Episode
 from vla_gym.datasets.hdf5_writer import DemonstrationWriter
 from vla_gym.tasks.registry import get_suite
@@ -40,3 +41,9 @@ def test_files_in_model_out(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "model" / "model.safetensors").exists()
     card = (tmp_path / "out" / "model" / "README.md").read_text()
     assert "vla-rl" in card and "kept 4, attempted 4" in card
+    again = CliRunner().invoke(app, [*arguments, "--resume"])
+    assert again.exit_code == 0 and "training on 4 episodes, 24 decisions: 0 gradient steps" in again.output
+    other = CliRunner().invoke(app, [*arguments, "--resume", "--learning-rate", "1"])
+    assert isinstance(other.exception, SettingsError) and "bc_kwargs.learning_rate was 0.001, not 1.0" in str(
+        other.exception
+    )

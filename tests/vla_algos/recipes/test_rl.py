@@ -105,7 +105,10 @@ def test_training_is_the_same_with_and_without_an_evaluation(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"seed": 4}, "other settings: seed was 3, not 4. Go on with its own"),
+        (
+            {"seed": 4},
+            r"other settings: seed was 3, not 4. Repeat its settings \(vla-rl train: leave these options away\)",
+        ),
         ({"algorithm_kwargs": {"n_steps": 8}}, r"algorithm_kwargs\.n_steps was 4, not 8\."),
         ({"task_ids": (1, 2)}, r"task_ids was \[1\], not \[1, 2\]\."),
         (
@@ -133,8 +136,10 @@ def test_what_cannot_go_on_says_so(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"no last\.zip: the run was stopped.*Begin it again, without resume"):
         run_rl(settings, tmp_path, resume=True)
     (tmp_path / "settings.json").write_text('{"seeds": 1}')
-    with pytest.raises(CheckpointError, match="does not hold the settings of a run"):
+    with pytest.raises(CheckpointError, match=r"does not hold the settings of a run \(unknown: seeds\)"):
         run_rl(settings, tmp_path, resume=True)
+    (tmp_path / "settings.json").write_text('{"n_envs": 3}')
+    assert settings_of_run(tmp_path) == replace(settings, n_envs=3), "what is not there is as by default"
 
 
 def test_a_new_run_leaves_nothing_to_go_on_from_of_an_earlier_one(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -104,10 +105,11 @@ def test_it_goes_on_where_it_was_stopped(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(BC, "learn", learn_three_steps)
     run_sft(SFTSettings(**SMALL, epochs=2), episodes(5), tmp_path / "stopped")
     monkeypatch.undo()
-    resumed = run_sft(SFTSettings(**SMALL, epochs=2), episodes(5), tmp_path / "stopped", resume=True)
-    assert resumed.validations == whole.validations
+    (tmp_path / "stopped").rename(tmp_path / "moved")
+    resumed = run_sft(SFTSettings(**SMALL, epochs=2), episodes(5), tmp_path / "moved", resume=True)
+    assert resumed.validations == whole.validations and not (tmp_path / "stopped").exists()
     for name in ("model/model.safetensors", "model/config.json"):
-        assert (tmp_path / "stopped" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+        assert (tmp_path / "moved" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
 def test_it_goes_on_with_its_own_settings_alone(tmp_path: Path) -> None:
@@ -130,10 +132,12 @@ def test_a_new_run_leaves_nothing_to_go_on_from_of_an_earlier_one(tmp_path: Path
     (tmp_path / "last.zip").touch()
     with pytest.raises(ValueError, match="no episodes"):
         run_sft(settings, iter(()), tmp_path)
-    assert (tmp_path / "last.zip").exists(), "there was no new run"
     with pytest.raises(UnknownNameError):
         run_sft(replace(settings, lora={"targets": ["nowhere"]}), episodes(4), tmp_path)
-    assert not (tmp_path / "last.zip").exists() and (tmp_path / "settings.json").exists()
+    assert (tmp_path / "last.zip").exists(), "there was no new run"
+    run_sft(replace(settings, epochs=0.1), episodes(4), tmp_path)
+    assert zipfile.is_zipfile(tmp_path / "last.zip")
+    check_resumable(replace(settings, epochs=0.1).resolved(), tmp_path, ())
 
 
 def test_initial_states_that_were_demonstrated_are_counted_apart() -> None:
