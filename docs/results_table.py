@@ -3,7 +3,7 @@ Tables of results.md.
 
     python docs/results_table.py runs/quickstart runs/goal          # of vla-rl quickstart and vla-rl train
     python docs/results_table.py --by-task runs/goal                # the same, a row per task
-    python docs/results_table.py --policies runs/compare/task4_*/*  # folders with greedy.json and sampled.json, by name
+    python docs/results_table.py --policies runs/compare/task4_8960_seed*/*  # by name
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from vla_algos.recipes.rl import MODES
 COLUMNS = ("tasks", "seed", "actions", "before", "after", "95 %", "new before", "new after", "decisions", "commit")
 """New: the initial states that training has not seen."""
 TASK_COLUMNS = ("task", "instruction", "greedy before", "greedy after", "sampled before", "sampled after")
-POLICY_COLUMNS = ("policy", "greedy", "95 %", "sampled", "95 %")
+POLICY_COLUMNS = ("policy", "greedy", "95 %", "sampled", "95 %", "commit")
 
 
 def rate(successes: int, n: int) -> str:
@@ -72,20 +72,23 @@ def task_rows(results: dict[str, Any]) -> list[list[str]]:
 
 def policy_row(name: str, folders: list[Path]) -> list[str]:
     """Of one policy, or of those that several seeds have made: successes of each, interval of all."""
-    row = [name]
+    row, commits = [name], set()
     for mode in MODES:
         results = [EvaluationResult.load(folder / f"{mode}.json") for folder in folders]
         counts = [result.successes for result in results]
         n = sum(result.n_episodes for result in results)
-        row += [f"{', '.join(map(str, counts))} of {results[0].n_episodes}", interval(sum(counts), n)]
-    return row
+        cell = rate(counts[0], n) if len(counts) == 1 else f"{', '.join(map(str, counts))} of {results[0].n_episodes}"
+        row += [cell, interval(sum(counts), n)]
+        commits |= {(result.commit or "unknown")[:7] for result in results}
+    return [*row, ", ".join(sorted(commits))]
 
 
 def by_name(folders: list[Path]) -> dict[str, list[Path]]:
-    """Folders of the same name together."""
+    """Folders of the same name together, but for those without results."""
     groups: dict[str, list[Path]] = {}
     for folder in folders:
-        groups.setdefault(folder.name, []).append(folder)
+        if all((folder / f"{mode}.json").exists() for mode in MODES):
+            groups.setdefault(folder.name, []).append(folder)
     return groups
 
 

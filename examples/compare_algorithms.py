@@ -151,11 +151,14 @@ def main() -> None:
     )
     title = f"task{args.task_id}_{args.timesteps}"
     for name in args.algorithms:
-        for seed in args.seeds:
+        # the checkpoint is the same whatever the seed
+        for seed in args.seeds[:1] if name == "start" else args.seeds:
             compare(name, replace(settings, seed=seed), args.out / f"{title}_seed{seed}" / name)
 
-    found = {name: [load(folder) for folder in args.out.glob(f"{title}_seed*/{name}")] for name in TRAINERS}
+    found = {name: [load(folder) for folder in sorted(args.out.glob(f"{title}_seed*/{name}"))] for name in TRAINERS}
     results = {name: [seed for seed in seeds if seed] for name, seeds in found.items() if any(seeds)}
+    if "start" in results:
+        results["start"] = results["start"][:1]
     for name, seeds in results.items():
         counts = [
             f"{mode} {sum(result.successes for result in of_mode)}/{sum(result.n_episodes for result in of_mode)}"

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from vla_algos.evaluation.harness import EpisodeRecord, EvaluationResult
+
 ROOT = Path(__file__).resolve().parents[1]
 ARGUMENTS = {
     "01_random_rollout.py": ["--steps", "3"],
@@ -20,6 +22,9 @@ ARGUMENTS = {
         "--n-envs",
         "2",
         "--eval-states",
+        "1",
+        "--seeds",
+        "0",
         "1",
         "--algorithms",
         "start",
@@ -56,3 +61,24 @@ def test_every_example_is_listed() -> None:
 @pytest.mark.parametrize("name", ARGUMENTS)
 def test_example_runs(name: str, tmp_path: Path) -> None:
     assert run(name, ARGUMENTS[name], tmp_path).strip()
+
+
+def test_a_comparison_goes_on_and_shows_all_seeds_that_are_there(tmp_path: Path) -> None:
+    for name, seed, successes in (("start", 0, 2), ("start", 1, 2), ("BC", 0, 1), ("BC", 1, 5)):
+        folder = tmp_path / "out" / f"task7_8_seed{seed}" / name
+        folder.mkdir(parents=True)
+        episodes = tuple(EpisodeRecord(7, k, k < successes, 10) for k in range(5))
+        for mode in ("greedy", "sampled"):
+            result = EvaluationResult(
+                "LIBERO-Goal-v0", "primitive", mode == "greedy", seed, {7: "x"}, episodes, {}, None
+            )
+            result.save(folder / f"{mode}.json")
+    # stopped before its second evaluation
+    (tmp_path / "out" / "task7_8_seed1" / "BC" / "sampled.json").unlink()
+    lines = run("compare_algorithms.py", "--timesteps 8 --out out --algorithms start".split(), tmp_path).splitlines()
+    assert [line.strip() for line in lines] == [
+        "start: greedy 2/5, sampled 2/5",
+        "BC: greedy 1/5, sampled 1/5",
+        "out/task7_8.png",
+    ]
+    assert (tmp_path / lines[-1]).exists()

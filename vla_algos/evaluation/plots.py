@@ -58,10 +58,17 @@ def plot_comparison(path: str | Path, results: Mapping[str, Sequence[Sequence[Ev
     :param path: PNG to write or replace
     :param results: per name and seed evaluations such as greedy and sampled, in the same order for all
     :param title: of the figure
+    :raises ValueError: if evaluations differ in the number of episodes or in the asset pack
     """
+    kinds = {(r.n_episodes, r.assets) for seeds in results.values() for evaluations in seeds for r in evaluations}
+    if len(kinds) > 1:
+        raise ValueError(
+            f"Evaluations differ in episodes and asset pack: {sorted(kinds)}. "
+            "Compare those that are alike, in a folder of their own."
+        )
+    n_episodes, _ = kinds.pop()
     figure, axes = _figure(1.4 + 0.45 * len(results))
     modes = [result.mode for result in next(iter(results.values()))[0]]
-    n_episodes = next(iter(results.values()))[0][0].n_episodes
     for i, mode in enumerate(modes):
         of_mode = [[evaluations[i] for evaluations in seeds] for seeds in results.values()]
         rates, spreads = _rates([_counts(seeds) for seeds in of_mode])

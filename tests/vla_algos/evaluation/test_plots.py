@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import imageio.v2 as imageio
@@ -34,6 +35,13 @@ def test_a_comparison_has_a_row_for_each(tmp_path: Path) -> None:
     plot_comparison(tmp_path / "one.png", dict([rows.popitem()]), "a task")
     three, one = (imageio.imread(tmp_path / name) for name in ("three.png", "one.png"))
     assert three.std() > 10 and three.shape[0] > one.shape[0]
+
+
+def test_unlike_evaluations_are_not_compared(tmp_path: Path) -> None:
+    other = replace(result(3), assets="libero")
+    with pytest.raises(ValueError, match=r"\(10, 'libero'\), \(10, 'primitive'\)"):
+        plot_comparison(tmp_path / "x.png", {"A": [[result(2)]], "B": [[other]]}, "a task")
+    assert not list(tmp_path.iterdir())
 
 
 def test_seeds_are_drawn_together_and_apart(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
