@@ -47,14 +47,19 @@ class TokenRolloutCallback(BaseCallback):
 
 
 class TolerantProgressBar(Tolerant, ProgressBarCallback):
-    """SB3's progress bar, which a terminal that is gone or taken by another live display cannot make fail a run."""
+    """
+    SB3's progress bar, which a terminal that is gone or taken by another live display cannot make fail a run.
+
+    It counts as ``num_timesteps`` does: environments whose episode is over may not count.
+    """
 
     def _on_training_start(self) -> None:
         self.is_shown = True
+        self._n_before = self.num_timesteps
         self.attempt(super()._on_training_start)
 
     def _on_step(self) -> bool:
-        self.attempt(super()._on_step)
+        self.attempt(lambda: self.pbar.update(self.num_timesteps - self._n_before - self.pbar.n))
         return True
 
     def _on_training_end(self) -> None:

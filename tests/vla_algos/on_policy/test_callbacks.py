@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import pytest
 from rich.errors import LiveError
+from stable_baselines3.common import callbacks
 from stable_baselines3.common.callbacks import BaseCallback, ProgressBarCallback
 from stable_baselines3.common.logger import KVWriter, Logger
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnvWrapper, VecMonitor
 
 from vla_algos import TokenGRPO, TokenPPO
+from vla_algos.on_policy.callbacks import TolerantProgressBar
 from vla_gym.envs.toy_env import ToyLiberoEnv
 
 
@@ -92,13 +94,31 @@ def test_a_log_that_cannot_be_written_is_a_warning(caplog):
     ]
 
 
-@pytest.mark.parametrize("hook", ["_on_training_start", "_on_step", "_on_training_end"])
-def test_a_progress_bar_that_fails_is_a_warning(hook, monkeypatch, caplog):
-    def fail(self):
+@pytest.mark.parametrize(
+    ("owner", "name"),
+    [
+        (ProgressBarCallback, "_on_training_start"),
+        (callbacks.tqdm, "update"),
+        (ProgressBarCallback, "_on_training_end"),
+    ],
+)
+def test_a_progress_bar_that_fails_is_a_warning(owner, name, monkeypatch, caplog):
+    def fail(self, *args):
         raise LiveError("Only one live display may be active at once")
 
-    monkeypatch.setattr(ProgressBarCallback, hook, fail)
+    monkeypatch.setattr(owner, name, fail)
     model = make().learn(16, progress_bar=True)
     assert model.num_timesteps == 16
     (record,) = caplog.records
     assert "Only one live display" in record.getMessage()
+
+
+def test_the_progress_bar_counts_decisions_that_are_learned_from():
+    # one episode ends after one decision, the other after six
+    env = DummyVecEnv([lambda: ToyLiberoEnv(image_size=32, horizon=1), lambda: ToyLiberoEnv(image_size=32, horizon=6)])
+    model = TokenGRPO("VLAPolicy", env, group_size=2, n_groups=1, policy_kwargs={"vla": "nano"}, device="cpu", seed=0)
+    for n_more in (7, 7):
+        bar = TolerantProgressBar()
+        before = model.num_timesteps
+        model.learn(n_more, callback=bar, reset_num_timesteps=False)
+        assert 0 < bar.pbar.n == model.num_timesteps - before < 12
