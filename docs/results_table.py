@@ -3,7 +3,7 @@ Tables of results.md.
 
     python docs/results_table.py runs/quickstart runs/goal          # of vla-rl quickstart and vla-rl train
     python docs/results_table.py --by-task runs/goal                # the same, a row per task
-    python docs/results_table.py --policies runs/compare/task4_8960_seed*/*  # by name
+    python docs/results_table.py --policies runs/compare/task4_8960_seed*/*  # of compare_algorithms.py, by name
 """
 
 from __future__ import annotations

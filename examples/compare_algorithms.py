@@ -4,9 +4,9 @@ All algorithms on one task, from one checkpoint, with one budget of decisions: a
     python examples/compare_algorithms.py --out runs/compare [--task-id 7] [--seeds 0 1 2] [--algorithms PPO A2C]
 
 What is in --out already is not run again, so that an interrupted comparison goes on; the figure shows all that is there
-of this task and budget. RecurrentPPO needs
-pip install vla-gym[contrib]. BC does not act: it reads the expert's demonstrations, four per initial state, which hold
-about as many control steps as the others take decisions, with as many gradient steps as TokenPPO takes.
+of this task and budget. RecurrentPPO needs pip install vla-gym[contrib]. BC does not act: it reads the expert's
+demonstrations, four per initial state, which hold about as many control steps as the others take decisions, with as
+many gradient steps as TokenPPO takes.
 """
 
 from __future__ import annotations
