@@ -51,7 +51,8 @@ def test_time_of_a_reward_model_is_told_apart(wrap):
     assert [logged["time/reward_seconds"] for logged in times.logged] == [4 * 1000.0] * 2
     for logged in times.logged:
         split = sum(logged[f"time/{name}_seconds"] for name in ("env", "reward", "decoding"))
-        assert split == pytest.approx(logged["time/rollout_seconds"], abs=1.0)
+        # what is left is the loop around them, whatever the machine; a reward model counted wrongly is 4000 s
+        assert split == pytest.approx(logged["time/rollout_seconds"], abs=1000.0)
 
 
 @pytest.mark.parametrize("algorithm", [TokenPPO, TokenGRPO])
