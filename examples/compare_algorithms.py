@@ -4,7 +4,7 @@ All algorithms on one task, from one checkpoint, with one budget of decisions: a
     python examples/compare_algorithms.py --out runs/compare [--task-id 7] [--seeds 0 1 2] [--algorithms PPO A2C]
 
 What is in --out already is not run again, so that an interrupted comparison goes on; the figure shows all that is there
-of this task and budget. RecurrentPPO needs pip install vla-gym[contrib]. BC does not act: it reads the expert's
+of this task, budget and recipe. RecurrentPPO needs pip install vla-gym[contrib]. BC does not act: it reads the expert's
 demonstrations, four per initial state, which hold about as many control steps as the others take decisions, with as
 many gradient steps as TokenPPO takes.
 """
@@ -45,11 +45,10 @@ def nothing(settings: RLSettings, folder: Path) -> VLAPolicy:
         return VLAPolicy.from_checkpoint(settings.vla, env)
 
 
-def token_algorithm(name: str, settings: RLSettings, folder: Path) -> Any:
-    """As ``vla-rl train --recipe quickstart --algorithm ...`` does."""
-    changes = {key: getattr(settings, key) for key in ("task_ids", "total_timesteps", "n_envs", "seed", "assets")}
+def token_algorithm(settings: RLSettings, folder: Path) -> Any:
+    """As ``vla-rl train --recipe ... --algorithm ...`` does."""
     models: dict[str, Any] = {}
-    run_rl(load_recipe("quickstart", name, n_eval_states=0, **changes), folder, on_model=models.__setitem__)
+    run_rl(replace(settings, n_eval_states=0), folder, on_model=models.__setitem__)
     return models["after"]
 
 
@@ -102,7 +101,7 @@ def recurrent_ppo(settings: RLSettings, folder: Path) -> Any:
 
 TRAINERS: dict[str, Trainer] = {
     "start": nothing,
-    **{name: partial(token_algorithm, name) for name in ALGORITHMS},
+    **dict.fromkeys(ALGORITHMS, token_algorithm),
     "BC": behaviour_cloning,
     "PPO": partial(stock, PPO, VLAPolicy, n_steps=40, batch_size=128, n_epochs=3),
     "A2C": partial(stock, A2C, VLAPolicy),
@@ -132,6 +131,7 @@ def load(folder: Path) -> list[EvaluationResult]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/compare"))
+    parser.add_argument("--recipe", default="quickstart", help="name or YAML file, with sections as in quickstart.yml")
     parser.add_argument("--task-id", type=int, default=7)
     parser.add_argument("--timesteps", type=int, default=8960)
     parser.add_argument("--n-envs", type=int, default=16)
@@ -141,19 +141,23 @@ def main() -> None:
     parser.add_argument("--assets", default="auto")
     args = parser.parse_args()
 
-    settings = replace(
-        load_recipe("quickstart"),
-        task_ids=(args.task_id,),
-        total_timesteps=args.timesteps,
-        n_envs=args.n_envs,
-        n_eval_states=args.eval_states,
-        assets=args.assets,
-    )
+    changes = {
+        "task_ids": (args.task_id,),
+        "total_timesteps": args.timesteps,
+        "n_envs": args.n_envs,
+        "n_eval_states": args.eval_states,
+        "assets": args.assets,
+    }
     title = f"task{args.task_id}_{args.timesteps}"
+    if args.recipe != "quickstart":
+        title += f"_{Path(args.recipe).stem}"
+    # those that have no section of their own see the first
+    sections = {name: name if name in ALGORITHMS else None for name in args.algorithms}
+    settings = {name: load_recipe(args.recipe, section, **changes) for name, section in sections.items()}
     for name in args.algorithms:
         # the checkpoint is the same whatever the seed
         for seed in args.seeds[:1] if name == "start" else args.seeds:
-            compare(name, replace(settings, seed=seed), args.out / f"{title}_seed{seed}" / name)
+            compare(name, replace(settings[name], seed=seed), args.out / f"{title}_seed{seed}" / name)
 
     found = {name: [load(folder) for folder in sorted(args.out.glob(f"{title}_seed*/{name}"))] for name in TRAINERS}
     results = {name: [seed for seed in seeds if seed] for name, seeds in found.items() if any(seeds)}

@@ -8,8 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from vla_algos.evaluation.harness import EpisodeRecord, EvaluationResult
+from vla_algos.recipes.hyperparams import FOLDER
 
 ROOT = Path(__file__).resolve().parents[1]
 ARGUMENTS = {
@@ -48,7 +50,13 @@ def run(name: str, arguments: list[str], folder: Path) -> str:
 @pytest.mark.slow
 def test_all_algorithms_are_compared(tmp_path: Path) -> None:
     pytest.importorskip("sb3_contrib")
-    arguments = "--timesteps 8 --n-envs 2 --eval-states 1 --out all".split()
+    # as it is, but for few demonstrations and small groups
+    recipe = yaml.safe_load((FOLDER / "quickstart.yml").read_text())
+    recipe["run"]["n_train_states"] = 1
+    for name in ("TokenGRPO", "TokenRLOO", "TPO"):
+        recipe[name] |= {"group_size": 2, "n_groups": 1}
+    (tmp_path / "small.yml").write_text(yaml.safe_dump(recipe, sort_keys=False))
+    arguments = "--recipe small.yml --timesteps 8 --n-envs 2 --eval-states 1 --out all".split()
     lines = run("compare_algorithms.py", arguments, tmp_path).splitlines()
     assert sum("greedy" in line for line in lines) == 9
     assert (tmp_path / lines[-1]).exists()
