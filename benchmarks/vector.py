@@ -14,7 +14,6 @@ import os
 import platform
 import statistics
 import time
-from pathlib import Path
 from typing import Any
 
 import mujoco
@@ -23,6 +22,7 @@ import numpy as np
 import vla_gym
 from vla_gym.assets.resolve import resolve_assets
 from vla_gym.datasets.provenance import commit
+from vla_gym.processors import available_cpus, processor_name
 from vla_gym.tasks.registry import get_suite
 from vla_gym.vector import BACKENDS
 
@@ -34,13 +34,6 @@ CAMERAS: dict[str, dict[str, Any]] = {
 N_WORKERS = (1, 2)
 TARGET = 1.8
 """Ratio of two workers to one, physics only, on two cores."""
-
-
-def processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.machine()
 
 
 def make(suite: str, assets: str, backend: str, n_envs: int, cameras: dict[str, Any]) -> Any:
@@ -88,7 +81,7 @@ def main() -> None:
 
     versions = f"python {platform.python_version()}, mujoco {mujoco.__version__}"
     print(f"{versions}, commit {commit() or 'unknown'}, assets {pack.name}")
-    print(f"{processor()}, {len(os.sched_getaffinity(0))} cores, load {os.getloadavg()[0]:.1f} at the start")
+    print(f"{processor_name()}, {available_cpus()} cores, load {os.getloadavg()[0]:.1f} at the start")
     print(f"control steps per second, medians of {args.repeats} turns of {args.steps} steps")
     print("suite    images        backend   1 worker 2 workers   ratio  [smallest, largest]")
     for suite in args.suites:

@@ -19,11 +19,13 @@ from vla_algos.bc.augmentation import Augmentation
 from vla_algos.bc.dataset import Batch, DemonstrationSet
 from vla_algos.bc.stream import TrainingStream
 from vla_algos.bc.validation import known_inputs, prediction_figures
+from vla_algos.common.devices import computes_in_bf16
 from vla_algos.common.divergence import SkippedUpdates
 from vla_algos.common.interrupts import deferred_interrupt
 from vla_algos.common.losses import smoothing_table, soft_cross_entropy
 from vla_algos.common.progress import progress_bar as tolerant_bar
 from vla_algos.common.schedules import warmup_cosine
+from vla_algos.common.type_aliases import UseBF16
 from vla_algos.models import save_vla
 from vla_algos.policies import VLAPolicy
 from vla_algos.policies.saving import LAST_FILE, SavedWithoutFrozenWeights
@@ -63,7 +65,8 @@ class BC(SavedWithoutFrozenWeights):
     :param smoothing_width: standard deviation of the spread, bins
     :param smoothed_dims: dimensions of a command whose targets are spread; default: translation
     :param augmentation: keywords of :class:`Augmentation`, for training images only; None: images as they are
-    :param use_bf16: compute passes in bfloat16 where that is safe; weights stay as they are
+    :param use_bf16: compute passes in bfloat16 where that is safe; weights stay as they are; "auto": where the device
+        has such arithmetic
     :param max_grad_norm: gradients are scaled down to this norm
     :param validation_fraction: share of the episodes held out; 0: no validation
     :param validation_interval: gradient steps between validations; one more follows the last step
@@ -96,7 +99,7 @@ class BC(SavedWithoutFrozenWeights):
         smoothing_width: float = 2.0,
         smoothed_dims: Sequence[int] = (0, 1, 2),
         augmentation: dict[str, Any] | None = None,
-        use_bf16: bool = False,
+        use_bf16: UseBF16 = False,
         max_grad_norm: float = 1.0,
         validation_fraction: float = 0.1,
         validation_interval: int = 500,
@@ -298,7 +301,7 @@ class BC(SavedWithoutFrozenWeights):
     def _loss(self, batch: Batch, dropped: th.Tensor, n_tokens: th.Tensor) -> th.Tensor:
         """Share of a batch in the loss of ``n_tokens`` tokens."""
         inputs = known_inputs(self.policy.vla, batch.inputs)
-        with th.autocast(self.device.type, th.bfloat16, enabled=self.use_bf16):
+        with th.autocast(self.device.type, th.bfloat16, enabled=computes_in_bf16(self.use_bf16, self.device)):
             logits = self.policy.vla.action_logits(**inputs, bins=batch.bins, dropped=dropped)
         dims = th.arange(batch.bins.shape[1], device=self.device) % COMMAND_DIM
         return soft_cross_entropy(logits, self._target_tables[dims, batch.bins], batch.mask, n_tokens)

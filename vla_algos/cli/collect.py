@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from vla_algos.cli.options import Assets, TaskIds, numbers
+from vla_gym.processors import available_cpus
 
 if TYPE_CHECKING:
     from vla_gym.datasets.record import TaskReport
@@ -58,7 +58,7 @@ def collect(
                 out,
                 episodes,
                 numbers(task_ids),
-                workers or len(os.sched_getaffinity(0)),
+                workers or available_cpus(),
                 lambda n_over, n_episodes: progress.update(bar, completed=n_over, total=n_episodes),
             )
     except KeyboardInterrupt:

@@ -19,6 +19,7 @@ from vla_algos.cli.sft import sft
 from vla_algos.cli.train import train
 from vla_algos.errors import VLAAlgosError
 from vla_gym.errors import VLAGymError
+from vla_gym.processors import available_cpus
 
 app = typer.Typer(
     help="Reinforcement learning for vision-language-action models on LIBERO.",
@@ -46,6 +47,8 @@ def main() -> None:
     # OpenMP's threads spin for long while they wait, and starve each other as soon as another process wants a core: two
     # trainings on two cores take 19 times as long as one, with this 2.5 times
     os.environ.setdefault("GOMP_SPINCOUNT", "5000")
+    # torch starts a thread per core of the machine, also where a container may use a few of them only
+    os.environ.setdefault("OMP_NUM_THREADS", str(available_cpus()))
     with redirect_stdout(LastingOutput(sys.stdout)), redirect_stderr(LastingOutput(sys.stderr)):
         try:
             app()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import platform
 import resource
 import sys
 from importlib import metadata
@@ -11,7 +9,9 @@ from typing import Any
 
 import torch as th
 
+from vla_algos.common.devices import has_native_bf16
 from vla_gym.datasets.provenance import commit
+from vla_gym.processors import NOTEWORTHY_FLAGS, available_cpus, processor_flags, processor_name
 
 _PACKAGES = ("vla-gym", "mujoco", "gymnasium", "numpy", "torch", "transformers", "stable-baselines3")
 
@@ -32,9 +32,21 @@ def origin(device: th.device | str) -> dict[str, Any]:
     Where a result comes from.
 
     :param device: of the model
-    :return: ``versions``, ``commit`` (None where it is unknown) and ``hardware``
+    :return: ``versions``, ``commit`` (None where it is unknown), ``hardware`` in words, and ``processor``: its name,
+        cores, instruction sets that matter, those that torch uses, and whether it computes in bfloat16
     """
-    return {"versions": versions(), "commit": commit() or None, "hardware": hardware(device)}
+    return {
+        "versions": versions(),
+        "commit": commit() or None,
+        "hardware": hardware(device),
+        "processor": {
+            "name": processor_name(),
+            "cpus": available_cpus(),
+            "flags": sorted(processor_flags().intersection(NOTEWORTHY_FLAGS)),
+            "torch_capability": th.backends.cpu.get_cpu_capability(),
+            "native_bf16": has_native_bf16("cpu"),
+        },
+    }
 
 
 def hardware(device: th.device | str) -> str:
@@ -42,11 +54,12 @@ def hardware(device: th.device | str) -> str:
     What a model was trained on.
 
     :param device: of the model
-    :return: name of the GPU, or threads and processor architecture
+    :return: name of the GPU, or threads, cores and processor
     """
     if th.device(device).type == "cuda":
         return th.cuda.get_device_name(device)
-    return f"{th.get_num_threads()} thread(s) of a machine with {os.cpu_count()} CPU cores ({platform.machine()})"
+    arithmetic = th.backends.cpu.get_cpu_capability() + (", bfloat16" if has_native_bf16("cpu") else "")
+    return f"{th.get_num_threads()} thread(s) on {available_cpus()} core(s) of {processor_name()} ({arithmetic})"
 
 
 def peak_memory_mb() -> float:

@@ -18,9 +18,10 @@ from stable_baselines3.common.utils import FloatSchedule
 
 import vla_gym  # noqa: F401 - registers the environment ids
 from vla_algos.common.buffers import TokenRolloutBuffer
+from vla_algos.common.devices import computes_in_bf16
 from vla_algos.common.divergence import SkippedUpdates
 from vla_algos.common.losses import PolicyLoss, kl_estimate, masked_mean, ratio_mask, token_ppo_loss
-from vla_algos.common.type_aliases import RatioLevel, TokenRolloutBufferSamples
+from vla_algos.common.type_aliases import RatioLevel, TokenRolloutBufferSamples, UseBF16
 from vla_algos.errors import SpaceError
 from vla_algos.on_policy.loop import ResumableAlgorithm
 from vla_algos.policies import VLAPolicy
@@ -62,7 +63,7 @@ class TokenOnPolicyAlgorithm(ResumableAlgorithm):
         kl_coef: float,
         target_kl: float | None,
         micro_batch_size: int | None,
-        use_bf16: bool,
+        use_bf16: UseBF16,
         checkpoint_folder: str | Path | None,
         checkpoint_interval: int,
         buffer_class: type = TokenRolloutBuffer,
@@ -246,7 +247,7 @@ class TokenOnPolicyAlgorithm(ResumableAlgorithm):
             return self.policy.predict_values(_observations(part)).flatten()
 
     def _autocast(self) -> th.autocast:
-        return th.autocast(self.device.type, th.bfloat16, enabled=self.use_bf16)
+        return th.autocast(self.device.type, th.bfloat16, enabled=computes_in_bf16(self.use_bf16, self.device))
 
     @property
     def _scoring_batch_size(self) -> int:

@@ -9,7 +9,7 @@ import numpy as np
 import torch as th
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 
-from vla_algos.common.type_aliases import RatioLevel
+from vla_algos.common.type_aliases import RatioLevel, UseBF16
 from vla_algos.on_policy.groups import GroupAdvantageAlgorithm
 from vla_algos.policies import VLAPolicy
 
@@ -41,7 +41,7 @@ class TokenGRPO(GroupAdvantageAlgorithm):
     :param ratio_level: "action" (product over the tokens) or "token"
     :param temperature: of sampling and of every ratio
     :param micro_batch_size: decisions per backward pass, gradients add up to those of the whole minibatch; None: all
-    :param use_bf16: run updates under autocast to bfloat16
+    :param use_bf16: run updates under autocast to bfloat16; "auto": where the device has such arithmetic
     :param checkpoint_folder: where to save the run; None: nowhere
     :param checkpoint_interval: iterations between savings
     :param stats_window_size: episodes in the means of ``rollout/``
@@ -76,7 +76,7 @@ class TokenGRPO(GroupAdvantageAlgorithm):
         ratio_level: RatioLevel = "token",
         temperature: float = 1.0,
         micro_batch_size: int | None = None,
-        use_bf16: bool = False,
+        use_bf16: UseBF16 = False,
         checkpoint_folder: str | Path | None = None,
         checkpoint_interval: int = 10,
         stats_window_size: int = 100,

@@ -13,7 +13,7 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from stable_baselines3.common.utils import FloatSchedule, explained_variance
 
 from vla_algos.common.losses import clipped_value_loss
-from vla_algos.common.type_aliases import RatioLevel, TokenRolloutBufferSamples
+from vla_algos.common.type_aliases import RatioLevel, TokenRolloutBufferSamples, UseBF16
 from vla_algos.on_policy.algorithm import TokenOnPolicyAlgorithm
 from vla_algos.policies import VLAPolicy
 from vla_algos.policies.vla_policy import CRITIC_INPUTS
@@ -62,7 +62,8 @@ class TokenPPO(TokenOnPolicyAlgorithm):
     :param critic_warmup_iterations: roll-outs at the start that train the critic only
     :param critic_epochs: passes of a critic of its own over a roll-out
     :param micro_batch_size: decisions per backward pass, gradients add up to those of the whole minibatch; None: all
-    :param use_bf16: run updates under autocast to bfloat16; weights and optimizer stay as they are
+    :param use_bf16: run updates under autocast to bfloat16; weights and optimizer stay as they are; "auto":
+        where the device has such arithmetic
     :param checkpoint_folder: where to save the run; None: nowhere
     :param checkpoint_interval: iterations between savings
     :param stats_window_size: episodes in the means of ``rollout/``
@@ -102,7 +103,7 @@ class TokenPPO(TokenOnPolicyAlgorithm):
         critic_warmup_iterations: int = 5,
         critic_epochs: int = 10,
         micro_batch_size: int | None = None,
-        use_bf16: bool = False,
+        use_bf16: UseBF16 = False,
         checkpoint_folder: str | Path | None = None,
         checkpoint_interval: int = 10,
         stats_window_size: int = 100,

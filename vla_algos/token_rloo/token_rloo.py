@@ -10,7 +10,7 @@ import torch as th
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 
 from vla_algos.common.losses import PolicyLoss, reinforce_loss
-from vla_algos.common.type_aliases import TokenRolloutBufferSamples
+from vla_algos.common.type_aliases import TokenRolloutBufferSamples, UseBF16
 from vla_algos.on_policy.groups import GroupAdvantageAlgorithm
 from vla_algos.policies import VLAPolicy
 
@@ -35,7 +35,7 @@ class TokenRLOO(GroupAdvantageAlgorithm):
     :param max_grad_norm: gradients are scaled down to this norm
     :param temperature: of sampling and of all log-probabilities
     :param micro_batch_size: decisions per backward pass, gradients add up to those of the whole minibatch; None: all
-    :param use_bf16: run updates under autocast to bfloat16
+    :param use_bf16: run updates under autocast to bfloat16; "auto": where the device has such arithmetic
     :param checkpoint_folder: where to save the run; None: nowhere
     :param checkpoint_interval: iterations between savings
     :param stats_window_size: episodes in the means of ``rollout/``
@@ -65,7 +65,7 @@ class TokenRLOO(GroupAdvantageAlgorithm):
         max_grad_norm: float = 1.0,
         temperature: float = 1.0,
         micro_batch_size: int | None = None,
-        use_bf16: bool = False,
+        use_bf16: UseBF16 = False,
         checkpoint_folder: str | Path | None = None,
         checkpoint_interval: int = 10,
         stats_window_size: int = 100,

@@ -12,6 +12,7 @@ import torch as th
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 
 from vla_algos.common.losses import preference_loss
+from vla_algos.common.type_aliases import UseBF16
 from vla_algos.errors import UnknownNameError
 from vla_algos.on_policy.algorithm import REFERENCE_LOG_PROB
 from vla_algos.on_policy.episodes import SampledEpisode
@@ -46,7 +47,7 @@ class TPO(GroupAlgorithm):
     :param max_grad_norm: gradients are scaled down to this norm
     :param temperature: of sampling and of all log-probabilities
     :param micro_batch_size: decisions per pass of the model; None: 64
-    :param use_bf16: run updates under autocast to bfloat16
+    :param use_bf16: run updates under autocast to bfloat16; "auto": where the device has such arithmetic
     :param checkpoint_folder: where to save the run; None: nowhere
     :param checkpoint_interval: iterations between savings
     :param stats_window_size: episodes in the means of ``rollout/``
@@ -76,7 +77,7 @@ class TPO(GroupAlgorithm):
         max_grad_norm: float = 1.0,
         temperature: float = 1.0,
         micro_batch_size: int | None = 64,
-        use_bf16: bool = False,
+        use_bf16: UseBF16 = False,
         checkpoint_folder: str | Path | None = None,
         checkpoint_interval: int = 10,
         stats_window_size: int = 100,

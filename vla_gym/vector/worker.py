@@ -14,6 +14,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.reduction import recv_handle
 
 from vla_gym.errors import WorkerError
+from vla_gym.processors import available_cpus
 from vla_gym.sim.egl import choose_egl_device
 from vla_gym.vector.observations import ObservationSlots
 from vla_gym.vector.runner import EnvRunner, Reply, Request
@@ -72,7 +73,7 @@ def share_out_rendering_threads(n_envs: int) -> None:
 
     :param n_envs: number of processes that render at the same time
     """
-    share = (os.cpu_count() or 1) // n_envs
+    share = available_cpus() // n_envs
     # 0 makes Mesa's llvmpipe draw in the thread that asks, which with one core per process is faster than one thread
     os.environ.setdefault("LP_NUM_THREADS", str(share if share > 1 else 0))
 

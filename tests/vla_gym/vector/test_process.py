@@ -20,6 +20,7 @@ import pytest
 
 from vla_gym.envs.toy_env import ToyLiberoEnv
 from vla_gym.errors import WorkerError
+from vla_gym.vector import worker
 from vla_gym.vector.process import ProcessVectorEnv
 from vla_gym.vector.worker import share_out_rendering_threads
 
@@ -353,7 +354,7 @@ def test_workers_do_not_outlive_a_killed_parent(tmp_path: Path, end: str) -> Non
 def test_rendering_threads_are_shared_out(
     cores: int, n_envs: int, threads: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    monkeypatch.setattr(worker, "available_cpus", lambda: cores)
     monkeypatch.delenv("LP_NUM_THREADS", raising=False)
     share_out_rendering_threads(n_envs)
     assert os.environ.pop("LP_NUM_THREADS") == threads
