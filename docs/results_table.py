@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from vla_algos.evaluation.harness import EvaluationResult
-from vla_algos.evaluation.statistics import wilson_interval
+from vla_algos.evaluation.statistics import success_interval
 from vla_algos.recipes.rl import MODES
 
 COLUMNS = ("tasks", "seed", "actions", "before", "after", "95 %", "new before", "new after", "decisions", "commit")
@@ -28,9 +28,9 @@ def rate(successes: int, n: int) -> str:
     return f"{successes}/{n}" if n <= 50 else f"{successes}/{n} ({100 * successes / n:.1f} %)"
 
 
-def interval(successes: int, n: int) -> str:
-    """Wilson's, 95 %."""
-    low, high = wilson_interval(successes, n)
+def interval(successes: list[int], n: int) -> str:
+    """95 %: Wilson's of one run, the bootstrap's over several."""
+    low, high = success_interval(successes, n)
     return f"{100 * low:.0f}-{100 * high:.0f} %"
 
 
@@ -47,7 +47,7 @@ def rows(results: dict[str, Any]) -> list[list[str]]:
                 str(settings["seed"]),
                 mode,
                 *(rate(part["successes"], part["n_episodes"]) for part in (before, after)),
-                interval(after["successes"], after["n_episodes"]),
+                interval([after["successes"]], after["n_episodes"]),
                 *(rate(*part["split_success"]["held out"]) for part in (before, after)),
                 f"{results['n_timesteps']:,}",
                 (results["provenance"]["commit"] or "unknown")[:7],
@@ -71,14 +71,14 @@ def task_rows(results: dict[str, Any]) -> list[list[str]]:
 
 
 def policy_row(name: str, folders: list[Path]) -> list[str]:
-    """Of one policy, or of those that several seeds have made: successes of each, interval of all."""
+    """Of one policy, or of those that several seeds have made: successes of each, interval over them."""
     row, commits = [name], set()
     for mode in MODES:
         results = [EvaluationResult.load(folder / f"{mode}.json") for folder in folders]
         counts = [result.successes for result in results]
-        n = sum(result.n_episodes for result in results)
-        cell = rate(counts[0], n) if len(counts) == 1 else f"{', '.join(map(str, counts))} of {results[0].n_episodes}"
-        row += [cell, interval(sum(counts), n)]
+        n = results[0].n_episodes
+        cell = rate(counts[0], n) if len(counts) == 1 else f"{', '.join(map(str, counts))} of {n}"
+        row += [cell, interval(counts, n)]
         commits |= {(result.commit or "unknown")[:7] for result in results}
     return [*row, ", ".join(sorted(commits))]
 

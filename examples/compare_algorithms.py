@@ -26,6 +26,7 @@ from stable_baselines3.common.utils import set_random_seed
 from vla_algos import BC, DemonstrationSet, VLAPolicy, env_kwargs
 from vla_algos.evaluation.harness import EvaluationResult
 from vla_algos.evaluation.plots import plot_comparison
+from vla_algos.evaluation.statistics import success_interval
 from vla_algos.recipes.hyperparams import load_recipe
 from vla_algos.recipes.rl import ALGORITHMS, MODES, RLSettings, evaluate_both, make_env, run_rl
 from vla_algos.recipes.sft_settings import SFTSettings
@@ -164,11 +165,12 @@ def main() -> None:
     if "start" in results:
         results["start"] = results["start"][:1]
     for name, seeds in results.items():
-        counts = [
-            f"{mode} {sum(result.successes for result in of_mode)}/{sum(result.n_episodes for result in of_mode)}"
-            for mode, of_mode in zip(MODES, zip(*seeds, strict=True), strict=True)
-        ]
-        print(f"{name:>12}: {', '.join(counts)}")
+        figures = []
+        for mode, of_mode in zip(MODES, zip(*seeds, strict=True), strict=True):
+            counts, n = [result.successes for result in of_mode], of_mode[0].n_episodes
+            low, high = success_interval(counts, n)
+            figures.append(f"{mode} {', '.join(map(str, counts))} of {n} ({100 * low:.0f}-{100 * high:.0f} %)")
+        print(f"{name:>12}: {'; '.join(figures)}")
     instruction = next(iter(results.values()))[0][0].instructions[args.task_id]
     figure = args.out / f"{title}.png"
     plot_comparison(figure, results, f"{instruction}, {args.timesteps:,} decisions")

@@ -21,7 +21,9 @@ class CurriculumCallback(BaseCallback):
     ``CurriculumCallback(model.success_sampler)``.
 
     Logged at the end of each roll-out: ``curriculum/episodes`` (counted so far), ``curriculum/entropy`` (of the
-    distribution over starts, nats) and ``curriculum/success/<task_id>``.
+    distribution over starts, nats), and for each task ``curriculum/episodes/<task_id>`` (counted so far),
+    ``curriculum/recent_episodes/<task_id>`` (discounted by the half-life) and, once there are any,
+    ``curriculum/success/<task_id>``: recent successes over recent episodes, without any prior.
 
     :param sampler: statistics and scheme
     :param every: roll-outs from one sending of weights to the next, at least 1; with more than 1 a resumed run does not
@@ -65,8 +67,13 @@ class CurriculumCallback(BaseCallback):
             self._send()
         self.logger.record("curriculum/episodes", self.sampler.n_episodes)
         self.logger.record("curriculum/entropy", self.sampler.entropy())
-        for task_id, rate in self.sampler.task_success_rates().items():
-            self.logger.record(f"curriculum/success/{task_id}", rate)
+        recent = self.sampler.recent_task_counts()
+        for task_id, (_, episodes) in self.sampler.task_counts().items():
+            recent_successes, recent_episodes = recent[task_id]
+            self.logger.record(f"curriculum/episodes/{task_id}", episodes)
+            self.logger.record(f"curriculum/recent_episodes/{task_id}", recent_episodes)
+            if episodes:
+                self.logger.record(f"curriculum/success/{task_id}", recent_successes / recent_episodes)
 
     def _send(self) -> None:
         self.training_env.env_method("set_start_weights", self.sampler.weights())

@@ -8,7 +8,7 @@ from typing import Any
 
 from vla_algos.common.callbacks import RolloutRecord
 from vla_algos.evaluation.harness import EvaluationResult
-from vla_algos.evaluation.statistics import wilson_interval
+from vla_algos.evaluation.statistics import success_interval
 from vla_gym.files import write_then_rename
 
 
@@ -34,7 +34,7 @@ def plot_learning_curve(
     end = history[-1].timesteps if history else 1
     for i, pair in enumerate(zip(before, after, strict=True)):
         shift = 0.01 * end * i  # intervals side by side
-        rates, spreads = _rates([_counts([result]) for result in pair])
+        rates, spreads = _rates([[result] for result in pair])
         axes.errorbar(
             [shift, end + shift],
             rates,
@@ -51,9 +51,10 @@ def plot_learning_curve(
 
 def plot_comparison(path: str | Path, results: Mapping[str, Sequence[Sequence[EvaluationResult]]], title: str) -> None:
     """
-    Success of several algorithms, one below the other: that of all seeds together with its 95 % interval, and, where
-    there are several, that of each seed as a small hollow mark. The interval is that of the episodes; how far seeds lie
-    apart is shown by these marks alone.
+    Success of several algorithms, one below the other, with 95 % intervals.
+
+    With several seeds: their mean, the bootstrap's interval over seeds, and each seed as a small hollow mark. With one
+    seed: Wilson's interval of its episodes, which says nothing about other seeds; its mark is hollow, too.
 
     :param path: PNG to write or replace
     :param results: per name and seed evaluations such as greedy and sampled, in the same order for all
@@ -71,7 +72,7 @@ def plot_comparison(path: str | Path, results: Mapping[str, Sequence[Sequence[Ev
     modes = [result.mode for result in next(iter(results.values()))[0]]
     for i, mode in enumerate(modes):
         of_mode = [[evaluations[i] for evaluations in seeds] for seeds in results.values()]
-        rates, spreads = _rates([_counts(seeds) for seeds in of_mode])
+        rates, spreads = _rates(of_mode)
         rows = [row + 0.2 * i for row in range(len(results))]
         bars = axes.errorbar(rates, rows, xerr=spreads, fmt="so"[i % 2], capsize=4, label=mode)
         marks = [
@@ -80,11 +81,14 @@ def plot_comparison(path: str | Path, results: Mapping[str, Sequence[Sequence[Ev
             for result in seeds
             if len(seeds) > 1
         ]
+        color = bars.lines[0].get_color()
         if marks:
-            color = bars.lines[0].get_color()
             axes.scatter(*zip(*marks, strict=True), marker="so"[i % 2], s=14, facecolors="none", edgecolors=color)
+        alone = [pair for pair, seeds in zip(zip(rates, rows, strict=True), of_mode, strict=True) if len(seeds) == 1]
+        if alone:
+            axes.scatter(*zip(*alone, strict=True), marker="so"[i % 2], s=36, c="white", edgecolors=color, zorder=3)
     axes.set(xlabel=f"success (%), {n_episodes} episodes per seed, 95 % interval", xlim=(-3, 103), title=title)
-    labels = [name if len(seeds) == 1 else f"{name} ({len(seeds)} seeds)" for name, seeds in results.items()]
+    labels = [f"{name} ({len(seeds)} seed{'s' * (len(seeds) > 1)})" for name, seeds in results.items()]
     axes.set_yticks([row + 0.1 for row in range(len(labels))], labels)
     axes.invert_yaxis()
     axes.grid(alpha=0.3, axis="x")
@@ -101,15 +105,13 @@ def _figure(height: float) -> tuple[Any, Any]:
     return figure, figure.add_subplot()
 
 
-def _counts(results: Sequence[EvaluationResult]) -> tuple[int, int]:
-    """Successes and episodes of all together."""
-    return sum(result.successes for result in results), sum(result.n_episodes for result in results)
-
-
-def _rates(counts: Sequence[tuple[int, int]]) -> tuple[list[float], list[list[float]]]:
-    """Success rates, and how far their intervals reach below and above (%)."""
-    rates = [100 * successes / n for successes, n in counts]
-    bounds = [[100 * bound for bound in wilson_interval(*pair)] for pair in counts]
+def _rates(runs: Sequence[Sequence[EvaluationResult]]) -> tuple[list[float], list[list[float]]]:
+    """Mean success rate of each group of runs, and how far its interval reaches below and above (%)."""
+    rates = [100 * sum(result.success_rate for result in seeds) / len(seeds) for seeds in runs]
+    bounds = [
+        [100 * bound for bound in success_interval([result.successes for result in seeds], seeds[0].n_episodes)]
+        for seeds in runs
+    ]
     below = [max(0.0, rate - low) for rate, (low, _) in zip(rates, bounds, strict=True)]
     above = [max(0.0, high - rate) for rate, (_, high) in zip(rates, bounds, strict=True)]
     return rates, [below, above]

@@ -105,7 +105,9 @@ def test_episodes_are_counted_and_weights_sent():
     last = captured.written[-1]
     assert last["curriculum/episodes"] == sampler.n_episodes > captured.written[-2]["curriculum/episodes"]
     assert last["curriculum/entropy"] == sampler.entropy() < math.log(16)
-    assert {0: last["curriculum/success/0"], 1: last["curriculum/success/1"]} == sampler.task_success_rates()
+    for task_id, (successes, episodes) in sampler.task_counts().items():
+        assert last[f"curriculum/episodes/{task_id}"] == episodes
+        assert last[f"curriculum/success/{task_id}"] == pytest.approx(successes / episodes)
 
 
 @pytest.mark.parametrize("backend", ["sync", "process"])

@@ -19,7 +19,13 @@ def with_rates(rates: list[float], **kwargs) -> SuccessSampler:
     sampler = SuccessSampler(starts, **kwargs)
     n = 1e12
     sampler.load_state_dict(
-        {"starts": starts, "episodes": [n] * len(rates), "successes": [n * rate for rate in rates], "n_episodes": 0}
+        {
+            "starts": starts,
+            "episodes": [n] * len(rates),
+            "successes": [n * rate for rate in rates],
+            "total_episodes": [0] * len(rates),
+            "total_successes": [0] * len(rates),
+        }
     )
     return sampler
 
@@ -29,7 +35,7 @@ def with_rates(rates: list[float], **kwargs) -> SuccessSampler:
     [("paper", [math.e**2, math.e, 1, math.e**-2]), ("frontier", [math.e**-2, math.e**-1, 1, math.e**-2])],
 )
 def test_schemes_in_closed_form(scheme, preferences):
-    sampler = with_rates([0.0, 0.25, 0.5, 1.0], scheme=scheme, tau=0.25, floor=0.0)
+    sampler = with_rates([0.0, 0.25, 0.5, 1.0], scheme=scheme, tau=0.25, floor=0.0, optimism=0.0)
     expected = np.array(preferences) / sum(preferences)
     np.testing.assert_allclose(sampler.probabilities(), expected, rtol=1e-9)
     assert list(sampler.weights()) == list(sampler.starts)
@@ -46,12 +52,13 @@ def test_floor_is_a_mixture_with_the_uniform_distribution():
     np.testing.assert_allclose(with_rates([0.0, 0.5, 1.0], floor=1.0).probabilities(), 1 / 3, rtol=1e-9)
 
 
-@pytest.mark.parametrize("scheme", ["paper", "frontier"])
+@pytest.mark.parametrize("scheme", ["paper", "frontier", "uniform"])
 def test_without_episodes_all_starts_are_alike(scheme):
     sampler = SuccessSampler(STARTS, scheme)
     assert sampler.success_rates().tolist() == [0.5] * 4
     np.testing.assert_allclose(sampler.probabilities(), 0.25, rtol=1e-12)
-    assert sampler.entropy() == pytest.approx(math.log(4)) and sampler.task_success_rates() == {}
+    assert sampler.entropy() == pytest.approx(math.log(4))
+    assert sampler.task_counts() == {0: (0, 0), 3: (0, 0)} == sampler.recent_task_counts()
 
 
 def test_rates_are_shrunk_towards_the_task_and_that_towards_one_half():
@@ -61,8 +68,8 @@ def test_rates_are_shrunk_towards_the_task_and_that_towards_one_half():
     task_rate = (2 + 1) / (3 + 2)
     tried = (2 + 4 * task_rate) / (3 + 4)
     np.testing.assert_allclose(sampler.success_rates(), [task_rate, tried, 0.5, 0.5], rtol=1e-12)
-    # of both starts of the task alike, though one was never tried
-    assert sampler.task_success_rates() == {0: pytest.approx((task_rate + tried) / 2)}
+    # what is reported is what was counted, without any prior
+    assert sampler.task_counts() == {0: (2, 3), 3: (0, 0)} == sampler.recent_task_counts()
     assert sampler.n_episodes == 3
 
 
@@ -82,7 +89,62 @@ def test_an_episode_counts_half_after_as_many_episodes_as_the_half_life():
     state = sampler.state_dict()
     assert state["episodes"][0] == pytest.approx(0.5) and state["successes"][0] == pytest.approx(0.5)
     assert state["episodes"][2] == pytest.approx(sum(0.5 ** (age / 5) for age in range(5)))
-    assert state["successes"][2] == 0 and state["n_episodes"] == 6
+    assert state["successes"][2] == 0 and sampler.n_episodes == 6
+    # reported counts are not discounted, recent ones are
+    assert sampler.task_counts() == {0: (1, 1), 3: (0, 5)}
+    assert sampler.recent_task_counts()[0] == pytest.approx((0.5, 0.5))
+
+
+@pytest.mark.parametrize("scheme", ["paper", "frontier"])
+def test_of_two_starts_with_the_same_rate_the_one_seen_less_is_drawn_more(scheme):
+    starts = [(0, 0), (1, 0)]
+    for optimism in (0.0, 1.0):
+        # the priors are all but off, so that both have the raw rate of 1/10
+        kwargs = {"half_life": math.inf, "task_prior": 1e-9, "start_prior": 1e-9, "tau": 0.1, "floor": 0.0}
+        sampler = SuccessSampler(starts, scheme, optimism=optimism, **kwargs)
+        for i in range(200):
+            sampler.record((0, 0), i % 10 == 0)
+        for i in range(10):
+            sampler.record((1, 0), i % 10 == 0)
+        often, seldom = sampler.probabilities()
+        assert sampler.success_rates() == pytest.approx([0.1, 0.1])
+        assert seldom == pytest.approx(often) if optimism == 0 else seldom > 1.5 * often
+
+
+def test_optimism_in_closed_form():
+    sampler = SuccessSampler(
+        [(0, 0), (1, 0)], "frontier", tau=0.1, floor=0.0, half_life=math.inf, task_prior=1e-12, start_prior=1e-12
+    )
+    for i in range(20):
+        sampler.record((0, 0), i < 4)
+        sampler.record((1, 0), i < 10)
+    # s = 0.2 from 20 episodes: sqrt(0.2 * 0.8 / 21) = 0.0873 more is possible; s = 0.5 is the best there is
+    expected = np.exp(np.array([-(0.5 - 0.2 - math.sqrt(0.16 / 21)), 0.0]) / 0.1)
+    np.testing.assert_allclose(sampler.probabilities(), expected / expected.sum(), rtol=1e-6)
+
+
+def test_a_task_that_failed_long_ago_is_tried_again():
+    """Without optimism a frontier that has moved on hardly ever comes back to what once failed."""
+    starts = [(task_id, k) for task_id in range(2) for k in range(5)]
+    shares = {}
+    for optimism in (0.0, 2.0):
+        sampler = SuccessSampler(starts, "frontier", tau=0.1, floor=0.0, half_life=50, optimism=optimism)
+        for k in range(5):
+            for _ in range(20):
+                sampler.record((0, k), False)
+        for i in range(500):
+            sampler.record((1, i % 5), i % 2 == 0)
+        shares[optimism] = sampler.probabilities()[:5].sum()
+    assert shares[2.0] > shares[0.0]
+    assert shares[2.0] > 0.2
+
+
+def test_uniform_counts_and_prefers_nothing():
+    sampler = SuccessSampler(STARTS, "uniform")
+    for _ in range(50):
+        sampler.record((0, 0), False)
+    np.testing.assert_allclose(sampler.probabilities(), 0.25, rtol=1e-12)
+    assert sampler.task_counts() == {0: (0, 50), 3: (0, 0)}
 
 
 def test_what_an_old_policy_did_is_forgotten():
@@ -101,7 +163,8 @@ def test_state_travels_through_json_to_starts_in_another_order():
         sampler.record(STARTS[i % 3], i % 7 < 3)
     other = SuccessSampler(STARTS[::-1])
     other.load_state_dict(json.loads(json.dumps(sampler.state_dict())))
-    assert other.n_episodes == 40 and len(set(sampler.weights().values())) > 2
+    assert other.n_episodes == 40 and other.task_counts() == sampler.task_counts()
+    assert len(set(sampler.weights().values())) > 2
     assert other.weights() == pytest.approx(sampler.weights())
     twin = pickle.loads(pickle.dumps(sampler))
     for each in (sampler, twin):
@@ -128,6 +191,8 @@ def test_a_state_of_other_starts_is_refused():
         ({"start_prior": 0.0}, r"start_prior is 0\.0"),
         ({"floor": -0.1}, r"floor is -0\.1; expected a share from 0 to 1"),
         ({"floor": 1.1}, r"floor is 1\.1"),
+        ({"optimism": -1.0}, r"optimism is -1\.0; expected a finite number of at least 0"),
+        ({"optimism": math.inf}, "optimism is inf"),
         ({"starts": []}, "starts has 0 pairs"),
         ({"starts": [(0, 0), (0, 0)]}, "starts has 2 pairs, 1 of them distinct"),
     ],
@@ -138,7 +203,9 @@ def test_numbers_out_of_range_are_named(kwargs, message):
 
 
 def test_unknown_names_are_listed():
-    with pytest.raises(UnknownNameError, match=r"Unknown scheme 'frontire'.*'frontier'.*Valid: paper, frontier"):
+    with pytest.raises(
+        UnknownNameError, match=r"Unknown scheme 'frontire'.*'frontier'.*Valid: paper, frontier, uniform"
+    ):
         SuccessSampler(STARTS, "frontire")
     sampler = SuccessSampler(STARTS)
     assert (3, 5) in sampler and (3, 1) not in sampler

@@ -10,7 +10,7 @@ from vla_algos.common.callbacks import RolloutRecord
 from vla_algos.evaluation import plots
 from vla_algos.evaluation.harness import EpisodeRecord, EvaluationResult
 from vla_algos.evaluation.plots import plot_comparison, plot_learning_curve
-from vla_algos.evaluation.statistics import wilson_interval
+from vla_algos.evaluation.statistics import bootstrap_interval
 
 
 def result(successes: int, deterministic: bool = True) -> EvaluationResult:
@@ -49,9 +49,9 @@ def test_seeds_are_drawn_together_and_apart(monkeypatch: pytest.MonkeyPatch, tmp
     monkeypatch.setattr(plots, "_save", lambda figure, path: figures.append(figure))
     plot_comparison(tmp_path / "x", {"A": [[result(2)], [result(8)]], "B": [[result(10)]]}, "a task")
     axes = figures[0].axes[0]
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["A (2 seeds)", "B"]
-    bars, marks = axes.containers[0], axes.collections[-1]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["A (2 seeds)", "B (1 seed)"]
+    bars, marks = axes.containers[0], axes.collections[-2]
     assert bars.lines[0].get_xdata().tolist() == [50.0, 100.0]
-    low, high = (100 * bound for bound in wilson_interval(10, 20))
+    low, high = (100 * bound for bound in bootstrap_interval([0.2, 0.8]))
     assert bars.lines[2][0].get_segments()[0][:, 0].tolist() == pytest.approx([low, high])
     assert marks.get_offsets()[:, 0].tolist() == [20.0, 80.0]
