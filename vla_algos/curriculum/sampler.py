@@ -44,8 +44,8 @@ class SuccessSampler:
     times, are no longer drawn, and nobody notices when they become solvable.
 
     Deviations: the paper gives neither tau nor an estimator of the rates, and has no optimism. The default tau of 0.5
-    draws a start that never succeeds exp(2) = 7.4 times as often as one that always does (``paper``), and a start solved
-    half of the time exp(1) = 2.7 times as often as either (``frontier``).
+    draws a start that never succeeds exp(2) = 7.4 times as often as one that always does (``paper``), and a start that
+    is solved half of the time exp(1) = 2.7 times as often as either (``frontier``).
 
     :param starts: pairs (task_id, init_state_id)
     :param scheme: ``paper``, ``frontier`` or ``uniform``
