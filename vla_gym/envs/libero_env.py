@@ -227,25 +227,83 @@ class LiberoEnv(gym.Env[Observation, Any]):
     def _start(self, task_id: int, init_state_id: int) -> None:
         self._task_id, self._init_state_id, self._elapsed_steps = task_id, init_state_id, 0
         bundle = self.bundle
+        core = self._enter_scene()
+        if self.randomize_fixtures:
+            pos, quat = sample_fixture_poses(bundle, self.np_random)
+        else:
+            pos, quat = bundle.fixture_pos[init_state_id], bundle.fixture_quat[init_state_id]
+        core.reset(bundle.init_states[init_state_id], pos, quat)
+        for _ in range(self.settle_steps):
+            core.step(np.array(SETTLE_COMMAND))
+        self._privileged = PrivilegedObserver(core) if self.privileged_obs else None
+
+    def _enter_scene(self) -> SimCore:
+        """Make the simulation and the renderer of the current task's scene the current ones."""
+        bundle = self.bundle
         core = self._cores.get(bundle.scene)
         if core is None:
             core = self._cores[bundle.scene] = SimCore(bundle, self.physics)
         is_new_scene = core is not self._core
         self._core = core
         core.set_task(bundle)
-        if self.randomize_fixtures:
-            pos, quat = sample_fixture_poses(bundle, self.np_random)
-        else:
-            pos, quat = bundle.fixture_pos[init_state_id], bundle.fixture_quat[init_state_id]
-        core.reset(bundle.init_states[init_state_id], pos, quat)
         if is_new_scene and self._rendered_cameras:
             # made before the old one is closed, so that what both share stays in memory
             renderer = self.make_renderer(self.image_size, self._rendered_cameras, self.render_quality)
             self._close_renderer()
             self._renderer = renderer
-        for _ in range(self.settle_steps):
-            core.step(np.array(SETTLE_COMMAND))
-        self._privileged = PrivilegedObserver(core) if self.privileged_obs else None
+        return core
+
+    def snapshot(self) -> dict[str, Any]:
+        """
+        Everything that the rest of the episode, and the draws after it, depend on; :meth:`restore` takes it.
+
+        Unlike ``get_state`` it holds the clock, the generator, controller, gripper and fixtures, so that an episode goes
+        on with the same bits, in another process, too.
+
+        :return: numbers, texts and arrays
+        """
+        return {
+            "suite": self.suite.env_id,
+            "physics": self.physics,
+            "chunk_size": self.chunk_size,
+            "task_id": self._task_id,
+            "init_state_id": self._init_state_id,
+            "elapsed_steps": self._elapsed_steps,
+            "np_random": self.np_random.bit_generator.state,
+            "starts": self.starts.snapshot(),
+            "core": None if self._core is None else self._core.snapshot(),
+            "initial_heights": None if self._privileged is None else self._privileged.initial_heights.copy(),
+        }
+
+    def restore(self, snapshot: Mapping[str, Any]) -> None:
+        """
+        Go on from a snapshot, to the bit; what was observed then is observed again.
+
+        :param snapshot: of an environment made with the same keywords
+        :raises ValueError: if it is of another suite or task, of other physics or another chunk size, or damaged
+        """
+        for name, own in (("suite", self.suite.env_id), ("physics", self.physics), ("chunk_size", self.chunk_size)):
+            if snapshot.get(name) != own:
+                raise ValueError(
+                    f"The snapshot has {name}={snapshot.get(name)!r}, this environment {own!r}. Make the environment with "
+                    "the keywords of the one that the snapshot comes from."
+                )
+        task_id, init_state_id = snapshot["task_id"], snapshot["init_state_id"]
+        if task_id not in self.task_ids:
+            raise UnknownNameError("task_id", task_id, self.task_ids)
+        self._task_id, self._init_state_id = int(task_id), int(init_state_id)
+        if snapshot["core"] is None:
+            self._core = self._privileged = None
+        else:
+            core, heights = self._enter_scene(), snapshot["initial_heights"]
+            core.restore(snapshot["core"])
+            if self.privileged_obs:
+                self._privileged = PrivilegedObserver(
+                    core, None if heights is None else np.asarray(heights, np.float64)
+                )
+        self._elapsed_steps = int(snapshot["elapsed_steps"])
+        self.starts.restore(snapshot["starts"])
+        self.np_random.bit_generator.state = snapshot["np_random"]
 
     def make_renderer(self, image_size: int, cameras: Sequence[str], quality: str = "full") -> CameraRenderer:
         """

@@ -67,17 +67,21 @@ class PrivilegedObserver:
     The subject of an atom is the object to be moved or, for atoms about a joint, the part that the joint moves: the
     origin of the object, the centre of mass of the part.
 
-    :param core: the simulation, with the task set; its current heights are what ``subject_lift`` counts from
+    :param core: the simulation, with the task set
+    :param initial_heights: what ``subject_lift`` counts from (m), one per atom; None: the current heights
     :raises ValueError: if the goal has more than ``MAX_ATOMS`` atoms
     """
 
-    def __init__(self, core: SimCore) -> None:
+    def __init__(self, core: SimCore, initial_heights: Float64Array | None = None) -> None:
         if len(core.goal.atoms) > MAX_ATOMS:
             raise ValueError(f"The goal has {len(core.goal.atoms)} atoms; privileged observations hold {MAX_ATOMS}.")
         self._core = core
         # rows of MjData's arrays are views, which follow the simulation
         self._eef_pos: Float64Array = core.data.site_xpos[core.robot.eef_site]
         self._subjects = [_Subject.of(atom, core) for atom in core.goal.atoms]
+        if initial_heights is None:
+            initial_heights = np.array([subject.pos[2] for subject in self._subjects])
+        self.initial_heights = initial_heights
         self._velocity = np.zeros(6)
         self._vector = np.zeros(PRIVILEGED_DIM)
         blocks = self._vector[len(_ROBOT_NAMES) :].reshape(MAX_ATOMS, len(_ATOM_NAMES))
@@ -100,11 +104,13 @@ class PrivilegedObserver:
             vector[6:8] = qpos[core.robot.gripper_qpos]
             vector[8] = elapsed
             satisfied = core.goal.evaluate(core.data)
-            for atom, subject, block in zip(core.goal.atoms, self._subjects, self._blocks, strict=True):
+            for atom, subject, height, block in zip(
+                core.goal.atoms, self._subjects, self.initial_heights, self._blocks, strict=True
+            ):
                 block[_SATISFIED] = satisfied[atom.text]
                 block[_FROM_EEF : _FROM_EEF + 3] = subject.pos - self._eef_pos
                 block[_VELOCITY : _VELOCITY + 3] = self._linear_velocity(subject.kind, subject.number)
-                block[_LIFT] = subject.pos[2] - subject.initial_height
+                block[_LIFT] = subject.pos[2] - height
                 if subject.target is not None:
                     block[_TO_TARGET : _TO_TARGET + 3] = subject.target - subject.pos
                 if subject.rule is not None:
@@ -125,7 +131,6 @@ class _Subject:
     kind: mujoco.mjtObj
     number: int
     pos: Float64Array
-    initial_height: float
     target: Float64Array | None = None
     joint: int = 0
     rule: JointRule | None = None
@@ -137,11 +142,11 @@ class _Subject:
             joint = model.joint(atom.joints[0])  # no goal of LIBERO reads more than one
             part = int(joint.bodyid[0])
             pos, rule = data.xipos[part], JOINT_RULES[atom.category][atom.predicate]
-            return cls(mujoco.mjtObj.mjOBJ_BODY, part, pos, float(pos[2]), joint=int(joint.qposadr[0]), rule=rule)
+            return cls(mujoco.mjtObj.mjOBJ_BODY, part, pos, joint=int(joint.qposadr[0]), rule=rule)
         body = model.body(atom.body).id
         target = (
             data.site_xpos[model.site(atom.target_site).id]
             if atom.target_site
             else data.xpos[model.body(atom.target_body).id]
         )
-        return cls(mujoco.mjtObj.mjOBJ_XBODY, body, data.xpos[body], float(data.xpos[body][2]), target)
+        return cls(mujoco.mjtObj.mjOBJ_XBODY, body, data.xpos[body], target)

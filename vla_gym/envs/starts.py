@@ -62,6 +62,22 @@ class Starts:
         self._pairs = np.array([start for start, _ in by_start], dtype=np.int64)
         self._weights = array / array.max()  # keeps the sums below finite
 
+    def snapshot(self) -> dict[str, Any]:
+        """The weights, as plain arrays; None for what is not set."""
+        return {"pairs": self._pairs.copy(), "weights": None if self._weights is None else self._weights.copy()}
+
+    def restore(self, snapshot: Mapping[str, Any]) -> None:
+        """
+        Take over weights.
+
+        :param snapshot: what :meth:`snapshot` returned
+        :raises ValueError: if weights are not one finite number for each pair
+        :raises UnknownNameError: for a start that is not offered
+        """
+        weights = snapshot["weights"]
+        pairs = [(int(task_id), int(state_id)) for task_id, state_id in np.asarray(snapshot["pairs"]).reshape(-1, 2)]
+        self.set_weights(None if weights is None else dict(zip(pairs, np.asarray(weights).tolist(), strict=True)))
+
     def draw(
         self, np_random: np.random.Generator, task_id: int | None = None, init_state_id: int | None = None
     ) -> tuple[int, int]:

@@ -120,6 +120,27 @@ class ToyLiberoEnv(gym.Env[Observation, Int64Array]):
         """
         self.starts.set_weights(weights)
 
+    def snapshot(self) -> dict[str, Any]:
+        """Everything that the rest of the episode, and the draws after it, depend on."""
+        return {
+            "task_id": self.task_id,
+            "init_state_id": self.init_state_id,
+            "elapsed": self._elapsed,
+            "np_random": self.np_random.bit_generator.state,
+            "starts": self.starts.snapshot(),
+        }
+
+    def restore(self, snapshot: Mapping[str, Any]) -> None:
+        """
+        Go on from a snapshot.
+
+        :param snapshot: what :meth:`snapshot` returned
+        """
+        self.starts.restore(snapshot["starts"])
+        self.np_random.bit_generator.state = snapshot["np_random"]
+        self.task_id, self.init_state_id = int(snapshot["task_id"]), int(snapshot["init_state_id"])
+        self._elapsed = int(snapshot["elapsed"])
+
     def step(self, action: Int64Array) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """
         Execute the commands of one action.

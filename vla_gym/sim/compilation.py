@@ -38,7 +38,7 @@ def compile_control_step() -> None:
     ids = RobotIds(qpos=first, qvel=first, ctrl=first, gripper_qpos=first, gripper_ctrl=first, eef_site=0, eef_body=1)
     calls, views = typeof(mujoco_calls()), typeof(make_views(model, mujoco.MjData(model), ids))
     arm = typeof(make_arm_memory(np.zeros(7), model.nv))
-    observed = typeof(Observed(np.zeros(1), np.zeros(1), np.zeros(3), np.zeros(4)))
+    observed = typeof(Observed(*(np.zeros(1) for _ in Observed._fields)))
     read_arm.compile((calls, views, arm))
     sense.compile((views, observed))
     control_step.compile((calls, views, arm, observed, typeof(np.zeros(7)), typeof(True)))

@@ -85,12 +85,19 @@ class ArmMemory(NamedTuple):
 
 
 class Observed(NamedTuple):
-    """What the observation shows: positions of all joints as rendered, and pose and fingers as sensed."""
+    """
+    What the observation shows: positions of all joints as rendered, and pose and fingers as sensed.
+
+    ``derived_qpos`` and ``derived_qvel`` are the joint state that MuJoCo's derived quantities (poses, contacts) belong
+    to: that before the last integration. With them a simulation can be restored to the bit.
+    """
 
     qpos: Float64Array
     sensed_qpos: Float64Array
     eef_pos: Float64Array
     eef_quat: Float64Array
+    derived_qpos: Float64Array
+    derived_qvel: Float64Array
 
 
 def make_views(model: mujoco.MjModel, data: mujoco.MjData, ids: RobotIds) -> Views:
@@ -234,6 +241,9 @@ def control_step(
         _move_fingers(views, arm, command[6])
         if substep == OBSERVED_SUBSTEP:
             observed.qpos[:] = views.qpos
+        if substep == SUBSTEPS - 1:
+            observed.derived_qpos[:] = views.qpos
+            observed.derived_qvel[:] = views.qvel
         call_model_data(calls.step if exact else calls.step2, views.model, views.data)
         if substep == OBSERVED_SUBSTEP:
             sense(views, observed)

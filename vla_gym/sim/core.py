@@ -8,8 +8,9 @@ integrates; goals are evaluated in that state, as upstream does. Upstream sample
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import mujoco
 import numpy as np
@@ -30,6 +31,7 @@ _DIVERGENCE = [
 ]
 # newer releases of 3.3 leave writing the matrix to mj_makeM
 _make_inertia = getattr(mujoco, "mj_makeM", mujoco.mj_crb)
+_SNAPSHOT = int(mujoco.mjtState.mjSTATE_INTEGRATION)
 _HIDDEN_ALPHA, _SHOWN_ALPHA = -1.0, 2.0  # the two values between which LIBERO toggles a burner's site
 
 
@@ -87,7 +89,8 @@ class SimCore:
         self._calls = mujoco_calls()
         self.views = make_views(self.model, self.data, self.robot)
         self.arm = make_arm_memory(np.array(bundle.robot["init_qpos"]), self.model.nv)
-        self._observed = Observed(np.zeros(self.model.nq), np.zeros(self.model.nq), np.zeros(3), np.zeros(4))
+        nq, nv = self.model.nq, self.model.nv
+        self._observed = Observed(*(np.zeros(size) for size in (nq, nq, 3, 4, nq, nv)))
         self._warnings = self.data.warning
         self.bundle = bundle
         self.set_task(bundle)
@@ -158,6 +161,57 @@ class SimCore:
         self._write_state(state)
         self._hold_pose()
 
+    def snapshot(self) -> dict[str, Float64Array]:
+        """
+        Everything that the rest of the episode depends on: MuJoCo's state with its warm start, controller, gripper,
+        fixtures, burners, and what the current observation shows. :meth:`restore` takes it.
+
+        :return: arrays by name, copies
+        """
+        state = np.empty(mujoco.mj_stateSize(self.model, _SNAPSHOT))
+        mujoco.mj_getState(self.model, self.data, state, _SNAPSHOT)
+        return {
+            "state": state,
+            "fixture_pos": self.model.body_pos[self._fixtures].copy(),
+            "fixture_quat": self.model.body_quat[self._fixtures].copy(),
+            "heat_alpha": self._heat_alpha(),
+            "observed_alpha": self._observed_alpha.copy(),
+            **{f"arm/{name}": array.copy() for name, array in self.arm._asdict().items()},
+            **{f"observed/{name}": array.copy() for name, array in self._observed._asdict().items()},
+        }
+
+    def restore(self, snapshot: Mapping[str, Any]) -> None:
+        """
+        Go back to a moment of an episode, to the bit.
+
+        :param snapshot: of a simulation with the same scene, task and physics
+        :raises ValueError: if an array is missing, has another shape, or is not finite; nothing is changed
+        """
+        expected = self.snapshot()
+        for name, array in expected.items():
+            given = np.asarray(snapshot.get(name))
+            if given.dtype.kind not in "fi" or given.shape != array.shape or not np.isfinite(given).all():
+                raise ValueError(
+                    f"{name!r} of the snapshot is {given.dtype} of shape {given.shape}; expected finite numbers of shape "
+                    f"{array.shape}. It was made by another scene, or by another version."
+                )
+        arrays = {name: np.asarray(snapshot[name]) for name in expected}
+        for group, target in (("arm", self.arm), ("observed", self._observed)):
+            for name, array in target._asdict().items():
+                array[...] = arrays[f"{group}/{name}"]
+        self.model.body_pos[self._fixtures] = arrays["fixture_pos"]
+        self.model.body_quat[self._fixtures] = arrays["fixture_quat"]
+        self.model.site_rgba[self._heat_sites, 3] = arrays["heat_alpha"]
+        self._observed_alpha = arrays["observed_alpha"].astype(np.float64)
+        mujoco.mj_resetData(self.model, self.data)
+        # derived quantities lag the joint state by one sub-step: compute them where they were computed
+        mujoco.mj_setState(self.model, self.data, arrays["state"], _SNAPSHOT)
+        self.data.qpos[:] = self._observed.derived_qpos
+        self.data.qvel[:] = self._observed.derived_qvel
+        mujoco.mj_forward(self.model, self.data)
+        # which also puts back the warm start that mj_forward has written
+        mujoco.mj_setState(self.model, self.data, arrays["state"], _SNAPSHOT)
+
     def _hold_pose(self) -> None:
         """Make the current pose the controller's goal."""
         read_arm(self._calls, self.views, self.arm)
@@ -172,7 +226,8 @@ class SimCore:
         self.data.qvel[:] = state[1 + nq :]
         mujoco.mj_forward(self.model, self.data)
         self._update_heat_sites()
-        self._observed.qpos[:] = self.data.qpos
+        self._observed.qpos[:] = self._observed.derived_qpos[:] = self.data.qpos
+        self._observed.derived_qvel[:] = self.data.qvel
         sense(self.views, self._observed)
         self._observed_alpha = self._heat_alpha()
 
