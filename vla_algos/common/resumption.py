@@ -28,15 +28,3 @@ def restore_generators(states: dict[str, Any]) -> None:
     th.set_rng_state(states["torch"])
     for device, state in enumerate(states.get("cuda", [])[: th.cuda.device_count()]):
         th.cuda.set_rng_state(state, device)
-
-
-def boundary_seed(seed: int | None, n_iterations: int) -> int:
-    """
-    Seed of the environments from an iteration on.
-
-    :param seed: of the run; None: drawn
-    :param n_iterations: iterations done
-    :return: seed in 0..2**31 - 1
-    """
-    entropy = int(np.random.randint(2**31)) if seed is None else seed
-    return int(np.random.SeedSequence((entropy, n_iterations)).generate_state(1)[0] % 2**31)

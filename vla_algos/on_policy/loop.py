@@ -15,10 +15,12 @@ from stable_baselines3.common.type_aliases import MaybeCallback
 from stable_baselines3.common.vec_env import VecEnv
 
 from vla_algos.common.interrupts import deferred_interrupt
-from vla_algos.common.resumption import boundary_seed, generator_states, restore_generators
+from vla_algos.common.resumption import generator_states, restore_generators
 from vla_algos.errors import TrainingDivergedError
 from vla_algos.on_policy.callbacks import TokenRolloutCallback, TolerantProgressBar
 from vla_algos.policies.saving import DIVERGED_FILE, LAST_FILE, SavedWithoutFrozenWeights
+from vla_gym.errors import VLAGymError
+from vla_gym.snapshots import restore_snapshot, take_snapshot
 
 logger = logging.getLogger(__name__)
 
@@ -28,10 +30,10 @@ class ResumableAlgorithm(SavedWithoutFrozenWeights, OnPolicyAlgorithm):
     With ``checkpoint_folder`` the run is saved every ``checkpoint_interval`` iterations, and at Ctrl-C.
 
     ``load`` what is in ``last.zip`` there and call ``learn(model.remaining_timesteps, reset_num_timesteps=False)``: on
-    a CPU the run goes on with the same bits as if nothing had happened, killed or not. For that, environments start
-    anew every ``checkpoint_interval`` iterations, with a seed of the iteration. Where Ctrl-C saves a run in between,
-    they start anew there, which a run that is not stopped does not do. A run that diverges leaves ``last.zip`` as it
-    is, and what it has come to in ``diverged.zip``.
+    a CPU the run continues with the same bits as if nothing had happened, killed or not. The file holds the
+    environments in mid-episode (see :mod:`vla_gym.snapshots`), so that saving changes nothing, however often.
+    Environments without snapshots start new episodes when a run is resumed, with a warning. A run that diverges leaves
+    ``last.zip`` as it is, and its current state in ``diverged.zip``.
 
     :param checkpoint_folder: where to save the run; None: nowhere
     :param checkpoint_interval: iterations between savings
@@ -45,7 +47,8 @@ class ResumableAlgorithm(SavedWithoutFrozenWeights, OnPolicyAlgorithm):
         self.checkpoint_interval = checkpoint_interval
         self._n_iterations = 0
         self._n_saved_iterations: int | None = None
-        self._generator_states: dict[str, Any] | None = None
+        # in a file alone, and between ``load`` and the roll-out after it
+        self._moment: dict[str, Any] | None = None
         self._is_interrupted: Callable[[], bool] = _never
 
     def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
@@ -112,15 +115,12 @@ class ResumableAlgorithm(SavedWithoutFrozenWeights, OnPolicyAlgorithm):
     def collect_rollouts(
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
     ) -> bool:
-        """As SB3's; behind a checkpoint, environments and generators first start from what was saved."""
+        """As SB3's; after ``load``, environments and generators first return to the moment that was saved."""
         if self._is_interrupted():
             return False
-        if self._generator_states is not None:
-            restore_generators(self._generator_states)
-            self._generator_states = None
-            env.seed(boundary_seed(self.seed, self._n_iterations))
-            self._last_obs = env.reset()  # type: ignore[assignment]
-            self._last_episode_starts = np.ones((env.num_envs,), dtype=bool)
+        if self._moment is not None:
+            self._return_to(self._moment, env)
+            self._moment = None
         return self._collect(env, callback, rollout_buffer, n_rollout_steps)
 
     def _collect(
@@ -128,11 +128,28 @@ class ResumableAlgorithm(SavedWithoutFrozenWeights, OnPolicyAlgorithm):
     ) -> bool:
         return super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
 
+    def _return_to(self, moment: dict[str, Any], env: VecEnv) -> None:
+        """Put environments and generators back; where that cannot be, start new episodes and say so."""
+        try:
+            if moment["envs"] is None:
+                raise ValueError("Its environments offer no snapshots.")
+            restore_snapshot(env, moment["envs"])
+        except (ValueError, KeyError, VLAGymError) as error:
+            logger.warning(
+                "The run starts new episodes where it was saved, and is not the one that it would have been: %s", error
+            )
+            self._last_obs = env.reset()  # type: ignore[assignment]
+            self._last_episode_starts = np.ones((env.num_envs,), dtype=bool)
+        else:
+            self._last_obs = moment["last_obs"]
+            self._last_episode_starts = moment["last_episode_starts"]
+        restore_generators(moment["generators"])
+
     def _start_anew(self) -> None:
         """Forget the run before."""
         self._n_iterations = 0
         self._n_saved_iterations = None
-        self._generator_states = None
+        self._moment = None
 
     def _finish_iteration(self) -> None:
         """Count, and save the run if it is time to."""
@@ -141,9 +158,18 @@ class ResumableAlgorithm(SavedWithoutFrozenWeights, OnPolicyAlgorithm):
             self._save_checkpoint()
 
     def _save_checkpoint(self) -> None:
-        self._generator_states = generator_states()
+        assert self.env is not None
         self._n_saved_iterations = self._n_iterations
-        self.save(Path(str(self.checkpoint_folder)) / LAST_FILE)
+        self._moment = {
+            "generators": generator_states(),
+            "envs": take_snapshot(self.env),
+            "last_obs": self._last_obs,
+            "last_episode_starts": self._last_episode_starts,
+        }
+        try:
+            self.save(Path(str(self.checkpoint_folder)) / LAST_FILE)
+        finally:
+            self._moment = None
 
     def _save_diverged(self) -> str:
         """Save what is left of a run, apart from what it could go on from; returns what to tell of it."""

@@ -257,8 +257,8 @@ class LiberoEnv(gym.Env[Observation, Any]):
         """
         Everything that the rest of the episode, and the draws after it, depend on; :meth:`restore` takes it.
 
-        Unlike ``get_state`` it holds the clock, the generator, controller, gripper and fixtures, so that an episode goes
-        on with the same bits, in another process, too.
+        Unlike ``get_state`` it holds the clock, the generator, controller, gripper and fixtures, so that an episode
+        continues with the same bits, in another process, too.
 
         :return: numbers, texts and arrays
         """
@@ -285,8 +285,8 @@ class LiberoEnv(gym.Env[Observation, Any]):
         for name, own in (("suite", self.suite.env_id), ("physics", self.physics), ("chunk_size", self.chunk_size)):
             if snapshot.get(name) != own:
                 raise ValueError(
-                    f"The snapshot has {name}={snapshot.get(name)!r}, this environment {own!r}. Make the environment with "
-                    "the keywords of the one that the snapshot comes from."
+                    f"The snapshot has {name}={snapshot.get(name)!r}, this environment {own!r}. "
+                    "Make the environment with the keywords of the one that the snapshot comes from."
                 )
         task_id, init_state_id = snapshot["task_id"], snapshot["init_state_id"]
         if task_id not in self.task_ids:

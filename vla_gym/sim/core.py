@@ -192,8 +192,8 @@ class SimCore:
             given = np.asarray(snapshot.get(name))
             if given.dtype.kind not in "fi" or given.shape != array.shape or not np.isfinite(given).all():
                 raise ValueError(
-                    f"{name!r} of the snapshot is {given.dtype} of shape {given.shape}; expected finite numbers of shape "
-                    f"{array.shape}. It was made by another scene, or by another version."
+                    f"{name!r} of the snapshot is {given.dtype} of shape {given.shape}; expected finite numbers of "
+                    f"shape {array.shape}. It was made by another scene, or by another version."
                 )
         arrays = {name: np.asarray(snapshot[name]) for name in expected}
         for group, target in (("arm", self.arm), ("observed", self._observed)):

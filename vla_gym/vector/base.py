@@ -46,6 +46,8 @@ class VLAVectorEnv(VectorEnv[Any, Any, Any]):
     :raises ValueError: without environments, or if they differ in their spaces
     """
 
+    snapshot_kind = "vla_gym.vector"
+
     def __init__(
         self,
         env_fns: EnvFns,
@@ -229,6 +231,44 @@ class VLAVectorEnv(VectorEnv[Any, Any, Any]):
         """
         each = self._one_each(name, values) if isinstance(values, (list, tuple)) else [values] * self.num_envs
         self._values(self._exchange({i: ("set_attr", name, value) for i, value in enumerate(each)}))
+
+    def snapshot(self) -> dict[str, Any] | None:
+        """
+        State of all environments in mid-episode, with their wrappers; :meth:`restore` takes it, on any back end.
+
+        :return: plain data; None if an environment does not offer ``snapshot()`` and ``restore(snapshot)``
+        """
+        envs = self._values(self._exchange({i: ("snapshot",) for i in range(self.num_envs)}))
+        if any(env is None for env in envs):
+            return None
+        return {
+            "envs": envs,
+            "seeds": list(self._seeds),
+            "has_reset": self._has_reset,
+            "is_over": self._is_over.copy(),
+            "observations": copy.deepcopy(self.slots.batch(self._slot)),
+        }
+
+    def restore(self, snapshot: Mapping[str, Any]) -> Any:
+        """
+        Go on from a snapshot, to the bit.
+
+        :param snapshot: of a vector environment of equal environments
+        :return: the observations of that moment, (N, ...)
+        :raises ValueError: if it is of another number of environments, or an environment refuses its part
+        """
+        if len(snapshot["envs"]) != self.num_envs:
+            raise ValueError(f"The snapshot is of {len(snapshot['envs'])} environments; there are {self.num_envs}.")
+        self._values(self._exchange({i: ("restore", env) for i, env in enumerate(snapshot["envs"])}))
+        self._seeds = list(snapshot["seeds"])
+        self._has_reset = bool(snapshot["has_reset"])
+        self._is_over[:] = snapshot["is_over"]
+        slot, observations = 1 - self._slot, snapshot["observations"]
+        for i in range(self.num_envs):
+            is_dict = isinstance(observations, Mapping)
+            row = {name: array[i] for name, array in observations.items()} if is_dict else observations[i]
+            self.slots.write(slot, i, row)
+        return self._observations(slot)
 
     def class_names(self) -> tuple[tuple[str, ...], ...]:
         """``module.Class`` of each environment, of the wrappers around it and of all their base classes."""

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import gymnasium as gym
 from gymnasium import spaces
 
+from vla_gym.snapshots import restore_snapshot, take_snapshot
 from vla_gym.vector.observations import ObservationSlots
 
 
@@ -152,6 +153,18 @@ class EnvRunner:
         :param value: its value
         """
         self.env.set_wrapper_attr(name, value)
+
+    def snapshot(self) -> list[dict[str, Any]] | None:
+        """State of the environment and of the wrappers around it; None if it does not offer one."""
+        return take_snapshot(self.env)
+
+    def restore(self, snapshot: list[dict[str, Any]]) -> None:
+        """
+        Go back to a snapshot.
+
+        :param snapshot: of an environment wrapped alike
+        """
+        restore_snapshot(self.env, snapshot)
 
     def class_names(self) -> tuple[str, ...]:
         """``module.Class`` of the environment, of the wrappers around it and of all their base classes."""
