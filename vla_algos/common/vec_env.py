@@ -31,6 +31,8 @@ class SB3VecEnv(VecEnv):
             raise ValueError(f"The vector environment has autoreset_mode={mode}; SB3 needs {AutoresetMode.SAME_STEP}.")
         self.venv = venv
         self._actions: Any = None
+        self._step_only: list[int] | None = None
+        self._last_infos: list[dict[str, Any]] = [{}] * venv.num_envs
         super().__init__(venv.num_envs, venv.single_observation_space, venv.single_action_space)
 
     def reset(self) -> VecEnvObs:
@@ -43,6 +45,8 @@ class SB3VecEnv(VecEnv):
         options = {name: [each.get(name) for each in self._options] for name in names}
         observations, infos = self.venv.reset(seed=self._seeds, options=options or None)  # type: ignore[arg-type]
         self.reset_infos = [info_of(infos, i) for i in range(self.num_envs)]
+        self._last_infos = list(self.reset_infos)
+        self._step_only = None
         self._reset_seeds()
         self._reset_options()
         return observations
@@ -55,21 +59,56 @@ class SB3VecEnv(VecEnv):
         """
         self._actions = actions
 
+    def step_only(self, indices: Sequence[int] | np.ndarray) -> None:
+        """
+        Leave all other environments out of the next step, and do not restart those whose episode ends in it.
+
+        The batch keeps its size, so wrappers around this environment work as ever. Environments left out keep their
+        last observation; their reward is 0, they are not done, and their info is the last one, with ``is_idle`` set
+        and no ``executed_steps``. An environment whose episode ended needs ``reset()`` before its next step.
+
+        Gymnasium vector wrappers below this environment step all environments: then this call changes nothing.
+
+        :param indices: environments to step
+        """
+        if self.venv.unwrapped is self.venv and hasattr(self.venv, "step_some"):
+            self._step_only = [int(i) for i in indices]
+
     def step_wait(self) -> VecEnvStepReturn:
         """Observations (N, ...), rewards (N,) float32, dones (N,) and the info of each environment."""
-        observations, rewards, terminations, truncations, batched = self.venv.step(self._actions)
+        stepped, self._step_only = self._step_only, None
+        if stepped is None:
+            observations, rewards, terminations, truncations, batched = self.venv.step(self._actions)
+        else:
+            step_some = self.venv.step_some  # type: ignore[attr-defined]
+            observations, rewards, terminations, truncations, batched = step_some(
+                stepped, self._actions[stepped], autoreset=False
+            )
         dones = np.logical_or(terminations, truncations)
         infos = []
         for i in range(self.num_envs):
+            if stepped is not None and i not in stepped:
+                infos.append(self._idle_info(i))
+                continue
             info = info_of(batched, i)
-            if dones[i]:
+            if dones[i] and stepped is not None:
+                info["terminal_observation"] = _row(observations, i)
+            elif dones[i]:
                 ended = {**info.pop("final_info"), "terminal_observation": info.pop("final_obs")}
                 if "episode" in info:  # figures of the episode that ended, from Gymnasium's RecordEpisodeStatistics
                     ended["episode"] = info.pop("episode")
                 self.reset_infos[i], info = info, ended
             info["TimeLimit.truncated"] = bool(truncations[i] and not terminations[i])
             infos.append(info)
+        self._last_infos = infos
         return observations, rewards.astype(np.float32), dones, infos
+
+    def _idle_info(self, index: int) -> dict[str, Any]:
+        """Last info of an environment that was left out, without what would be counted again."""
+        info = {key: value for key, value in self._last_infos[index].items() if key != "terminal_observation"}
+        if "executed_steps" in info:
+            info["executed_steps"] = 0
+        return {**info, "TimeLimit.truncated": False, "is_idle": True}
 
     def close(self) -> None:
         """Close the environments."""
@@ -129,6 +168,13 @@ class SB3VecEnv(VecEnv):
         wanted = f"{wrapper_class.__module__}.{wrapper_class.__qualname__}"
         names = self.venv.unwrapped.class_names()  # type: ignore[attr-defined]
         return [wanted in names[i] for i in self._get_indices(indices)]
+
+
+def _row(observations: Any, index: int) -> Any:
+    """A copy of one environment's observation."""
+    if isinstance(observations, dict):
+        return {name: array[index].copy() for name, array in observations.items()}
+    return observations[index].copy()
 
 
 def info_of(infos: dict[str, Any], index: int) -> dict[str, Any]:

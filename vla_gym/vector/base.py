@@ -32,6 +32,8 @@ class VLAVectorEnv(VectorEnv[Any, Any, Any]):
     **Episodes** restart by themselves. ``SAME_STEP``: in the step that ended them; the last observation and info are in
     ``infos["final_obs"]`` and ``infos["final_info"]``. ``NEXT_STEP``: in the following step, which ignores the action.
 
+    **Some of them**: ``step_some`` steps those named and asks nothing of the others.
+
     ``reset(seed=s)`` seeds environment i with ``s + i``; a list gives each its own. In ``reset(options=...)`` a list,
     tuple or array holds one value per environment (None: that environment gets no such option), anything else goes to
     all.
@@ -68,6 +70,8 @@ class VLAVectorEnv(VectorEnv[Any, Any, Any]):
         self._has_reset = False
         # only NEXT_STEP: the next step starts a new episode
         self._is_over = np.zeros(self.num_envs, dtype=np.bool_)
+        # the episode ended in a step without autoreset
+        self._needs_reset = np.zeros(self.num_envs, dtype=np.bool_)
         self._seeds: list[int | None] = [None] * self.num_envs
         try:
             self._describe(self._start())
@@ -142,7 +146,7 @@ class VLAVectorEnv(VectorEnv[Any, Any, Any]):
         each = self._split_options(options)
         infos = self._values(self._exchange({i: ("reset", slot, seeds[i], each[i]) for i in range(self.num_envs)}))
         self._has_reset = True
-        self._is_over[:] = False
+        self._is_over[:] = self._needs_reset[:] = False
         batched: dict[str, Any] = {}
         for i, info in enumerate(infos):
             batched = self._add_info(batched, info, i)
@@ -156,32 +160,69 @@ class VLAVectorEnv(VectorEnv[Any, Any, Any]):
         :return: observations (N, ...), rewards (N,) float64, terminations (N,), truncations (N,), infos
         :raises ValueError: if there are not N actions
         """
+        return self._step_some(range(self.num_envs), actions, autoreset=True)
+
+    def step_some(
+        self, indices: Iterable[int], actions: Any, autoreset: bool = True
+    ) -> tuple[Any, Float64Array, BoolArray, BoolArray, dict[str, Any]]:
+        """
+        Execute one action in some of the environments; the others are asked for nothing.
+
+        The environments stepped give the same bits as in a step of all. The others keep their last observation, with
+        reward 0, no termination, no truncation, and no info.
+
+        :param indices: environments to step, K different numbers
+        :param actions: (K, ...), in the order of ``indices``
+        :param autoreset: restart environments whose episode ends, as ``autoreset_mode`` says. False: leave them at
+            their last observation, without ``final_obs`` and ``final_info``; their next step needs ``reset()`` first
+        :return: as of :meth:`step`, for all N environments
+        :raises ValueError: if there are not K actions, or a number comes twice
+        :raises IndexError: if a number is out of range
+        """
+        every = range(self.num_envs)
+        chosen = [every[int(i)] for i in indices]
+        if len(set(chosen)) < len(chosen):
+            raise ValueError(f"Indices {chosen} name an environment twice; a step executes one action in each.")
+        return self._step_some(chosen, actions, autoreset)
+
+    def _step_some(
+        self, indices: Sequence[int], actions: Any, autoreset: bool
+    ) -> tuple[Any, Float64Array, BoolArray, BoolArray, dict[str, Any]]:
         if not self._has_reset:
             raise gym.error.ResetNeeded("Call reset() before step().")
         rows = list(iterate(self.action_space, actions))
-        if len(rows) != self.num_envs:
-            raise ValueError(f"Got {len(rows)} actions for {self.num_envs} environments.")
+        if len(rows) != len(indices):
+            raise ValueError(f"Got {len(rows)} actions for {len(indices)} environments.")
+        if self._needs_reset[indices].any():
+            left = [i for i in indices if self._needs_reset[i]]
+            raise gym.error.ResetNeeded(
+                f"The episodes of environments {left} ended in a step with autoreset=False. Call reset() first."
+            )
         slot = 1 - self._slot
-        is_next_step = self.autoreset_mode is AutoresetMode.NEXT_STEP
+        for i in set(range(self.num_envs)).difference(indices):
+            self.slots.repeat(slot, i)
+        is_reset_at_end = autoreset and self.autoreset_mode is AutoresetMode.SAME_STEP
         replies = self._exchange(
             {
-                i: ("autoreset", slot) if self._is_over[i] else ("step", slot, row, not is_next_step)
-                for i, row in enumerate(rows)
+                i: ("autoreset", slot) if self._is_over[i] else ("step", slot, row, is_reset_at_end)
+                for i, row in zip(indices, rows, strict=True)
             }
         )
         for i, reply in replies.items():
             if reply.error is None:
-                self._is_over[i] = is_next_step and (reply.value.terminated or reply.value.truncated)
+                is_over = not is_reset_at_end and (reply.value.terminated or reply.value.truncated)
+                self._is_over[i] = is_over and autoreset
+                self._needs_reset[i] = is_over and not autoreset
         results: list[StepResult] = self._values(replies)
+        rewards = np.zeros(self.num_envs, dtype=np.float64)
+        terminations, truncations = np.zeros((2, self.num_envs), dtype=np.bool_)
         infos: dict[str, Any] = {}
-        for i, result in enumerate(results):
+        for i, result in zip(indices, results, strict=True):
             if result.final_info is not None:
                 final = {"final_obs": self.slots.final(i), "final_info": result.final_info}
                 infos = self._add_info(infos, final, i)
             infos = self._add_info(infos, result.info, i)
-        rewards = np.array([result.reward for result in results], dtype=np.float64)
-        terminations = np.array([result.terminated for result in results], dtype=np.bool_)
-        truncations = np.array([result.truncated for result in results], dtype=np.bool_)
+            rewards[i], terminations[i], truncations[i] = result.reward, result.terminated, result.truncated
         return self._observations(slot), rewards, terminations, truncations, infos
 
     def render(self) -> tuple[Any, ...]:

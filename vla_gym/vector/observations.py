@@ -63,6 +63,16 @@ class ObservationSlots:
         for name, array in self._arrays.items():
             array[slot, index] = observation[name] if self._is_dict else observation
 
+    def repeat(self, slot: int, index: int) -> None:
+        """
+        Copy one environment's observation from the other slot.
+
+        :param slot: where it goes, 0 or 1
+        :param index: the environment
+        """
+        for array in self._arrays.values():
+            array[slot, index] = array[1 - slot, index]
+
     def write_final(self, index: int, observation: Any) -> None:
         """
         Store the last observation of an episode.

@@ -229,7 +229,7 @@ class ProcessVectorEnv(VLAVectorEnv):
             self.slots.write(slot, index, restart.observation)
             self._pending[index] = None
             result = StepResult(0.0, False, False, info, None)
-        elif self.autoreset_mode is AutoresetMode.SAME_STEP:
+        elif request.args[2]:  # reset at the end of the episode
             self.slots.write_final(index, restart.last_observation)
             self.slots.write(slot, index, restart.observation)
             self._pending[index] = None

@@ -14,7 +14,7 @@ from gymnasium.wrappers.vector import RecordEpisodeStatistics
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.evaluation import evaluate_policy
-from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnvWrapper, VecMonitor, VecTransposeImage
 
 import vla_gym
 from vla_algos import TokenPPO
@@ -178,3 +178,71 @@ def test_the_registered_environment_trains() -> None:
     ):
         assert model.learn(8).num_timesteps == 8
     env.close()
+
+
+def counting(index: int) -> Any:
+    """Maker of an environment that counts requests, with episodes of ``index + 1`` steps; sent to workers by value."""
+
+    class Counting(ToyLiberoEnv):
+        steps = resets = 0
+
+        def reset(self, **kwargs: Any) -> Any:
+            self.resets += 1
+            return super().reset(**kwargs)
+
+        def step(self, action: Any) -> Any:
+            self.steps += 1
+            observation, _, _, _, info = super().step(action)
+            return observation, 1.0, False, self._elapsed >= self.horizon, info
+
+    return partial(Counting, image_size=40, horizon=index + 1)
+
+
+class CountingReward(VecEnvWrapper):
+    """A wrapper that needs the whole batch and every info; it doubles the reward."""
+
+    def reset(self) -> Any:
+        return self.venv.reset()
+
+    def step_wait(self) -> Any:
+        observations, rewards, dones, infos = self.venv.step_wait()
+        assert len(rewards) == len(infos) == 3 and all("task_id" in info for info in infos)
+        return observations, 2 * rewards, dones, infos
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_environments_left_out_are_asked_for_nothing_and_wrappers_stay_right(backend: str) -> None:
+    base = make(backend, [counting(i) for i in range(3)])
+    env = VecTransposeImage(VecMonitor(CountingReward(base)))
+    for episode in (1, 2):
+        first = {key: array.copy() for key, array in env.reset().items()}
+        running, ended = np.arange(3), {}
+        for step in range(3):
+            env.unwrapped.step_only(running)
+            observations, rewards, dones, infos = env.step(np.zeros((3, 7), int))
+            assert rewards.tolist() == [2.0 * (i in running) for i in range(3)]
+            assert dones.tolist() == [i == step for i in range(3)]
+            assert infos[step]["terminal_observation"]["agentview"].shape == (3, 40, 40)
+            assert infos[step]["TimeLimit.truncated"] and observations["proprio"][step, 0] == 1.0
+            for i in set(range(3)) - set(running):
+                assert infos[i]["is_idle"] and infos[i]["executed_steps"] == 0
+                assert not {"episode", "terminal_observation"} & set(infos[i])
+                np.testing.assert_array_equal(observations["agentview"][i], first["agentview"][i])
+            ended |= {i: infos[i]["episode"] for i in running if dones[i]}
+            running = running[~dones[running]]
+        assert [(ended[i]["r"], ended[i]["l"]) for i in range(3)] == [(2, 1), (4, 2), (6, 3)]
+        assert base.get_attr("steps") == [episode, 2 * episode, 3 * episode]
+        assert base.get_attr("resets") == [episode] * 3
+    # one call, one step: the next one is of all
+    env.reset()
+    *_, infos = env.step(np.zeros((3, 7), int))
+    assert not any("is_idle" in info for info in infos) and base.get_attr("resets") == [4, 3, 3]
+    env.close()
+
+
+def test_vector_wrappers_below_step_all() -> None:
+    env = SB3VecEnv(RecordEpisodeStatistics(vector_env_class("sync")([counting(1)] * 2)))
+    env.reset()
+    env.step_only([0])
+    env.step(np.zeros((2, 7), int))
+    assert env.get_attr("steps") == [1, 1]

@@ -281,3 +281,50 @@ def test_the_package_loads_no_backend_before_it_is_asked_for() -> None:
     program = "import vla_gym, sys; print([m for m in sys.modules if m.startswith('vla_gym.vector.')])"
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
     assert result.stdout.strip() == "['vla_gym.vector.factory']"
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_some_environments_step_as_in_a_step_of_all(backend: str) -> None:
+    rng = np.random.default_rng(1)
+    with make(backend) as env, make("sync") as twin:
+        env.reset(seed=0), twin.reset(seed=0)
+        for _ in range(8):
+            actions = rng.integers(0, 256, (3, 7))
+            some = env.step_some([2, 0], actions[[2, 0]])
+            every = twin.step(actions)
+            rows = [0, 2]
+            assert_same({k: v[rows] for k, v in some[0].items()}, {k: v[rows] for k, v in every[0].items()})
+            for ours, expected in zip(some[1:4], every[1:4], strict=True):
+                assert ours[rows].tolist() == expected[rows].tolist() and not ours[1]
+            assert_same(some[4]["task_id"][rows], every[4]["task_id"][rows])
+            assert some[4]["_task_id"].tolist() == [True, False, True]
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_without_autoreset_an_episode_stays_at_its_end(backend: str, mode: AutoresetMode) -> None:
+    with make(backend, [partial(ToyLiberoEnv, horizon=1, image_size=16)] * 2, autoreset_mode=mode) as env:
+        first = copied(env.reset(seed=0)[0])
+        for _ in range(2):
+            drawn = env.np_random[1].bit_generator.state
+            observations, _, terminations, truncations, infos = env.step_some([1], np.zeros((1, 7), int), False)
+            assert (terminations | truncations).tolist() == [False, True] and "final_obs" not in infos
+            # the last observation, with the whole horizon gone; the other keeps its own
+            assert observations["proprio"][:, 0].tolist() == [0.0, 1.0]
+            assert_same(observations["agentview"][0], first["agentview"][0])
+            # nothing was drawn for a next episode
+            assert env.np_random[1].bit_generator.state == drawn
+            with pytest.raises(gym.error.ResetNeeded, match=r"environments \[1\] ended in a step with autoreset=False"):
+                env.step(np.zeros((2, 7), int))
+            first = copied(env.reset()[0])
+
+
+def test_wrong_indices_are_named() -> None:
+    with make("sync") as env:
+        env.reset()
+        with pytest.raises(ValueError, match=r"Indices \[1, 1\] name an environment twice"):
+            env.step_some([1, -2], np.zeros((2, 7), int))
+        with pytest.raises(ValueError, match="Got 1 actions for 2 environments"):
+            env.step_some([0, 1], np.zeros((1, 7), int))
+        with pytest.raises(IndexError):
+            env.step_some([3], np.zeros((1, 7), int))

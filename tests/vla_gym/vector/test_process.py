@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 
@@ -126,6 +127,24 @@ def test_a_killed_worker_costs_its_episode_only(make: Any, caplog: pytest.LogCap
     observations, *_, truncations, infos = env.step(miss())
     assert observations["proprio"][:, 0] == pytest.approx([3 / 50, 1 / 50])
     assert not truncations.any() and "worker_restarted" not in infos
+
+
+def test_without_autoreset_a_killed_worker_waits_for_a_reset(make: Any) -> None:
+    env = make(fragile(), fragile())
+    env.reset(seed=0)
+    before, *_ = env.step(miss())
+    before = {name: array.copy() for name, array in before.items()}
+    observations, rewards, _, truncations, infos = env.step_some([1], miss(_1=DIE)[1:], autoreset=False)
+    for name in before:
+        np.testing.assert_array_equal(observations[name], before[name])
+    assert rewards.tolist() == [0, 0] and truncations.tolist() == [False, True] and infos["worker_restarted"][1]
+    assert "final_info" not in infos
+    with pytest.raises(gym.error.ResetNeeded):
+        env.step(miss())
+    _, infos = env.reset()
+    assert "worker_restarted" not in infos  # told already
+    observations, *_, truncations, infos = env.step(miss())
+    assert observations["proprio"][:, 0] == pytest.approx([1 / 50, 1 / 50]) and not truncations.any()
 
 
 def test_with_next_step_the_fresh_episode_comes_one_step_later(make: Any) -> None:
