@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,7 +24,7 @@ class SampledEpisode:
     :param rows: its decisions, as rows of an :class:`EpisodeBuffer`
     :param rewards: reward of each decision
     :param is_success: what ``info["is_success"]`` said at its end
-    :param is_broken: whether its environment had to be restarted, so that its end says nothing
+    :param is_broken: whether its physics diverged or its worker was lost, so that its end says nothing
     """
 
     group: int
@@ -40,6 +40,17 @@ class SampledEpisode:
         :param gamma: discount per decision
         """
         return float(np.dot(self.rewards, gamma ** np.arange(len(self.rewards))))
+
+
+def has_spread(group: Sequence[SampledEpisode], gamma: float) -> bool:
+    """
+    Tell whether the episodes of a group can be ranked.
+
+    :param group: whole episodes from the same start
+    :param gamma: discount per decision
+    :return: False for fewer than two episodes, or if all returns are equal
+    """
+    return len({episode.discounted_return(gamma) for episode in group}) > 1
 
 
 class EpisodeBuffer:
@@ -101,6 +112,28 @@ class EpisodeBuffer:
         self._n_rows += len(episodes)
         on_cpu = [{key: value.cpu() for key, value in tensors.items()} for tensors in (observations, memory)]
         self._parts.append((on_cpu[0], actions.cpu(), log_probs.cpu(), th.from_numpy(mask), on_cpu[1]))
+
+    def discard(self, groups: Collection[int]) -> None:
+        """
+        Remove whole groups, before ``flatten``; the other episodes keep their decisions, under new rows.
+
+        :param groups: numbers of the groups
+        """
+        gone = [row for episode in self.episodes if episode.group in groups for row in episode.rows]
+        is_kept = np.ones(self._n_rows, dtype=bool)
+        is_kept[gone] = False
+        new_rows = np.cumsum(is_kept) - 1
+        self.episodes = [episode for episode in self.episodes if episode.group not in groups]
+        for episode in self.episodes:
+            episode.rows = new_rows[episode.rows].tolist()
+        self._n_rows = int(is_kept.sum())
+        parts, self._parts, first = self._parts, [], 0
+        for observations, actions, log_probs, mask, memory in parts:
+            kept = th.from_numpy(is_kept[first : first + len(actions)])
+            first += len(actions)
+            if kept.any():
+                on_both = [{name: value[kept] for name, value in named.items()} for named in (observations, memory)]
+                self._parts.append((on_both[0], actions[kept], log_probs[kept], mask[kept], on_both[1]))
 
     def flatten(self) -> None:
         """Join what was added; does nothing the second time."""

@@ -16,25 +16,35 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from vla_algos.common.type_aliases import TokenRolloutBufferSamples
 from vla_algos.on_policy.algorithm import TokenOnPolicyAlgorithm
-from vla_algos.on_policy.episodes import EpisodeBuffer, SampledEpisode
+from vla_algos.on_policy.episodes import EpisodeBuffer, SampledEpisode, has_spread
+
+BROKEN = ("unstable", "worker_restarted")
+"""Infos of the last step that make an episode's outcome meaningless: physics that diverged, a worker that was lost."""
 
 
 class GroupAlgorithm(TokenOnPolicyAlgorithm):
     """
     Each iteration rolls out ``n_groups`` groups of ``group_size`` whole episodes; those of a group have the same start.
 
-    Starts are drawn by the environments themselves, so a curriculum that weights them goes on to hold. Rewards are
-    summed, whatever they are; success is read from ``info["is_success"]``.
+    - Starts are drawn by the environments themselves, so a curriculum that weights them holds here too. Rewards are
+      summed; success is read from ``info["is_success"]``.
+    - Environments whose episode is over are neither stepped nor rendered, where the vector environment has
+      ``step_only`` (:class:`vla_algos.common.vec_env.SB3VecEnv`). Others step them with actions that nobody looks at.
+    - Episodes that ended with ``unstable`` physics or a restarted worker are left out of their group.
+    - Groups without spread in their returns may be replaced by groups from new starts (``resampling_rounds``). Their
+      decisions count in ``num_timesteps`` and leave the buffer.
 
     :param group_size: episodes per start
     :param n_groups: starts per iteration; together a multiple of the number of environments
+    :param resampling_rounds: times per iteration that groups without spread are replaced, at most
     """
 
     rollout_buffer: EpisodeBuffer  # type: ignore[assignment]
 
-    def __init__(self, *args: Any, group_size: int, n_groups: int, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, group_size: int, n_groups: int, resampling_rounds: int = 0, **kwargs: Any) -> None:
         self.group_size = group_size
         self.n_groups = n_groups
+        self.resampling_rounds = resampling_rounds
         # nothing is learned from a fixed number of steps, and there are no values to speak of
         super().__init__(*args, n_steps=1, gae_lambda=1.0, vf_coef=0.0, buffer_class=EpisodeBuffer, **kwargs)
 
@@ -43,6 +53,8 @@ class GroupAlgorithm(TokenOnPolicyAlgorithm):
             raise ValueError(f"group_size is {self.group_size}; an episode needs at least one other to compare with.")
         if self.n_groups < 1:
             raise ValueError(f"n_groups is {self.n_groups}; expected at least 1.")
+        if self.resampling_rounds < 0:
+            raise ValueError(f"resampling_rounds is {self.resampling_rounds}; expected 0 (never) or more.")
         super()._setup_model()
         if self.env is not None and (self.group_size * self.n_groups) % self.env.num_envs:
             raise ValueError(
@@ -57,28 +69,46 @@ class GroupAlgorithm(TokenOnPolicyAlgorithm):
         self.policy.set_training_mode(False)
         buffer.reset()
         callback.on_rollout_start()
-        starts = self._draw_starts(env)
-        plan = [(group, start) for group, start in enumerate(starts) for _ in range(self.group_size)]
-        for first in range(0, len(plan), env.num_envs):
-            if not self._roll_out(env, callback, plan[first : first + env.num_envs]):
+        groups, n_rounds, n_replaced = list(range(self.n_groups)), 0, 0
+        while True:
+            if not self._roll_out_groups(env, callback, groups):
                 return False
+            groups = [number for number, group in enumerate(self._whole_groups()) if not has_spread(group, self.gamma)]
+            if not groups or n_rounds == self.resampling_rounds:
+                break
+            buffer.discard(groups)
+            n_rounds += 1
+            n_replaced += len(groups)
+        if self.resampling_rounds:
+            self.logger.record("rollout/resampling_rounds", n_rounds)
+            self.logger.record("rollout/resampled_groups", n_replaced)
+        self.logger.record("rollout/broken_episodes", sum(episode.is_broken for episode in buffer.episodes))
         buffer.flatten()
         callback.update_locals(locals())
         callback.on_rollout_end()
         return True
 
-    def _draw_starts(self, env: VecEnv) -> list[dict[str, int]]:
+    def _roll_out_groups(self, env: VecEnv, callback: BaseCallback, groups: list[int]) -> bool:
+        """One episode for each place in the groups of these numbers; False if a callback ended the run."""
+        starts = self._draw_starts(env, len(groups))
+        plan = [(group, start) for group, start in zip(groups, starts, strict=True) for _ in range(self.group_size)]
+        for first in range(0, len(plan), env.num_envs):
+            if not self._roll_out(env, callback, plan[first : first + env.num_envs]):
+                return False
+        return True
+
+    def _draw_starts(self, env: VecEnv, n_starts: int) -> list[dict[str, int]]:
         starts: list[dict[str, int]] = []
-        while len(starts) < self.n_groups:
+        while len(starts) < n_starts:
             env.reset()
             starts += [
                 {key: int(info[key]) for key in ("task_id", "init_state_id")} for info in env.unwrapped.reset_infos
             ]
-        return starts[: self.n_groups]
+        return starts[:n_starts]
 
     def _roll_out(self, env: VecEnv, callback: BaseCallback, plan: list[tuple[int, dict[str, int]]]) -> bool:
-        """One episode in each environment; False if a callback ended the run."""
-        env.set_options([start for _, start in plan])
+        """One episode in each of the first environments; False if a callback ended the run."""
+        env.set_options([start for _, start in plan] + [{}] * (env.num_envs - len(plan)))
         observations = env.reset()
         episodes = [SampledEpisode(group) for group, _ in plan]
         running = np.arange(len(plan))
@@ -87,9 +117,11 @@ class GroupAlgorithm(TokenOnPolicyAlgorithm):
             with th.no_grad():
                 obs_tensor: Any = obs_as_tensor(seen, self.device)
                 chosen, _, log_probs = self.policy(obs_tensor)
-            # environments whose episode is over repeat anything; what they do is not looked at
+            # where environments cannot be left out, those whose episode is over execute zeros
             actions = np.zeros((env.num_envs, chosen.shape[1]), dtype=np.int64)
             actions[running] = chosen.cpu().numpy()
+            if hasattr(env.unwrapped, "step_only"):
+                env.unwrapped.step_only(running)
             observations, all_rewards, all_dones, all_infos = env.step(actions)
             rewards, dones, infos = all_rewards[running], all_dones[running], [all_infos[i] for i in running]
             self.num_timesteps += len(running)
@@ -102,18 +134,22 @@ class GroupAlgorithm(TokenOnPolicyAlgorithm):
             for episode, done, info in zip(going, dones, infos, strict=True):
                 if done:
                     episode.is_success = bool(info.get("is_success", False))
-                    episode.is_broken = bool(info.get("worker_restarted", False))
+                    episode.is_broken = any(info.get(name, False) for name in BROKEN)
             running = running[~dones]
         self.rollout_buffer.episodes += episodes
         return True
 
-    def _groups(self) -> list[list[SampledEpisode]]:
-        """Episodes by start; broken ones are left out, and what cannot be compared with another."""
+    def _whole_groups(self) -> list[list[SampledEpisode]]:
+        """Episodes by start, without the broken ones, ``n_groups`` lists."""
         groups: list[list[SampledEpisode]] = [[] for _ in range(self.n_groups)]
         for episode in self.rollout_buffer.episodes:
             if not episode.is_broken:
                 groups[episode.group].append(episode)
-        return [group for group in groups if len(group) > 1]
+        return groups
+
+    def _groups(self) -> list[list[SampledEpisode]]:
+        """Episodes by start; broken ones are left out, and those that have no other to compare with."""
+        return [group for group in self._whole_groups() if len(group) > 1]
 
 
 class GroupAdvantageAlgorithm(GroupAlgorithm):
@@ -134,7 +170,7 @@ class GroupAdvantageAlgorithm(GroupAlgorithm):
         kinds: Counter[str] = Counter()
         for group in self._groups():
             returns = np.array([episode.discounted_return(self.gamma) for episode in group])
-            if np.ptp(returns) == 0.0:
+            if not has_spread(group, self.gamma):
                 kinds["all_succeed" if all(episode.is_success for episode in group) else "all_alike"] += 1
                 continue
             kinds["kept"] += 1
