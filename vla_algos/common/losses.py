@@ -92,6 +92,7 @@ def token_ppo_loss(
     clip_range: float,
     ratio_level: RatioLevel = "action",
     normalizer: th.Tensor | float | None = None,
+    clip_range_high: float | None = None,
 ) -> PolicyLoss:
     """
     Clipped surrogate of PPO on action tokens.
@@ -106,18 +107,21 @@ def token_ppo_loss(
     :param clip_range: epsilon, ratios beyond 1 +- epsilon gain nothing
     :param ratio_level: "token" or "action"
     :param normalizer: number of ratios to average over; None: those of this batch
+    :param clip_range_high: epsilon above 1, as in DAPO's "clip-higher" (https://arxiv.org/abs/2503.14476); None: the
+        same as below
     :return: loss and figures for the log
     """
+    low, high = 1 - clip_range, 1 + (clip_range if clip_range_high is None else clip_range_high)
     mask = ratio_mask(token_mask, ratio_level)
     log_ratio = th.where(token_mask, log_probs - old_log_probs, th.zeros_like(log_probs))
     if ratio_level == "action":
         log_ratio = log_ratio.sum(dim=1, keepdim=True)
     ratio = log_ratio.exp()
-    gain = th.min(advantages[:, None] * ratio, advantages[:, None] * ratio.clamp(1 - clip_range, 1 + clip_range))
+    gain = th.min(advantages[:, None] * ratio, advantages[:, None] * ratio.clamp(low, high))
     with th.no_grad():
         deviation = (ratio - 1).abs()
         approx_kl = masked_mean(kl_estimate(log_ratio), mask, normalizer)
-        clip_fraction = masked_mean((deviation > clip_range).float(), mask, normalizer)
+        clip_fraction = masked_mean(((ratio < low) | (ratio > high)).float(), mask, normalizer)
     return PolicyLoss(-masked_mean(gain, mask, normalizer), approx_kl, clip_fraction, deviation.max())
 
 

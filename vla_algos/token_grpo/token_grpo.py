@@ -8,21 +8,33 @@ from typing import Any
 import numpy as np
 import torch as th
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
+from stable_baselines3.common.utils import FloatSchedule
 
-from vla_algos.common.type_aliases import RatioLevel, UseBF16
+from vla_algos.common.losses import PolicyLoss, token_ppo_loss
+from vla_algos.common.type_aliases import RatioLevel, TokenRolloutBufferSamples, UseBF16
 from vla_algos.on_policy.groups import GroupAdvantageAlgorithm
 from vla_algos.policies import VLAPolicy
-
-STD_EPSILON = 1e-6
 
 
 class TokenGRPO(GroupAdvantageAlgorithm):
     """
-    PPO's clipped loss without a critic: an episode is as good as it is better than others from the same start.
+    PPO's clipped loss without a critic: the advantage of an episode is its return minus its group's mean return.
 
     Reference: Shao et al. 2024 (https://arxiv.org/abs/2402.03300); for VLAs SimpleVLA-RL
-    (https://arxiv.org/abs/2509.09674). Groups whose returns are all alike say nothing and are left out, as in DAPO
-    (https://arxiv.org/abs/2503.14476); so is the mean over each episode's length: every executed token counts alike.
+    (https://arxiv.org/abs/2509.09674), with DAPO's changes (https://arxiv.org/abs/2503.14476):
+
+    - **Groups whose returns are all alike** say nothing. They are replaced by groups from new starts, at most
+      ``resampling_rounds`` times per iteration; those that are left are not learned from. SimpleVLA-RL keeps groups
+      with a success rate in 0.1..0.9 and draws until its batch is full. With fewer than ten episodes per group its
+      condition is the same. The bound is ours, as a policy may always fail. Two rounds fill the batch of a policy that
+      succeeds in nine of ten episodes to 92 % on average (without them 57 %, in groups of 8). Where there is nothing to
+      learn they cost three times the decisions.
+    - **Clip higher.** A symmetric range lets a token of probability 0.01 reach 0.012 at most, so that rare tokens can
+      hardly be reinforced and entropy collapses. Both papers allow 0.28 above 1 and 0.2 below; this is the default.
+    - **No mean over each episode's length**: every executed token counts alike.
+
+    Deviation: the divisor of the advantages has a floor. A group whose returns differ by noise alone, as those of dense
+    rewards may, would otherwise be scaled up to the advantages of a success against a failure.
 
     :param policy: "VLAPolicy" or a subclass of it
     :param env: environment, vector environment or id; its ``reset`` takes ``task_id`` and ``init_state_id``
@@ -32,8 +44,12 @@ class TokenGRPO(GroupAdvantageAlgorithm):
     :param batch_size: decisions per gradient step
     :param n_epochs: passes over the episodes
     :param gamma: discount per decision
-    :param clip_range: of the ratio, a number or a function of the remaining progress
+    :param clip_range: of the ratio below 1, a number or a function of the remaining progress
+    :param clip_range_high: the same above 1; None: as below
     :param normalize_advantage: divide by the group's standard deviation, as the paper does
+    :param std_floor: smallest divisor of the advantages, in units of the return. The default leaves sparse rewards of 1
+        alone: there groups of up to 90 episodes have standard deviations above 0.1
+    :param resampling_rounds: times per iteration that groups without spread are replaced, at most; 0: never
     :param ent_coef: weight of the mean entropy per token
     :param kl_coef: weight of the mean KL per token to the policy that the run started from
     :param max_grad_norm: gradients are scaled down to this norm
@@ -68,7 +84,10 @@ class TokenGRPO(GroupAdvantageAlgorithm):
         n_epochs: int = 1,
         gamma: float = 1.0,
         clip_range: float | Schedule = 0.2,
+        clip_range_high: float | Schedule | None = 0.28,
         normalize_advantage: bool = True,
+        std_floor: float = 0.1,
+        resampling_rounds: int = 2,
         ent_coef: float = 0.0,
         kl_coef: float = 0.0,
         max_grad_norm: float = 1.0,
@@ -88,12 +107,15 @@ class TokenGRPO(GroupAdvantageAlgorithm):
         _init_setup_model: bool = True,
     ) -> None:
         self.normalize_advantage = normalize_advantage
+        self.std_floor = std_floor
+        self.clip_range_high = clip_range_high
         super().__init__(
             policy,
             env,
             learning_rate=learning_rate,
             group_size=group_size,
             n_groups=n_groups,
+            resampling_rounds=resampling_rounds,
             batch_size=batch_size,
             n_epochs=n_epochs,
             gamma=gamma,
@@ -117,6 +139,31 @@ class TokenGRPO(GroupAdvantageAlgorithm):
             _init_setup_model=_init_setup_model,
         )
 
+    def _setup_model(self) -> None:
+        # zero would divide by zero for groups that differ by less than the smallest number
+        if not self.std_floor > 0.0:
+            raise ValueError(f"std_floor is {self.std_floor}; expected a number above 0, in units of the return.")
+        if isinstance(self.clip_range_high, (int, float)) and not self.clip_range_high > 0.0:
+            raise ValueError(
+                f"clip_range_high is {self.clip_range_high}; expected a number above 0, or None for clip_range."
+            )
+        super()._setup_model()
+        if self.clip_range_high is not None:
+            self.clip_range_high = FloatSchedule(self.clip_range_high)
+
     def _advantages(self, returns: np.ndarray) -> np.ndarray:
         advantages = returns - returns.mean()
-        return advantages / (returns.std() + STD_EPSILON) if self.normalize_advantage else advantages
+        return advantages / max(returns.std(), self.std_floor) if self.normalize_advantage else advantages
+
+    def _policy_loss(self, log_probs: th.Tensor, part: TokenRolloutBufferSamples, n_ratios: th.Tensor) -> PolicyLoss:
+        progress = self._current_progress_remaining
+        return token_ppo_loss(
+            log_probs,
+            part.old_log_prob,
+            part.advantages,
+            part.token_mask,
+            self.clip_range(progress),  # type: ignore[operator]
+            self.ratio_level,
+            n_ratios,
+            None if self.clip_range_high is None else self.clip_range_high(progress),  # type: ignore[operator]
+        )

@@ -45,6 +45,30 @@ def test_the_six_cases_of_clipping(advantage, ratio, surrogate):
     assert ppo(halves, [advantage], ratio_level="action").loss.item() == pytest.approx(-surrogate)
 
 
+@pytest.mark.parametrize("level", ["token", "action"])
+@pytest.mark.parametrize(
+    ("advantage", "ratio", "surrogate", "has_gradient"),
+    [
+        (1.0, 1.25, 1.25, True),  # beyond the lower clip mirrored, not beyond the higher one
+        (1.0, 1.3, 1.28, False),
+        (1.0, 0.5, 0.5, True),
+        (-1.0, 0.79, -0.8, False),
+        (-1.0, 0.81, -0.81, True),
+        (-1.0, 1.5, -1.5, True),
+    ],
+)
+def test_the_clip_above_one_is_its_own(level, advantage, ratio, surrogate, has_gradient):
+    old = th.tensor([[-3.0]])
+    log_probs = (old + math.log(ratio)).requires_grad_()
+    mask = th.ones(1, 1, dtype=th.bool)
+    result = token_ppo_loss(log_probs, old, th.tensor([advantage]), mask, 0.2, level, clip_range_high=0.28)
+    result.loss.backward()
+    assert result.loss.item() == pytest.approx(-surrogate)
+    # d ratio / d log-probability is the ratio
+    assert log_probs.grad.item() == pytest.approx(-advantage * ratio if has_gradient else 0.0)
+    assert result.clip_fraction.item() == (ratio > 1.28 or ratio < 0.8)
+
+
 def test_levels_differ_where_the_tokens_cancel():
     log_ratio = [[LN2, -LN2]]
     assert ppo(log_ratio, [1.0], ratio_level="action").loss.item() == pytest.approx(-1.0)

@@ -6,11 +6,15 @@ import pytest
 import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.vec_env import VecMonitor
 
 from vla_algos import TPO, TokenGRPO, TokenRLOO
+from vla_algos.common.losses import token_ppo_loss
+from vla_algos.common.vec_env import SB3VecEnv
 from vla_algos.errors import UnknownNameError
-from vla_algos.on_policy.episodes import SampledEpisode
+from vla_algos.on_policy.episodes import EpisodeBuffer, SampledEpisode, has_spread
 from vla_gym.envs.toy_env import ToyLiberoEnv
+from vla_gym.vector import vector_env_class
 
 
 class Fixed(gym.Wrapper):
@@ -51,6 +55,7 @@ class Keep(BaseCallback):
 
     def _on_rollout_end(self):
         self.episodes += 1
+        self.figures = dict(self.model.logger.name_to_value)
 
 
 @pytest.mark.parametrize("algorithm", [TokenGRPO, TokenRLOO, TPO])
@@ -84,12 +89,151 @@ def test_rows_belong_to_their_episode():
 def test_advantages():
     returns = np.array([1.0, 0.0, 0.0, 3.0])
     grpo = make_model(n_envs=1)
-    np.testing.assert_allclose(grpo._advantages(returns), (returns - 1.0) / np.sqrt(1.5), rtol=1e-5)
+    np.testing.assert_allclose(grpo._advantages(returns), (returns - 1.0) / np.sqrt(1.5), rtol=1e-12)
     grpo.normalize_advantage = False
     np.testing.assert_allclose(grpo._advantages(returns), returns - 1.0)
     rloo = make_model(TokenRLOO, n_envs=1)._advantages(returns)
     np.testing.assert_allclose(rloo, [1.0 - 1.0, 0.0 - 4 / 3, 0.0 - 4 / 3, 3.0 - 1 / 3])
     assert SampledEpisode(0, rewards=[1.0, 0.0, 4.0]).discounted_return(0.5) == 2.0
+
+
+def test_returns_that_differ_by_noise_are_not_scaled_up():
+    grpo = make_model(n_envs=1)
+    noise = np.array([0.01, -0.01, 0.01, -0.01])
+    np.testing.assert_allclose(grpo._advantages(5.0 + noise), noise / 0.1, rtol=1e-9)  # 1 without a floor
+    # one success among ninety is not touched by the default
+    rare = np.eye(1, 90).ravel()
+    np.testing.assert_allclose(grpo._advantages(rare)[0], np.sqrt(89))
+    grpo.std_floor = 0.001
+    np.testing.assert_allclose(grpo._advantages(5.0 + noise), noise / 0.01, rtol=1e-9)
+    with pytest.raises(ValueError, match=r"std_floor is 0\.0; expected a number above 0, in units of the return"):
+        make_model(std_floor=0.0)
+
+
+def test_each_side_has_its_own_clip():
+    clips = []
+
+    def remember(*args):
+        clips.append((args[4], args[7]))
+        return token_ppo_loss(*args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("vla_algos.token_grpo.token_grpo.token_ppo_loss", remember)
+        for kwargs in ({}, {"clip_range_high": None}, {"clip_range": 0.1, "clip_range_high": lambda progress: 0.5}):
+            make_model(n_groups=4, **kwargs).learn(1)
+    assert sorted(set(clips), key=str) == [(0.1, 0.5), (0.2, 0.28), (0.2, None)]
+    with pytest.raises(ValueError, match=r"clip_range_high is 0; expected a number above 0, or None for clip_range"):
+        make_model(clip_range_high=0)
+
+
+class Scripted(gym.Wrapper):
+    """Three steps per episode; episodes of roll-outs end with the outcomes given, later ones fail."""
+
+    def __init__(self, env, outcomes=()):
+        super().__init__(env)
+        self.outcomes = list(outcomes)
+
+    def reset(self, **kwargs):
+        # starts are drawn without options
+        self.is_success = bool(kwargs.get("options") and self.outcomes and self.outcomes.pop(0))
+        self.n_steps = 0
+        return self.env.reset(**kwargs)
+
+    def step(self, action):
+        obs, _, _, _, info = self.env.step(action)
+        self.n_steps += 1
+        done = self.n_steps == 3
+        is_success = done and self.is_success
+        return obs, float(is_success), is_success, done and not is_success, {**info, "is_success": is_success}
+
+
+@pytest.mark.parametrize("rounds", [0, 1, 3])
+def test_groups_without_spread_are_drawn_again_a_bounded_number_of_times(rounds):
+    model, keep = make_model(make_env=lambda: Scripted(toy()), resampling_rounds=rounds), Keep()
+    model.learn(1, callback=keep)
+    # two groups of four in each round, three decisions each
+    assert len(keep.starts) == 8 * (1 + rounds) and model.num_timesteps == 24 * (1 + rounds)
+    assert keep.figures.get("rollout/resampling_rounds", 0) == rounds
+    assert keep.figures.get("rollout/resampled_groups", 0) == 2 * rounds
+    assert model.logger.name_to_value["train/groups_all_alike"] == 2
+    # only the last ones are kept
+    assert len(model.rollout_buffer.episodes) == 8 and len(model.rollout_buffer.actions) == 24
+    with pytest.raises(ValueError, match=r"resampling_rounds is -1; expected 0 \(never\) or more"):
+        make_model(resampling_rounds=-1)
+
+
+def test_groups_with_spread_are_kept_when_others_are_drawn_again():
+    # one environment rolls out the groups one after the other: episodes 1, 2; 3, 4 with spread; then 5, 6
+    model = make_model(make_env=lambda: Scripted(toy(), [0, 0, 0, 1, 0, 1]), n_envs=1, group_size=2, n_groups=2)
+    keep = Keep()
+    model.learn(1, callback=keep)
+    buffer = model.rollout_buffer
+    assert [(e.group, e.is_success) for e in buffer.episodes] == [(1, False), (1, True), (0, False), (0, True)]
+    assert [e.rows for e in buffer.episodes] == [[0, 1, 2], [3, 4, 5], [6, 7, 8], [9, 10, 11]]
+    for episode in buffer.episodes:
+        shown = buffer.samples(np.array(episode.rows)).observations
+        th.testing.assert_close(shown["proprio"][:, 0], th.arange(3) / 3)
+    assert keep.figures["rollout/resampled_groups"] == keep.figures["rollout/resampling_rounds"] == 1
+    assert model.logger.name_to_value["train/groups_kept"] == 2
+
+
+def test_more_environments_than_episodes_to_draw_again():
+    model = make_model(make_env=lambda: Scripted(toy()), n_envs=4, group_size=2, n_groups=2, resampling_rounds=1)
+    model.learn(1)
+    assert len(model.rollout_buffer.episodes) == 4 and model.num_timesteps == 24
+
+
+def test_decisions_of_discarded_groups_leave_the_buffer():
+    buffer = EpisodeBuffer(0, None, None)
+    episodes = [SampledEpisode(group) for group in (0, 1, 2)]
+    for step, going in enumerate(([0, 1, 2], [1, 2], [1])):
+        values = th.tensor([10 * i + step for i in going])
+        buffer.add(
+            [episodes[i] for i in going],
+            {"seen": values},
+            values[:, None].expand(-1, 7),
+            values[:, None].expand(-1, 7).float(),
+            values.numpy().astype(float),
+            [{"executed_steps": int(i != 2)} for i in going],
+            {"memory": values},
+        )
+    buffer.episodes += episodes
+    buffer.discard([1])
+    buffer.flatten()
+    assert [episode.group for episode in buffer.episodes] == [0, 2]
+    assert [episode.rows for episode in buffer.episodes] == [[0], [1, 2]]
+    for kept in (buffer.observations["seen"], buffer.memory["memory"], buffer.actions[:, 0], buffer.log_probs[:, 6]):
+        assert kept.tolist() == [0, 20, 21]
+    assert buffer.token_mask.all(dim=1).tolist() == [True, False, False]
+
+
+@pytest.mark.parametrize("algorithm", [TokenGRPO, TokenRLOO, TPO])
+def test_environments_whose_episode_is_over_get_no_request(algorithm):
+    asked = []
+
+    class Counting(ToyLiberoEnv):
+        def reset(self, **kwargs):
+            asked.append("reset")
+            return super().reset(**kwargs)
+
+        def step(self, action):
+            asked.append("step")
+            return super().step(action)
+
+    toys = [lambda h=horizon: Counting(32, horizon=h) for horizon in (1, 2, 3, 4)]
+    env = VecMonitor(SB3VecEnv(vector_env_class("sync")(toys)))
+    kwargs = {"resampling_rounds": 0} if algorithm is TokenGRPO else {}
+    model = algorithm(
+        "VLAPolicy", env, group_size=4, n_groups=2, seed=0, policy_kwargs={"vla": "nano"}, device="cpu", **kwargs
+    )
+    asked.clear()
+    model.learn(1)
+    assert asked.count("step") == model.num_timesteps < 8 * 4
+    # learn(), the draw of the starts, and two rounds; none at the end of an episode
+    assert asked.count("reset") == 4 * 4
+    assert sorted(info["l"] for info in model.ep_info_buffer) == sorted(
+        len(episode.rows) for episode in model.rollout_buffer.episodes
+    )
 
 
 @pytest.mark.parametrize("algorithm", [TokenGRPO, TokenRLOO, TPO])
@@ -175,16 +319,28 @@ def test_a_step_makes_better_episodes_likelier(algorithm):
     assert len(better) and len(worse) and better.mean() > worse.mean()
 
 
-def test_episodes_of_broken_environments_say_nothing():
+@pytest.mark.parametrize("name", ["unstable", "worker_restarted"])
+@pytest.mark.parametrize("algorithm", [TokenGRPO, TokenRLOO, TPO])
+def test_episodes_of_broken_environments_say_nothing(algorithm, name):
     class Broken(gym.Wrapper):
         def step(self, action):
             obs, reward, terminated, truncated, info = self.env.step(action)
-            return obs, reward, terminated, truncated, {**info, "worker_restarted": terminated or truncated}
+            return obs, reward, terminated, truncated, {**info, name: terminated or truncated}
 
-    for algorithm in (TokenGRPO, TPO):
-        model = make_model(algorithm, lambda: Broken(toy()), n_groups=4)
-        model.learn(1)
-        assert model._groups() == []
+    model = make_model(algorithm, lambda: Broken(toy()), n_groups=4)
+    before, keep = {key: p.detach().clone() for key, p in model.policy.named_parameters()}, Keep()
+    model.learn(1, callback=keep)
+    assert model._groups() == [] and keep.figures["rollout/broken_episodes"] == 16
+    assert all(th.equal(p, before[key]) for key, p in model.policy.named_parameters())
+
+
+def test_the_rest_of_a_group_is_compared_without_its_broken_episodes():
+    model = make_model(n_envs=1)
+    model.rollout_buffer.episodes = [SampledEpisode(0, rewards=[float(i == 1)], is_broken=i == 3) for i in range(4)] + [
+        SampledEpisode(1, is_broken=i > 0) for i in range(4)
+    ]
+    assert [len(group) for group in model._groups()] == [3]
+    assert [has_spread(group, 1.0) for group in model._whole_groups()] == [True, False]
 
 
 def test_a_stopped_run_goes_on_with_the_same_bits(tmp_path):
