@@ -10,6 +10,7 @@ __all__ = [
     "MissingPackageError",
     "ModelInputError",
     "RecipeError",
+    "RemovedKeywordError",
     "SettingsError",
     "SpaceError",
     "TrainingDivergedError",
@@ -36,6 +37,10 @@ class ModelInputError(VLAAlgosError, ValueError):
 
 class RecipeError(VLAAlgosError, ValueError):
     """A recipe file that does not say what it should."""
+
+
+class RemovedKeywordError(VLAAlgosError, TypeError):
+    """A keyword without a meaning for the algorithm."""
 
 
 class SettingsError(VLAAlgosError, ValueError):

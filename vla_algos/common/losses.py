@@ -11,6 +11,7 @@ from vla_algos.common.type_aliases import RatioLevel
 from vla_algos.errors import UnknownNameError
 
 KLEstimator = Literal["k1", "k2", "k3"]
+LengthHandling = Literal["sum", "mean", "windows"]
 
 
 class PolicyLoss(NamedTuple):
@@ -166,6 +167,49 @@ def preference_loss(log_ratio_success: th.Tensor, log_ratio_failure: th.Tensor, 
     :return: (P,) float32, one per pair
     """
     return -F.logsigmoid(beta * (log_ratio_success - log_ratio_failure))
+
+
+def episode_preference_loss(
+    success: th.Tensor,
+    failure: th.Tensor,
+    beta: float,
+    length_handling: LengthHandling = "sum",
+    window_size: int = 8,
+) -> th.Tensor:
+    """
+    Preference loss of one pair of episodes, from what each of their decisions adds.
+
+    An episode that fails is longer than one that succeeds, so the sum of its log-ratios has more terms. Three ways to
+    deal with that:
+
+    - ``"sum"``: the equation of GRAPE (https://arxiv.org/abs/2411.19309), log-ratios summed over each whole episode.
+    - ``"mean"``: the sum of each episode is divided by its number of decisions. ``beta`` then weighs a difference per
+      decision, so the same strength needs one larger by the length of an episode.
+    - ``"windows"``: what GRAPE's released code does (``TPO-Train/finetune.py`` of aiming-lab/GRAPE). Both episodes are
+      cut into all windows of ``window_size`` consecutive decisions; window k of the success is compared with window k
+      of the failure, for as many as the shorter episode has; each comparison has the loss of ``"sum"``. So both sides
+      have the same length, and what the longer episode does later is not looked at. Deviations: the loss is the mean
+      over the windows, where the code takes them one after the other; an episode shorter than a window is one window
+      as long as itself, where the code leaves it out.
+
+    :param success: log policy - log reference of each decision, summed over its tokens, (T,) float32, nats
+    :param failure: the same for the episode that failed, (U,)
+    :param beta: weight of a difference, above 0
+    :param length_handling: "sum", "mean" or "windows"
+    :param window_size: decisions per window, at least 1
+    :return: scalar
+    :raises UnknownNameError: if the handling is unknown
+    """
+    if length_handling == "sum":
+        return preference_loss(success.sum(), failure.sum(), beta)
+    if length_handling == "mean":
+        return preference_loss(success.mean(), failure.mean(), beta)
+    if length_handling == "windows":
+        shorter = min(len(success), len(failure))
+        size = min(window_size, shorter)
+        windows = [episode[:shorter].unfold(0, size, 1).sum(dim=1) for episode in (success, failure)]
+        return preference_loss(windows[0], windows[1], beta).mean()
+    raise UnknownNameError("length_handling", length_handling, get_args(LengthHandling))
 
 
 def clipped_value_loss(

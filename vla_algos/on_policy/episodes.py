@@ -158,14 +158,26 @@ class EpisodeBuffer:
         :return: the samples, on the device; values and returns are zero
         """
         index = th.as_tensor(rows)
-        nothing = th.zeros(len(index), device=self.device)
-        tensors = (self.actions, self.log_probs, self.advantages, self.token_mask)
-        actions, log_probs, advantages, mask = (tensor[index].to(self.device) for tensor in tensors)
         observations, memory = (
             {key: value[index].to(self.device) for key, value in named.items()}
             for named in (self.observations, self.memory)
         )
-        return TokenRolloutBufferSamples(observations, actions, nothing, log_probs, advantages, nothing, mask, memory)
+        return TokenRolloutBufferSamples(*self.whole(rows))._replace(observations=observations, memory=memory)
+
+    def whole(self, rows: np.ndarray) -> TokenRolloutBufferSamples:
+        """
+        Samples for one gradient step over many decisions, whose observations do not fit on the device at once.
+
+        :param rows: (B,) int64
+        :return: the samples without observations and memory; the parts that ``split`` makes of them have both
+        """
+        index = th.as_tensor(rows)
+        nothing = th.zeros(len(index), device=self.device)
+        tensors = (self.actions, self.log_probs, self.advantages, self.token_mask)
+        actions, log_probs, advantages, mask = (tensor[index].to(self.device) for tensor in tensors)
+        samples = _WholeSamples({}, actions, nothing, log_probs, advantages, nothing, mask, {})
+        samples.buffer, samples.rows = self, rows
+        return samples
 
     def get(self, batch_size: int, rows: np.ndarray) -> Iterator[TokenRolloutBufferSamples]:
         """
@@ -178,3 +190,15 @@ class EpisodeBuffer:
         order = np.random.permutation(rows)
         for start in range(0, len(order), batch_size):
             yield self.samples(order[start : start + batch_size])
+
+
+class _WholeSamples(TokenRolloutBufferSamples):
+    """Samples whose observations are read from the buffer part by part."""
+
+    buffer: EpisodeBuffer
+    rows: np.ndarray
+
+    def split(self, size: int | None) -> Iterator[TokenRolloutBufferSamples]:
+        size = size or len(self.rows)
+        for start in range(0, len(self.rows), size):
+            yield self.buffer.samples(self.rows[start : start + size])

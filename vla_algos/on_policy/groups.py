@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
 
 import numpy as np
 import torch as th
@@ -15,9 +15,15 @@ from stable_baselines3.common.utils import obs_as_tensor
 from stable_baselines3.common.vec_env import VecEnv
 
 from vla_algos.common.type_aliases import TokenRolloutBufferSamples
+from vla_algos.errors import RemovedKeywordError
 from vla_algos.on_policy.algorithm import TokenOnPolicyAlgorithm
 from vla_algos.on_policy.episodes import EpisodeBuffer, SampledEpisode, has_spread
 
+ONE_STEP = (
+    "it takes one gradient step per roll-out, over all its decisions, as its objective has no ratio to the policy that "
+    "sampled them. Leave the keyword out; micro_batch_size bounds the memory of the step."
+)
+"""Why algorithms without a ratio take no keyword for minibatches or epochs."""
 BROKEN = ("unstable", "worker_restarted")
 """Infos of the last step that make an episode's outcome meaningless: physics that diverged, a worker that was lost."""
 
@@ -40,6 +46,8 @@ class GroupAlgorithm(TokenOnPolicyAlgorithm):
     """
 
     rollout_buffer: EpisodeBuffer  # type: ignore[assignment]
+    removed_keywords: ClassVar[dict[str, str]] = {}
+    """Keywords of related algorithms that have no meaning here, with the reason."""
 
     def __init__(self, *args: Any, group_size: int, n_groups: int, resampling_rounds: int = 0, **kwargs: Any) -> None:
         self.group_size = group_size
@@ -47,6 +55,14 @@ class GroupAlgorithm(TokenOnPolicyAlgorithm):
         self.resampling_rounds = resampling_rounds
         # nothing is learned from a fixed number of steps, and there are no values to speak of
         super().__init__(*args, n_steps=1, gae_lambda=1.0, vf_coef=0.0, buffer_class=EpisodeBuffer, **kwargs)
+
+    def _refuse(self, keywords: Mapping[str, Any]) -> None:
+        """Say why keywords are not taken."""
+        name = type(self).__name__
+        for keyword in keywords:
+            if keyword in self.removed_keywords:
+                raise RemovedKeywordError(f"{name} has no {keyword}: {self.removed_keywords[keyword]}")
+            raise TypeError(f"{name} has no keyword {keyword!r}.")
 
     def _setup_model(self) -> None:
         if self.group_size < 2:

@@ -59,7 +59,15 @@ def load_recipe(
     run = {**content.get(RUN, {}), **changes}
     _check_names(run, fields, f"field in '{RUN}'")
     signature = inspect.signature(ALGORITHMS[chosen].__init__)
-    keywords = [key for key in signature.parameters if key not in _SET_BY_THE_RUN]
+    keywords = [
+        key
+        for key, parameter in signature.parameters.items()
+        if key not in _SET_BY_THE_RUN and parameter.kind is not parameter.VAR_KEYWORD
+    ]
+    removed: dict[str, str] = getattr(ALGORITHMS[chosen], "removed_keywords", {})
+    for key in sections[chosen]:
+        if key in removed:
+            raise RecipeError(f"{path}: {chosen} has no {key}: {removed[key]}")
     _check_names(sections[chosen], keywords, f"keyword of {chosen}")
     scheduled = [key for key in keywords if "Schedule" in str(signature.parameters[key].annotation)]
     _check_numbers(path, sections[chosen], scheduled)

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Sequence
+import math
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 import torch as th
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 
-from vla_algos.common.losses import preference_loss
+from vla_algos.common.losses import LengthHandling, episode_preference_loss
 from vla_algos.common.type_aliases import UseBF16
 from vla_algos.errors import UnknownNameError
 from vla_algos.on_policy.algorithm import REFERENCE_LOG_PROB
 from vla_algos.on_policy.episodes import SampledEpisode
-from vla_algos.on_policy.groups import GroupAlgorithm
+from vla_algos.on_policy.groups import ONE_STEP, GroupAlgorithm
 from vla_algos.policies import VLAPolicy
 
 ReferencePolicy = Literal["behaviour", "start"]
+Pair = tuple[SampledEpisode, SampledEpisode]
+"""A success and a failure from the same start."""
+LOG_2 = math.log(2.0)
 
 
 class TPO(GroupAlgorithm):
@@ -30,23 +32,34 @@ class TPO(GroupAlgorithm):
     Reference: GRAPE, Zhang et al. 2024 (https://arxiv.org/abs/2411.19309), which ranks episodes by cost, likelihood and
     success; here success alone decides. Each success is paired with one failure of its group, drawn at random.
 
-    With ``reference_policy="start"`` the loss compares with the policy that the run started from, which serves for a
-    few iterations: what a policy does becomes likelier than it was at the start, an episode the more so the longer it
-    is, and as failures are long, in the end every pair counts as lost and nothing limits the steps. With
-    ``reference_policy="behaviour"``, the policy that sampled the pair, every iteration starts at nought.
+    **One gradient step per roll-out**, over all its pairs. The pairs come from the policy that sampled, and no ratio
+    corrects for another one. In further steps nothing would limit how unlikely failures become. The gradient adds up
+    over micro-batches, so memory on the device does not grow with the roll-out. The default learning rate is as in
+    :class:`vla_algos.TokenRLOO`.
+
+    **Reference.** ``reference_policy="behaviour"`` compares with the policy that sampled the pairs. It is the current
+    one when the step is taken: all log-ratios are 0, the loss is log 2, and its gradient is ``beta / 2`` times that of
+    the failure's log-probability minus the success's. ``"start"`` compares with the policy that the run started from,
+    as GRAPE does; pairs that are well apart then count less.
+
+    **Length.** Failures last until the horizon, so their sums of log-ratios have more terms. A policy makes its own
+    episodes likelier than they were at the start, and the longer an episode, the larger its sum. So with ``"start"``
+    and ``"sum"`` every pair counts as lost after a few iterations. ``length_handling``: "sum" is GRAPE's equation,
+    "mean" divides by the number of decisions, "windows" compares windows of equal length as GRAPE's code does; see
+    :func:`vla_algos.common.losses.episode_preference_loss`.
 
     :param policy: "VLAPolicy" or a subclass of it
     :param env: environment, vector environment or id; its ``reset`` takes ``task_id`` and ``init_state_id``
     :param learning_rate: a number or a function of the remaining progress
     :param group_size: episodes per start
     :param n_groups: starts per iteration; together a multiple of the number of environments
-    :param pairs_per_step: pairs per gradient step
-    :param n_epochs: passes over the pairs
-    :param beta: how much a difference of the log-ratios counts
+    :param beta: weight of a difference of log-ratios; with "mean", which compares per decision, a larger one is needed
     :param reference_policy: "behaviour" or "start"
+    :param length_handling: "sum", "mean" or "windows"
+    :param window_size: decisions per window, for "windows"
     :param max_grad_norm: gradients are scaled down to this norm
     :param temperature: of sampling and of all log-probabilities
-    :param micro_batch_size: decisions per pass of the model; None: 64
+    :param micro_batch_size: decisions per pass of the model, gradients add up to those of the whole roll-out; None: 64
     :param use_bf16: run updates under autocast to bfloat16; "auto": where the device has such arithmetic
     :param checkpoint_folder: where to save the run; None: nowhere
     :param checkpoint_interval: iterations between savings
@@ -57,23 +70,26 @@ class TPO(GroupAlgorithm):
     :param seed: of all generators
     :param device: of the model
     :param _init_setup_model: build the model now
+    :raises RemovedKeywordError: for keywords of minibatches
     :raises ValueError: if a number is out of range, or an argument is unknown
     :raises SpaceError: if the environment does not take action tokens, or does not show what the model reads
     :raises CheckpointError: if the model's checkpoint is missing or damaged
     """
 
+    removed_keywords: ClassVar[dict[str, str]] = dict.fromkeys(("pairs_per_step", "batch_size", "n_epochs"), ONE_STEP)
+
     def __init__(
         self,
         policy: str | type[VLAPolicy],
         env: GymEnv | str,
-        learning_rate: float | Schedule = 2e-5,
+        learning_rate: float | Schedule = 6e-5,
         *,
         group_size: int = 8,
         n_groups: int = 8,
-        pairs_per_step: int = 4,
-        n_epochs: int = 1,
         beta: float = 0.1,
         reference_policy: ReferencePolicy = "behaviour",
+        length_handling: LengthHandling = "sum",
+        window_size: int = 8,
         max_grad_norm: float = 1.0,
         temperature: float = 1.0,
         micro_batch_size: int | None = 64,
@@ -87,20 +103,27 @@ class TPO(GroupAlgorithm):
         seed: int | None = None,
         device: th.device | str = "auto",
         _init_setup_model: bool = True,
+        **removed: Any,
     ) -> None:
-        self.pairs_per_step = pairs_per_step
+        self._refuse(removed)
         self.beta = beta
         if reference_policy not in get_args(ReferencePolicy):
             raise UnknownNameError("reference_policy", reference_policy, get_args(ReferencePolicy))
+        if length_handling not in get_args(LengthHandling):
+            raise UnknownNameError("length_handling", length_handling, get_args(LengthHandling))
+        if window_size < 1:
+            raise ValueError(f"window_size is {window_size}; expected at least 1 decision.")
         self.reference_policy = reference_policy
+        self.length_handling = length_handling
+        self.window_size = window_size
         super().__init__(
             policy,
             env,
             learning_rate=learning_rate,
             group_size=group_size,
             n_groups=n_groups,
-            batch_size=pairs_per_step,
-            n_epochs=n_epochs,
+            batch_size=1,  # not used: one step over all
+            n_epochs=1,
             gamma=1.0,
             clip_range=1.0,
             ent_coef=0.0,
@@ -130,23 +153,17 @@ class TPO(GroupAlgorithm):
     def _update(self) -> dict[str, list[float]]:
         pairs = self._pairs()
         self.logger.record("train/pairs", len(pairs))
-        history: dict[str, list[float]] = defaultdict(list)
         if not pairs:
-            return history
-        # with "behaviour" too, as in bfloat16 the log-probabilities of sampling time would differ by more than rounding
-        self._remember_scores(np.array([row for pair in pairs for episode in pair for row in episode.rows]))
-        for _ in range(self.n_epochs):
-            order = np.random.permutation(len(pairs))
-            for start in range(0, len(order), self.pairs_per_step):
-                self.policy.optimizer.zero_grad()
-                figures = self._accumulate_pairs([pairs[i] for i in order[start : start + self.pairs_per_step]])
-                for name, figure in figures.items():
-                    history[name].append(figure)
-                self._step(figures["loss"])
-            self._n_updates += 1
-        return history
+            return {}
+        if self.reference is not None:
+            self._remember_scores(_rows_of(pairs))
+        self.policy.optimizer.zero_grad()
+        figures = self._accumulate_pairs(pairs)
+        self._step(figures["loss"])
+        self._n_updates += 1
+        return {name: [figure] for name, figure in figures.items()}
 
-    def _pairs(self) -> list[tuple[SampledEpisode, SampledEpisode]]:
+    def _pairs(self) -> list[Pair]:
         """Each success with a failure from the same start."""
         pairs = []
         for group in self._groups():
@@ -156,40 +173,52 @@ class TPO(GroupAlgorithm):
                 pairs += [(success, failures[np.random.randint(len(failures))]) for success in successes]
         return pairs
 
-    def _accumulate_pairs(self, pairs: list[tuple[SampledEpisode, SampledEpisode]]) -> dict[str, float]:
+    def _accumulate_pairs(self, pairs: list[Pair]) -> dict[str, float]:
         """
-        Gradient of the mean loss of some pairs.
+        Gradient of the mean loss of all pairs.
 
         The loss of a pair needs both episodes as a whole, and a backward pass has memory for parts of one. So the
-        log-ratios are summed first; the derivative of the loss by them then weights the gradients of the parts.
+        log-ratios come first; the derivative of the loss by them then weights the gradients of the parts.
         """
-        episodes = [episode for pair in pairs for episode in pair]
-        log_ratios = self._log_ratios(episodes).view(-1, 2).requires_grad_()
-        losses = preference_loss(log_ratios[:, 0], log_ratios[:, 1], self.beta)
-        (weights,) = th.autograd.grad(losses.mean(), log_ratios)
-        self._log_ratios(episodes, weights.flatten())
-        return {
-            "loss": losses.mean().item(),
-            "preference_accuracy": (log_ratios[:, 0] > log_ratios[:, 1]).float().mean().item(),
-            "log_ratio_success": log_ratios[:, 0].mean().item(),
-            "log_ratio_failure": log_ratios[:, 1].mean().item(),
-        }
+        rows = _rows_of(pairs)
+        # the reference "behaviour" is the policy itself, and rounding of the roll-out's scores is kept out
+        log_ratios = th.zeros(len(rows)) if self.reference is None else self._log_ratios(rows)
+        log_ratios.requires_grad_()
+        losses, sums = [], []
+        for pair in pairs:
+            success, failure = (log_ratios[np.searchsorted(rows, episode.rows)] for episode in pair)
+            sums.append((success.sum().item(), failure.sum().item()))
+            losses.append(episode_preference_loss(success, failure, self.beta, self.length_handling, self.window_size))
+        loss = th.stack(losses).mean()
+        (weights,) = th.autograd.grad(loss, log_ratios)
+        figures = {"loss": loss.item(), "ratio_deviation": self._accumulate(rows, weights)}
+        if self.reference is not None:
+            figures["preference_accuracy"] = float(np.mean([loss.item() < LOG_2 for loss in losses]))
+            figures["log_ratio_success"], figures["log_ratio_failure"] = np.mean(sums, axis=0).tolist()
+        return figures
 
-    def _log_ratios(self, episodes: Sequence[SampledEpisode], weights: th.Tensor | None = None) -> th.Tensor:
-        """Log policy - log reference of each episode; with weights, the gradient of the weighted sum is accumulated."""
-        rows = np.concatenate([episode.rows for episode in episodes])
-        owners = th.arange(len(episodes)).repeat_interleave(th.tensor([len(episode.rows) for episode in episodes]))
-        totals = th.zeros(len(episodes))
-        for part_rows, part_owners in zip(
-            np.split(rows, range(self._scoring_batch_size, len(rows), self._scoring_batch_size)),
-            owners.split(self._scoring_batch_size),
-            strict=True,
-        ):
-            part = self.rollout_buffer.samples(part_rows)
-            with th.set_grad_enabled(weights is not None):
-                log_probs = self._evaluate(part)[1]
-                log_ratios = th.where(part.token_mask, log_probs - part.memory[REFERENCE_LOG_PROB], 0.0).sum(dim=1)
-                if weights is not None:
-                    (weights[part_owners].to(self.device) * log_ratios).sum().backward()
-            totals.index_add_(0, part_owners, log_ratios.detach().cpu())
-        return totals
+    def _log_ratios(self, rows: np.ndarray) -> th.Tensor:
+        """Log policy - log reference of each decision, summed over its tokens."""
+        parts = []
+        with th.no_grad():
+            for part in self.rollout_buffer.whole(rows).split(self._scoring_batch_size):
+                log_probs = self._evaluate(part)[1] - part.memory[REFERENCE_LOG_PROB]
+                parts.append(th.where(part.token_mask, log_probs, 0.0).sum(dim=1).cpu())
+        return th.cat(parts)
+
+    def _accumulate(self, rows: np.ndarray, weights: th.Tensor) -> float:
+        """Gradient of the weighted sum of log-probabilities; returns the largest deviation of a ratio from 1."""
+        deviation = 0.0
+        size = self._scoring_batch_size
+        for part, weight in zip(self.rollout_buffer.whole(rows).split(size), weights.split(size), strict=True):
+            log_probs = self._evaluate(part)[1]
+            log_prob = th.where(part.token_mask, log_probs, 0.0).sum(dim=1)
+            (weight.to(self.device) * log_prob).sum().backward()
+            sampled = th.where(part.token_mask, part.old_log_prob, 0.0).sum(dim=1)
+            deviation = max(deviation, ((log_prob.detach() - sampled).exp() - 1).abs().max().item())
+        return deviation
+
+
+def _rows_of(pairs: list[Pair]) -> np.ndarray:
+    """All decisions of some pairs, each once, in order."""
+    return np.unique(np.concatenate([episode.rows for pair in pairs for episode in pair]))

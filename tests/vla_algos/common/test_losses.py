@@ -7,6 +7,7 @@ from torch.nn import functional as F
 
 from vla_algos.common.losses import (
     clipped_value_loss,
+    episode_preference_loss,
     kl_estimate,
     masked_mean,
     preference_loss,
@@ -15,6 +16,7 @@ from vla_algos.common.losses import (
     soft_cross_entropy,
     token_ppo_loss,
 )
+from vla_algos.errors import UnknownNameError
 
 LN2 = math.log(2.0)
 ALL = th.ones(1, 2, dtype=th.bool)
@@ -198,3 +200,43 @@ def test_preference_is_the_logistic_loss_of_the_difference():
     success, failure = th.tensor([1.0, -2.0]), th.tensor([0.0, 1.0])
     expected = [np.log1p(np.exp(-0.5)), np.log1p(np.exp(1.5))]
     np.testing.assert_allclose(preference_loss(success, failure, beta=0.5).numpy(), expected, rtol=1e-6)
+
+
+def softplus(x):
+    return math.log1p(math.exp(x))
+
+
+def test_the_length_of_episodes_is_handled_in_three_ways():
+    success, failure = th.tensor([0.5, 1.0, -0.5]), th.tensor([0.25, 0.25, 0.25, 2.0, 3.0])
+    # sums: 1 and 5.75; means: 1/3 and 1.15; windows of two: 1.5, 0.5 against 0.5, 0.5, and what comes later is not read
+    expected = {
+        "sum": softplus(2.0 * (5.75 - 1.0)),
+        "mean": softplus(2.0 * (1.15 - 1 / 3)),
+        "windows": (softplus(2.0 * (0.5 - 1.5)) + softplus(0.0)) / 2,
+    }
+    for handling, loss in expected.items():
+        ours = episode_preference_loss(success, failure, 2.0, handling, window_size=2)
+        assert ours.shape == () and ours.item() == pytest.approx(loss, rel=1e-6)
+    # episodes shorter than a window are one window
+    ours = episode_preference_loss(success, failure, 2.0, "windows", window_size=8)
+    assert ours.item() == pytest.approx(softplus(2.0 * (0.75 - 1.0)), rel=1e-6)
+    with pytest.raises(UnknownNameError, match=r"length_handling 'median'.*sum, mean, windows"):
+        episode_preference_loss(success, failure, 2.0, "median")
+
+
+@pytest.mark.parametrize(
+    ("handling", "success_weights", "failure_weights"),
+    [
+        ("sum", [1.0] * 2, [1.0] * 4),
+        ("mean", [1 / 2] * 2, [1 / 4] * 4),
+        ("windows", [1.0] * 2, [1.0, 1.0, 0.0, 0.0]),
+    ],
+)
+def test_gradients_of_preferences_at_the_reference_policy(handling, success_weights, failure_weights):
+    success, failure = th.zeros(2, requires_grad=True), th.zeros(4, requires_grad=True)
+    loss = episode_preference_loss(success, failure, 0.1, handling)
+    loss.backward()
+    assert loss.item() == pytest.approx(LN2)
+    # half of beta, and no more for a long failure than for a short success but with "sum"
+    assert success.grad.tolist() == pytest.approx([-0.05 * weight for weight in success_weights])
+    assert failure.grad.tolist() == pytest.approx([0.05 * weight for weight in failure_weights])

@@ -11,7 +11,7 @@ from stable_baselines3.common.vec_env import VecMonitor
 from vla_algos import TPO, TokenGRPO, TokenRLOO
 from vla_algos.common.losses import token_ppo_loss
 from vla_algos.common.vec_env import SB3VecEnv
-from vla_algos.errors import UnknownNameError
+from vla_algos.errors import RemovedKeywordError, UnknownNameError
 from vla_algos.on_policy.episodes import EpisodeBuffer, SampledEpisode, has_spread
 from vla_gym.envs.toy_env import ToyLiberoEnv
 from vla_gym.vector import vector_env_class
@@ -288,28 +288,103 @@ def test_first_ratio_is_one():
     assert model.logger.name_to_value["train/ratio_deviation"] < 1e-4
 
 
-@pytest.mark.parametrize("reference", ["behaviour", "start"])
-def test_preference_learning_separates_the_pairs_it_is_shown(reference):
-    model = make_model(TPO, group_size=8, n_groups=4, n_epochs=1, learning_rate=0.0, reference_policy=reference)
+def pairs_of(**kwargs):
+    """A model with a roll-out that it did not learn from, and its pairs."""
+    model = make_model(TPO, group_size=8, n_groups=4, learning_rate=0.0, **kwargs)
     model.learn(1)
     pairs = model._pairs()
     assert pairs and all(one.is_success and not other.is_success and one.group == other.group for one, other in pairs)
-    model._remember_scores()  # of all episodes, as these pairs are drawn anew
-    before = model._accumulate_pairs(pairs)
-    assert before["loss"] == pytest.approx(np.log(2.0), abs=1e-5)  # policy and reference are one
-    model.policy.optimizer.zero_grad()
     for group in model.policy.optimizer.param_groups:
         group["lr"] = 1e-3
+    return model, pairs
+
+
+@pytest.mark.parametrize("length_handling", ["sum", "mean", "windows"])
+def test_preference_learning_separates_the_pairs_it_is_shown(length_handling):
+    beta = 0.5 if length_handling == "mean" else 0.1
+    model, pairs = pairs_of(reference_policy="start", length_handling=length_handling, window_size=2, beta=beta)
+    model._remember_scores()  # of all episodes, as these pairs are drawn anew
+    model.policy.optimizer.zero_grad()
+    figures = model._accumulate_pairs(pairs)
+    assert figures["loss"] == pytest.approx(np.log(2.0), abs=1e-5)  # policy and reference are one
     for _ in range(20):
-        figures = model._accumulate_pairs(pairs)
         model.policy.optimizer.step()
         model.policy.optimizer.zero_grad()
-    assert figures["loss"] < 0.6 and figures["preference_accuracy"] > 0.7
+        figures = model._accumulate_pairs(pairs)
+    assert figures["loss"] < 0.65 and figures["preference_accuracy"] > 0.7
+
+
+def test_against_the_policy_that_sampled_a_step_makes_successes_likelier_than_failures():
+    model, pairs = pairs_of()
+    model.policy.optimizer.zero_grad()
+    assert model._accumulate_pairs(pairs)["loss"] == pytest.approx(np.log(2.0))
+    model.policy.optimizer.step()
+    gains = []
+    for pair in pairs:
+        for episode in pair:
+            samples = model.rollout_buffer.samples(np.array(episode.rows))
+            with th.no_grad():
+                gains.append((model._evaluate(samples)[1] - samples.old_log_prob).sum().item())
+    assert np.mean(gains[::2]) > np.mean(gains[1::2])
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "kwargs"),
+    [(TokenRLOO, {}), (TPO, {}), (TPO, {"reference_policy": "start", "length_handling": "mean"})],
+)
+def test_objectives_without_a_ratio_take_one_step_per_roll_out_in_bounded_batches(algorithm, kwargs):
+    model = make_model(algorithm, group_size=8, n_groups=4, micro_batch_size=7, **kwargs)
+    steps, sizes, learned = [], [], []
+    step, evaluate = model.policy.optimizer.step, model.policy.evaluate_actions
+    model.policy.optimizer.step = lambda *args: (steps.append(1), step(*args))
+
+    def watch(observations, actions):
+        sizes.append(len(observations["proprio"]))
+        learned.append(len(actions) if th.is_grad_enabled() else 0)
+        return evaluate(observations, actions)
+
+    model.policy.evaluate_actions = watch
+    model.learn(1)
+    assert len(steps) == 1 and max(sizes) == 7 and len(sizes) > 3
+    # every decision that says something is in that one step, once
+    if algorithm is TokenRLOO:
+        assert sum(learned) == len(model._rows)
+
+
+def test_the_one_step_has_the_gradient_of_the_whole_roll_out():
+    model = make_model(TokenRLOO, group_size=8, n_groups=4, micro_batch_size=7, max_grad_norm=1e9, learning_rate=0.0)
+    gradients = {}
+    model.policy.optimizer.step = lambda: gradients.update(
+        {name: p.grad.clone() for name, p in model.policy.named_parameters() if p.grad is not None}
+    )
+    model.learn(1)
+    samples = model.rollout_buffer.samples(model._rows)
+    model.policy.optimizer.zero_grad()
+    log_prob = model._evaluate(samples)[1].sum(dim=1)
+    (-(samples.advantages * log_prob).mean()).backward()
+    assert len(samples.actions) > 7 and gradients
+    for name, p in model.policy.named_parameters():
+        if name in gradients:
+            th.testing.assert_close(gradients[name], p.grad, atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "keyword"),
+    [(TokenRLOO, "batch_size"), (TokenRLOO, "n_epochs"), (TPO, "pairs_per_step"), (TPO, "n_epochs")],
+)
+def test_keywords_without_a_meaning_are_refused_with_the_reason(algorithm, keyword):
+    with pytest.raises(
+        RemovedKeywordError, match=rf"{algorithm.__name__} has no {keyword}: it takes one gradient step per roll-out"
+    ):
+        make_model(algorithm, **{keyword: 4})
+    with pytest.raises(TypeError, match=f"{algorithm.__name__} has no keyword 'nonsense'"):
+        make_model(algorithm, nonsense=4)
 
 
 @pytest.mark.parametrize("algorithm", [TokenGRPO, TokenRLOO])
 def test_a_step_makes_better_episodes_likelier(algorithm):
-    model = make_model(algorithm, n_groups=4, group_size=8, batch_size=10_000, learning_rate=1e-3)
+    kwargs = {"batch_size": 10_000} if algorithm is TokenGRPO else {}
+    model = make_model(algorithm, n_groups=4, group_size=8, learning_rate=1e-3, **kwargs)
     model.learn(1)
     buffer = model.rollout_buffer
     samples = buffer.samples(model._rows)
@@ -365,6 +440,10 @@ def test_wrong_arguments_are_named():
         make_model(checkpoint_interval=0)
     with pytest.raises(UnknownNameError, match=r"reference_policy 'begin'.*behaviour, start"):
         make_model(TPO, reference_policy="begin")
+    with pytest.raises(UnknownNameError, match=r"length_handling 'median'.*sum, mean, windows"):
+        make_model(TPO, length_handling="median")
+    with pytest.raises(ValueError, match="window_size is 0; expected at least 1 decision"):
+        make_model(TPO, window_size=0)
     with pytest.raises(ValueError, match=r"2 groups of 4 episodes cannot be shared evenly by 3 environments"):
         make_model(n_envs=3)
 
