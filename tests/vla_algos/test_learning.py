@@ -55,8 +55,8 @@ def start(tmp_path_factory, demonstrations):
         (TokenPPO, {**PPO, "ratio_level": "token", "n_epochs": 4}),
         (TokenPPO, {**PPO, "ratio_level": "token", "n_epochs": 4, "policy_kwargs": {"detach_value": True}}),
         (TokenGRPO, {**GROUPS, "n_epochs": 4}),
-        (TokenRLOO, {**GROUPS, "batch_size": 32, "timesteps": 6144}),
-        (TPO, {**GROUPS, "n_epochs": 2, "learning_rate": 1e-4, "timesteps": 6144}),
+        (TokenRLOO, {**GROUPS, "learning_rate": 1e-3, "timesteps": 6144}),
+        (TPO, {**GROUPS, "learning_rate": 1e-3, "timesteps": 6144}),
     ],
     ids=["ppo-action", "ppo-token", "ppo-detached", "grpo", "rloo", "tpo"],
 )
