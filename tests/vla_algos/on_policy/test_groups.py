@@ -307,7 +307,7 @@ def test_preference_learning_separates_the_pairs_it_is_shown(length_handling):
     model.policy.optimizer.zero_grad()
     figures = model._accumulate_pairs(pairs)
     assert figures["loss"] == pytest.approx(np.log(2.0), abs=1e-5)  # policy and reference are one
-    for _ in range(20):
+    for _ in range(10):
         model.policy.optimizer.step()
         model.policy.optimizer.zero_grad()
         figures = model._accumulate_pairs(pairs)
