@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -170,11 +170,15 @@ class SB3VecEnv(VecEnv):
         return [wanted in names[i] for i in self._get_indices(indices)]
 
 
-def _row(observations: Any, index: int) -> Any:
-    """A copy of one environment's observation."""
-    if isinstance(observations, dict):
-        return {name: array[index].copy() for name, array in observations.items()}
-    return observations[index].copy()
+def is_broken(info: Mapping[str, Any]) -> bool:
+    """
+    Whether an episode was ended by what no policy did: its physics diverged, or its worker had to be restarted.
+
+    Such an end is neither a failure nor a time limit.
+
+    :param info: of the step that ended the episode
+    """
+    return bool(info.get("unstable") or info.get("worker_restarted"))
 
 
 def info_of(infos: dict[str, Any], index: int) -> dict[str, Any]:
@@ -192,3 +196,10 @@ def info_of(infos: dict[str, Any], index: int) -> dict[str, Any]:
         if not is_mask and (mask is None or mask[index]):
             info[name] = info_of(values, index) if isinstance(values, dict) else values[index]
     return info
+
+
+def _row(observations: Any, index: int) -> Any:
+    """A copy of one environment's observation."""
+    if isinstance(observations, dict):
+        return {name: array[index].copy() for name, array in observations.items()}
+    return observations[index].copy()

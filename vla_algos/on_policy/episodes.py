@@ -24,7 +24,7 @@ class SampledEpisode:
     :param rows: its decisions, as rows of an :class:`EpisodeBuffer`
     :param rewards: reward of each decision
     :param is_success: what ``info["is_success"]`` said at its end
-    :param is_broken: whether its physics diverged or its worker was lost, so that its end says nothing
+    :param is_broken: whether its physics diverged or its worker was restarted, so that its end says nothing
     """
 
     group: int

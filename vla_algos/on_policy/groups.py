@@ -15,6 +15,7 @@ from stable_baselines3.common.utils import obs_as_tensor
 from stable_baselines3.common.vec_env import VecEnv
 
 from vla_algos.common.type_aliases import TokenRolloutBufferSamples
+from vla_algos.common.vec_env import is_broken
 from vla_algos.errors import RemovedKeywordError
 from vla_algos.on_policy.algorithm import TokenOnPolicyAlgorithm
 from vla_algos.on_policy.episodes import EpisodeBuffer, SampledEpisode, has_spread
@@ -24,8 +25,6 @@ ONE_STEP = (
     "sampled them. Leave the keyword out; micro_batch_size bounds the memory of the step."
 )
 """Why algorithms without a ratio take no keyword for minibatches or epochs."""
-BROKEN = ("unstable", "worker_restarted")
-"""Infos of the last step that make an episode's outcome meaningless: physics that diverged, a worker that was lost."""
 
 
 class GroupAlgorithm(TokenOnPolicyAlgorithm):
@@ -150,7 +149,7 @@ class GroupAlgorithm(TokenOnPolicyAlgorithm):
             for episode, done, info in zip(going, dones, infos, strict=True):
                 if done:
                     episode.is_success = bool(info.get("is_success", False))
-                    episode.is_broken = any(info.get(name, False) for name in BROKEN)
+                    episode.is_broken = is_broken(info)
             running = running[~dones]
         self.rollout_buffer.episodes += episodes
         return True

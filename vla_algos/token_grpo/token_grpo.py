@@ -148,8 +148,6 @@ class TokenGRPO(GroupAdvantageAlgorithm):
                 f"clip_range_high is {self.clip_range_high}; expected a number above 0, or None for clip_range."
             )
         super()._setup_model()
-        if self.clip_range_high is not None:
-            self.clip_range_high = FloatSchedule(self.clip_range_high)
 
     def _advantages(self, returns: np.ndarray) -> np.ndarray:
         advantages = returns - returns.mean()
@@ -165,5 +163,5 @@ class TokenGRPO(GroupAdvantageAlgorithm):
             self.clip_range(progress),  # type: ignore[operator]
             self.ratio_level,
             n_ratios,
-            None if self.clip_range_high is None else self.clip_range_high(progress),  # type: ignore[operator]
+            None if self.clip_range_high is None else FloatSchedule(self.clip_range_high)(progress),
         )
