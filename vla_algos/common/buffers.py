@@ -11,16 +11,19 @@ from stable_baselines3.common.buffers import DictRolloutBuffer
 from stable_baselines3.common.vec_env import VecNormalize
 
 from vla_algos.common.type_aliases import TokenRolloutBufferSamples
+from vla_algos.common.vec_env import is_broken
 from vla_gym.tasks.registry import COMMAND_DIM
 
 
 def mask_unexecuted(mask: np.ndarray, info: Mapping[str, Any]) -> None:
     """
-    Set a token's mask to False where its command was not executed.
+    Set a token's mask to False where its command was not executed, or where the episode broke.
 
     :param mask: of one action, (A,) bool, changed in place
     :param info: of the step; ``executed_steps``: commands executed (missing: all)
     """
+    if is_broken(info):
+        mask[:] = False
     executed_steps = info.get("executed_steps")
     if executed_steps is not None:
         mask[COMMAND_DIM * int(executed_steps) :] = False
@@ -34,6 +37,10 @@ class TokenRolloutBuffer(DictRolloutBuffer):
     for the tokens of commands that were not executed (see :meth:`mark_executed`); actions are handed back as int64, not
     as float32; ``memory`` holds what the policy computed and training can use again (see :meth:`remember`). Advantages
     are the parent's: GAE on environment steps, one number for all tokens of an action.
+
+    The decision in which an episode breaks (``is_broken``) is not learned from: all its tokens are masked, and its
+    reward becomes the value at sampling time. So its advantage is 0, and the decisions before it look ahead to the last
+    state that a policy was in, not to an end that says nothing.
     """
 
     token_mask: np.ndarray
@@ -46,6 +53,7 @@ class TokenRolloutBuffer(DictRolloutBuffer):
         self.log_probs = np.zeros(shape, dtype=np.float32)
         self.token_mask = np.ones(shape, dtype=bool)
         self.memory = {}
+        self._broken: list[int] = []
 
     def mark_executed(self, infos: Sequence[dict[str, Any]]) -> None:
         """
@@ -53,6 +61,7 @@ class TokenRolloutBuffer(DictRolloutBuffer):
 
         :param infos: the step's info of each environment; ``executed_steps``: commands executed (missing: all)
         """
+        self._broken = [i for i, info in enumerate(infos) if is_broken(info)]
         for env_index, info in enumerate(infos):
             mask_unexecuted(self.token_mask[self.pos, env_index], info)
 
@@ -66,6 +75,36 @@ class TokenRolloutBuffer(DictRolloutBuffer):
             if name not in self.memory:
                 self.memory[name] = th.empty((self.buffer_size, *tensor.shape), dtype=tensor.dtype)
             self.memory[name][self.pos] = tensor.detach()
+
+    def add(  # type: ignore[override]
+        self,
+        obs: dict[str, np.ndarray],
+        action: np.ndarray,
+        reward: np.ndarray,
+        episode_start: np.ndarray,
+        value: th.Tensor,
+        log_prob: th.Tensor,
+    ) -> None:
+        """
+        Store the step in progress.
+
+        :param obs: per key (N, ...)
+        :param action: (N, A)
+        :param reward: (N,), with what a time limit adds to it; not changed
+        :param episode_start: (N,) bool
+        :param value: at sampling time, (N,) or (N, 1)
+        :param log_prob: at sampling time, (N, A)
+        """
+        reward = np.array(reward, dtype=np.float32)
+        for i in self._broken:
+            reward[i] = value[i].item()
+        self._broken = []
+        super().add(obs, action, reward, episode_start, value, log_prob)
+
+    @property
+    def is_counted(self) -> np.ndarray:
+        """Which decisions are learned from: those with an executed token; (T, N) bool, flattened (T * N,)."""
+        return np.asarray(self.token_mask.any(axis=-1))
 
     def flatten(self) -> None:
         """Put all samples in one row, (T * N, ...), as minibatches need them; does nothing the second time."""

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from stable_baselines3.common.callbacks import BaseCallback
 
+from vla_algos.common.vec_env import is_broken
+
 
 @dataclass(frozen=True)
 class RolloutRecord:
@@ -25,7 +27,7 @@ class RolloutRecord:
 
 
 class RolloutHistoryCallback(BaseCallback):
-    """Keeps one :class:`RolloutRecord` per roll-out in ``history``."""
+    """Keeps one :class:`RolloutRecord` per roll-out in ``history``; broken episodes are left out."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -37,7 +39,7 @@ class RolloutHistoryCallback(BaseCallback):
 
     def _on_step(self) -> bool:
         for info in self.locals["infos"]:
-            if "episode" in info:
+            if "episode" in info and not is_broken(info):
                 self._successes.append(bool(info.get("is_success", False)))
                 self._lengths.append(float(info["episode"]["l"]))
         return True

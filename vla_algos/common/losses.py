@@ -217,7 +217,7 @@ def clipped_value_loss(
     old_values: th.Tensor,
     returns: th.Tensor,
     clip_range_vf: float | None = None,
-    normalizer: float | None = None,
+    normalizer: th.Tensor | float | None = None,
 ) -> th.Tensor:
     """
     Squared error of the values, optionally held near their old ones.

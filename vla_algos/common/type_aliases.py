@@ -36,6 +36,11 @@ class TokenRolloutBufferSamples(NamedTuple):
     token_mask: th.Tensor
     memory: TensorDict
 
+    @property
+    def is_counted(self) -> th.Tensor:
+        """Which decisions are learned from: those with an executed token; (B,) bool."""
+        return self.token_mask.any(dim=1)
+
     def split(self, size: int | None) -> Iterator[TokenRolloutBufferSamples]:
         """
         Consecutive parts, in order.

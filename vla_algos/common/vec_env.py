@@ -21,6 +21,8 @@ class SB3VecEnv(VecEnv):
     need, which store a batch right after the step that followed it, and copy it then. Code that keeps batches longer
     makes its vector environment with ``copy=True``.
 
+    ``info["TimeLimit.truncated"]``, by which SB3 bootstraps, is not set where an episode is broken (:func:`is_broken`).
+
     :param venv: vector environment that resets in the step that ends an episode, wrappers around it included
     :raises ValueError: if it resets otherwise
     """
@@ -98,7 +100,9 @@ class SB3VecEnv(VecEnv):
                 if "episode" in info:  # figures of the episode that ended, from Gymnasium's RecordEpisodeStatistics
                     ended["episode"] = info.pop("episode")
                 self.reset_infos[i], info = info, ended
-            info["TimeLimit.truncated"] = bool(truncations[i] and not terminations[i])
+            # a broken episode ends in a state that no policy was in, whose value says nothing
+            is_at_limit = truncations[i] and not terminations[i] and not is_broken(info)
+            info["TimeLimit.truncated"] = bool(is_at_limit)
             infos.append(info)
         self._last_infos = infos
         return observations, rewards.astype(np.float32), dones, infos

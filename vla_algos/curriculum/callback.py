@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from stable_baselines3.common.callbacks import BaseCallback
 
+from vla_algos.common.vec_env import is_broken
 from vla_algos.curriculum.sampler import SuccessSampler
 
 
@@ -13,9 +14,9 @@ class CurriculumCallback(BaseCallback):
 
     Works with every algorithm and vector environment of SB3 whose environments have ``set_start_weights`` and report
     ``task_id``, ``init_state_id`` and ``is_success`` in the info of the step that ends an episode. Weights go out when
-    training starts and then at the ends of roll-outs; also when an environment has been restarted, whose broken episode
-    is not counted; neither is an episode from a start that the sampler does not have, such as those
-    under way when training starts.
+    training starts and then at the ends of roll-outs; also when an environment has been restarted. Not counted are
+    broken episodes (physics that diverged, a worker that was restarted), and those from a start that the sampler does
+    not have, such as those under way when training starts.
 
     The sampler becomes ``model.success_sampler``, so that ``model.save`` keeps it: a run goes on with
     ``CurriculumCallback(model.success_sampler)``.
@@ -51,8 +52,8 @@ class CurriculumCallback(BaseCallback):
         for done, info in zip(self.locals["dones"], self.locals["infos"], strict=True):
             if not done:
                 continue
-            if info.get("worker_restarted"):
-                is_restarted = True
+            if is_broken(info):
+                is_restarted |= bool(info.get("worker_restarted"))
                 continue
             start = (int(info["task_id"]), int(info["init_state_id"]))
             if start in self.sampler:

@@ -22,6 +22,7 @@ from vla_algos.common.devices import computes_in_bf16
 from vla_algos.common.divergence import SkippedUpdates
 from vla_algos.common.losses import PolicyLoss, kl_estimate, masked_mean, ratio_mask, token_ppo_loss
 from vla_algos.common.type_aliases import RatioLevel, TokenRolloutBufferSamples, UseBF16
+from vla_algos.common.vec_env import is_broken
 from vla_algos.errors import SpaceError
 from vla_algos.on_policy.loop import ResumableAlgorithm
 from vla_algos.policies import VLAPolicy
@@ -155,6 +156,11 @@ class TokenOnPolicyAlgorithm(ResumableAlgorithm):
         """Whether the policy that the run started from is part of the loss."""
         return self.kl_coef > 0.0
 
+    def _update_info_buffer(self, infos: list[dict[str, Any]], dones: np.ndarray | None = None) -> None:
+        # a broken episode is no failure, so it does not count in the success rate
+        whole = [{**info, "is_success": None} if is_broken(info) else info for info in infos]
+        super()._update_info_buffer(whole, dones)
+
     def train(self) -> None:
         """Update the policy from the current roll-out, and save the run if it is time to."""
         start = time.perf_counter()
@@ -165,6 +171,8 @@ class TokenOnPolicyAlgorithm(ResumableAlgorithm):
         self._update_learning_rate(self.policy.optimizer)
         history = self._update()
         for name, figures in history.items():
+            if not figures:
+                continue
             # before the first step the two policies are one, and any deviation is an error of decoding or scoring
             self.logger.record(f"train/{name}", figures[0] if name == "ratio_deviation" else float(np.mean(figures)))
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
@@ -200,9 +208,10 @@ class TokenOnPolicyAlgorithm(ResumableAlgorithm):
 
     def _accumulate_gradients(self, minibatch: TokenRolloutBufferSamples) -> dict[str, float]:
         """Backward passes over the micro-batches, whose losses are weighted to add up to that of the minibatch."""
-        n_samples = len(minibatch.actions)
-        n_tokens = minibatch.token_mask.sum()
-        n_ratios = ratio_mask(minibatch.token_mask, self.ratio_level).sum()
+        n_samples = minibatch.is_counted.sum().clamp(min=1)
+        # a small minibatch may hold nothing but broken decisions
+        n_tokens = minibatch.token_mask.sum().clamp(min=1)
+        n_ratios = ratio_mask(minibatch.token_mask, self.ratio_level).sum().clamp(min=1)
         figures: dict[str, float] = defaultdict(float)
         for part in minibatch.split(self.micro_batch_size):
             values, log_probs, entropy = self._evaluate(part)
@@ -234,7 +243,7 @@ class TokenOnPolicyAlgorithm(ResumableAlgorithm):
             log_probs, part.old_log_prob, part.advantages, part.token_mask, clip_range, self.ratio_level, n_ratios
         )
 
-    def _value_loss(self, part: TokenRolloutBufferSamples, values: th.Tensor, n_samples: int) -> th.Tensor | None:
+    def _value_loss(self, part: TokenRolloutBufferSamples, values: th.Tensor, n_samples: th.Tensor) -> th.Tensor | None:
         """Share of a micro-batch in the value loss of ``n_samples``; None where values are not learned with it."""
         return None
 

@@ -179,8 +179,10 @@ class TokenPPO(TokenOnPolicyAlgorithm):
         self.logger.record("train/value_learning_rate", current)
 
     def _update(self) -> dict[str, list[float]]:
-        values, returns = self.rollout_buffer.values.flatten(), self.rollout_buffer.returns.flatten()
-        self.logger.record("train/explained_variance", explained_variance(values, returns))
+        is_counted = self.rollout_buffer.is_counted
+        values, returns = self.rollout_buffer.values[is_counted], self.rollout_buffer.returns[is_counted]
+        if len(values):
+            self.logger.record("train/explained_variance", explained_variance(values, returns))
         self.logger.record("train/is_critic_warmup", int(self._is_warmup))
         self.logger.record("train/clip_range", self.clip_range(self._current_progress_remaining))  # type: ignore[operator]
         if self._current_clip_range_vf is not None:
@@ -200,8 +202,11 @@ class TokenPPO(TokenOnPolicyAlgorithm):
         """Passes over what a critic of its own read; returns the loss of each minibatch."""
         buffer, policy = self.rollout_buffer, self.policy
         buffer.flatten()
-        inputs = buffer.memory[CRITIC_INPUTS].to(self.device).float()
-        old_values, returns = (buffer.to_torch(array).flatten() for array in (buffer.values, buffer.returns))
+        is_counted = buffer.is_counted
+        inputs = buffer.memory[CRITIC_INPUTS][th.from_numpy(is_counted)].to(self.device).float()
+        old_values, returns = (buffer.to_torch(array[is_counted]) for array in (buffer.values, buffer.returns))
+        if not len(inputs):
+            return []
         if policy.critic is not None:
             policy.critic.observe(inputs)
         losses = []
@@ -229,14 +234,20 @@ class TokenPPO(TokenOnPolicyAlgorithm):
     def _accumulate_value_gradients(self, minibatch: TokenRolloutBufferSamples) -> dict[str, float]:
         figures: dict[str, float] = defaultdict(float)
         for part in minibatch.split(self.micro_batch_size):
-            loss = self._clipped_value_loss(part, self._predict_values(part), len(minibatch.actions))
+            n_samples = minibatch.is_counted.sum().clamp(min=1)
+            loss = self._clipped_value_loss(part, self._predict_values(part), n_samples)
             (self.vf_coef * loss).backward()
             figures["value_loss"] += loss.item()
             figures["loss"] += self.vf_coef * loss.item()
         return figures
 
-    def _value_loss(self, part: TokenRolloutBufferSamples, values: th.Tensor, n_samples: int) -> th.Tensor | None:
+    def _value_loss(self, part: TokenRolloutBufferSamples, values: th.Tensor, n_samples: th.Tensor) -> th.Tensor | None:
         return None if self.policy.has_own_critic else self._clipped_value_loss(part, values, n_samples)
 
-    def _clipped_value_loss(self, part: TokenRolloutBufferSamples, values: th.Tensor, n_samples: int) -> th.Tensor:
-        return clipped_value_loss(values, part.old_values, part.returns, self._current_clip_range_vf, n_samples)
+    def _clipped_value_loss(
+        self, part: TokenRolloutBufferSamples, values: th.Tensor, n_samples: th.Tensor
+    ) -> th.Tensor:
+        rows = part.is_counted
+        return clipped_value_loss(
+            values[rows], part.old_values[rows], part.returns[rows], self._current_clip_range_vf, n_samples
+        )

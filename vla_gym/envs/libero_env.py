@@ -17,7 +17,7 @@ from vla_gym.envs.starts import Starts
 from vla_gym.errors import InvalidActionError, UnknownNameError
 from vla_gym.instructions import INSTRUCTION_BYTES, encode_instruction
 from vla_gym.sim.bundle import SceneBundle, load_bundles
-from vla_gym.sim.core import PHYSICS, SimCore
+from vla_gym.sim.core import PHYSICS, SimCore, View
 from vla_gym.sim.fixtures import sample_fixture_poses
 from vla_gym.sim.render import CameraRenderer
 from vla_gym.tasks.registry import (
@@ -65,7 +65,8 @@ class LiberoEnv(gym.Env[Observation, Any]):
     ===== ================================== === === ====================
 
     Reward: 1.0 on the step that reaches the goal, else 0.0. Terminated: success. Truncated: the suite's horizon
-    (control steps at 20 Hz, settle steps not counted) or physics that diverged (``info["unstable"]``).
+    (control steps at 20 Hz, settle steps not counted) or physics that diverged (``info["unstable"]``); what is seen
+    then, and what ``render`` shows, is the last observation before, as the state itself may not be finite.
 
     ``info``: ``is_success``, ``task_id``, ``init_state_id``, ``instruction``, ``assets`` (name of the asset pack),
     ``executed_steps`` (commands of the chunk that were carried out), ``unstable``.
@@ -161,6 +162,9 @@ class LiberoEnv(gym.Env[Observation, Any]):
         self._task_id = self.task_ids[0]
         self._init_state_id = self.init_state_ids[0]
         self._elapsed_steps = 0
+        self._last_observation: Observation = {}
+        # what there was to see before the physics diverged; None: it has not
+        self._last_view: View | None = None
 
         self.observation_space: spaces.Dict = spaces.Dict(  # type: ignore[assignment]
             {
@@ -226,6 +230,7 @@ class LiberoEnv(gym.Env[Observation, Any]):
 
     def _start(self, task_id: int, init_state_id: int) -> None:
         self._task_id, self._init_state_id, self._elapsed_steps = task_id, init_state_id, 0
+        self._last_view = None
         bundle = self.bundle
         core = self._enter_scene()
         if self.randomize_fixtures:
@@ -331,6 +336,7 @@ class LiberoEnv(gym.Env[Observation, Any]):
         """
         commands = self._commands(action)
         core = self.core
+        view = self._view().copy()
         success = truncated = unstable = False
         executed_steps = 0
         for command in commands:
@@ -342,6 +348,7 @@ class LiberoEnv(gym.Env[Observation, Any]):
             truncated = unstable or (not success and self._elapsed_steps >= self.suite.horizon)
             if success or truncated:
                 break
+        self._last_view = view if unstable else None
         info = self._info() | {"is_success": success, "executed_steps": executed_steps, "unstable": unstable}
         return self._observation(), float(success), success, truncated, info
 
@@ -373,6 +380,7 @@ class LiberoEnv(gym.Env[Observation, Any]):
                 f"State of shape {array.shape}; expected ({self.core.state_size},) finite numbers: time, qpos, qvel."
             )
         self.core.set_state(array)
+        self._last_view = None
 
     def is_success(self) -> bool:
         """Whether the goal holds in the current state."""
@@ -388,7 +396,10 @@ class LiberoEnv(gym.Env[Observation, Any]):
             return None
         if self._renderer is None:
             raise gym.error.ResetNeeded("Call reset() before render().")
-        return self._renderer.render(CAMERAS["agentview"], self.core.view())
+        return self._renderer.render(CAMERAS["agentview"], self._view())
+
+    def _view(self) -> View:
+        return self.core.view() if self._last_view is None else self._last_view
 
     def close(self) -> None:
         """Free the renderer."""
@@ -402,8 +413,15 @@ class LiberoEnv(gym.Env[Observation, Any]):
             self._renderer = None
 
     def _observation(self) -> Observation:
+        """What is seen now, or was seen last before the physics diverged; nothing else holds these arrays."""
+        if self._last_view is None:
+            self._last_observation = self._observe()
+        return {name: array.copy() for name, array in self._last_observation.items()}
+
+    def _observe(self) -> Observation:
         observation: Observation = {
-            "proprio": np.clip(self.core.proprio(), -PROPRIO_LIMIT, PROPRIO_LIMIT),
+            # unlike np.clip, these replace NaN too
+            "proprio": np.fmin(np.fmax(self.core.proprio(), -PROPRIO_LIMIT), PROPRIO_LIMIT),
             "instruction": encode_instruction(self.bundle.task.instruction),
         }
         if self._privileged is not None:

@@ -51,6 +51,10 @@ class View:
     body_quat: Float64Array
     site_rgba: Float64Array
 
+    def copy(self) -> View:
+        """The same view, which the simulation does not change any more."""
+        return View(self.qpos.copy(), self.body_pos.copy(), self.body_quat.copy(), self.site_rgba.copy())
+
 
 class Sensed(NamedTuple):
     """

@@ -163,9 +163,22 @@ def test_a_restarted_worker_is_an_episode_cut_short() -> None:
     actions = np.zeros((2, 7), dtype=int)
     actions[1, 2] = 1
     _, rewards, dones, infos = env.step(actions)
-    assert rewards[1] == 0 and dones[1] and infos[1]["TimeLimit.truncated"] and infos[1]["worker_restarted"]
+    assert rewards[1] == 0 and dones[1] and infos[1]["worker_restarted"]
+    assert not infos[1]["TimeLimit.truncated"], "the end of a broken episode is no state to bootstrap from"
     assert infos[1]["terminal_observation"]["proprio"][0] == 0
     env.close()
+
+
+def test_diverged_physics_is_no_time_limit() -> None:
+    class Unstable(ToyLiberoEnv):
+        def step(self, action: Any) -> Any:
+            observation, reward, *_, info = super().step(action)
+            return observation, reward, False, True, {**info, "unstable": self.horizon > 1}
+
+    env = make("sync", [partial(Unstable, horizon=horizon) for horizon in (1, 5)])
+    env.reset()
+    _, _, dones, infos = env.step(np.zeros((2, 7), dtype=int))
+    assert dones.all() and [info["TimeLimit.truncated"] for info in infos] == [True, False]
 
 
 def test_the_registered_environment_trains() -> None:

@@ -21,11 +21,11 @@ TOY = partial(ToyLiberoEnv, image_size=36, horizon=1)
 
 
 class ListeningEnv(ToyLiberoEnv):
-    """Keeps the weights that it is sent, and reports a restart in the steps given (counted from 1)."""
+    """Keeps the weights it is sent, reports restarts and diverged physics in the steps given (counted from 1)."""
 
-    def __init__(self, restarts=(), horizon=1):
+    def __init__(self, restarts=(), horizon=1, unstable=()):
         super().__init__(image_size=36, horizon=horizon)
-        self.restarts = restarts
+        self.restarts, self.unstable = restarts, unstable
         self.sent = []
         self.steps = 0
 
@@ -38,6 +38,7 @@ class ListeningEnv(ToyLiberoEnv):
         self.steps += 1
         if self.steps in self.restarts:
             info["worker_restarted"] = True
+        info["unstable"] = self.steps in self.unstable
         return *rest, info
 
 
@@ -128,6 +129,15 @@ def test_weights_are_sent_again_after_a_restart_and_the_broken_episode_is_not_co
     model.learn(16, callback=CurriculumCallback(sampler))
     assert sampler.n_episodes == 15
     assert [len(env.sent) for env in envs] == [3, 3]
+
+
+def test_an_episode_whose_physics_diverged_is_not_counted():
+    envs = [ListeningEnv(unstable=(2, 5)), ListeningEnv()]
+    sampler = SuccessSampler(STARTS)
+    model = ppo(DummyVecEnv([lambda env=env: env for env in envs]))
+    model.learn(16, callback=CurriculumCallback(sampler))
+    assert sampler.n_episodes == 14
+    assert [len(env.sent) for env in envs] == [2, 2], "nothing has forgotten its weights"
 
 
 def test_episodes_of_starts_that_are_not_the_samplers_do_not_count():

@@ -406,6 +406,7 @@ def test_episodes_of_broken_environments_say_nothing(algorithm, name):
     before, keep = {key: p.detach().clone() for key, p in model.policy.named_parameters()}, Keep()
     model.learn(1, callback=keep)
     assert model._groups() == [] and keep.figures["rollout/broken_episodes"] == 16
+    assert len(model.ep_success_buffer) == 0
     assert all(th.equal(p, before[key]) for key, p in model.policy.named_parameters())
 
 

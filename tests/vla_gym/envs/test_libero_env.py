@@ -199,15 +199,44 @@ def test_the_horizon_truncates_in_control_steps() -> None:
     assert executed[-1] == 300 - 4 * 64
 
 
-def test_diverged_physics_truncates(env: LiberoEnv) -> None:
-    env.reset(seed=0)
+def diverge(env: LiberoEnv) -> None:
     state = env.get_state()
     state[1 + env.core.model.nq :] = 1e12
     env.set_state(state)
+
+
+def test_diverged_physics_truncates(env: LiberoEnv) -> None:
+    env.reset(seed=0)
+    diverge(env)
     _, reward, terminated, truncated, info = env.step(NO_MOTION)
     assert (reward, terminated, truncated, info["unstable"]) == (0.0, False, True, True)
     observation, info = env.reset(seed=0)
     assert not info["unstable"] and np.isfinite(observation["proprio"]).all()
+
+
+def test_what_is_seen_of_diverged_physics_is_the_last_observation_before() -> None:
+    env: LiberoEnv = make(  # type: ignore[assignment]
+        cameras=("agentview",), image_size=32, render_mode="rgb_array", render_quality="fast", privileged_obs=True
+    ).unwrapped
+    env.reset(options={"task_id": 8, "init_state_id": 0})
+    before, *_ = env.step(NO_MOTION)
+    expected = {name: array.copy() for name, array in before.items()}
+    picture = env.render()
+    for array in before.values():
+        array[:] = 0  # what was handed out is the caller's
+    diverge(env)
+    for _ in range(2):  # also for those who step on
+        # whatever the simulation shows now, it is not looked at
+        env.core.data.qpos[:] = np.nan
+        env.core._observed.qpos[:] = np.nan
+        after, _, _, truncated, info = env.step(NO_MOTION)
+        assert truncated and info["unstable"] and env.observation_space.contains(after)
+        assert all(np.array_equal(after[name], expected[name]) for name in expected)
+        if picture is not None:
+            assert env.render().shape == picture.shape
+    first, _ = env.reset(options={"task_id": 8, "init_state_id": 1})
+    assert not np.array_equal(first["proprio"], expected["proprio"])
+    env.close()
 
 
 def test_continuous_commands_equal_their_bins(env: LiberoEnv) -> None:
