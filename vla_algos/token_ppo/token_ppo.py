@@ -50,10 +50,14 @@ class TokenPPO(TokenOnPolicyAlgorithm):
     :param gae_lambda: lambda of GAE
     :param clip_range: of the ratio, a number or a function of the remaining progress
     :param clip_range_vf: of the value, likewise, in units of the return; None: no clipping
-    :param normalize_advantage: zero mean and unit standard deviation within a minibatch
+    :param normalize_advantage: zero mean and unit standard deviation over a roll-out
     :param ent_coef: weight of the mean entropy per token
     :param vf_coef: weight of the value loss
     :param max_grad_norm: gradients are scaled down to this norm
+    :param min_advantage_std: least standard deviation that normalised advantages are divided by, in units of the
+        reward; below it the actor's learning rate falls in proportion, too, as Adam does not mind how large gradients
+        are. Where no episode succeeds, advantages are nothing but errors of the critic, which must not pass for
+        lessons. Roll-outs with successes have 0.1 to 0.2 on LIBERO, and one success among 3,500 decisions makes 0.05
     :param value_learning_rate: of the critic, likewise; None: as the actor, and 1e-3 for a critic of its own
     :param kl_coef: weight of the mean KL per token to the policy that the run started from
     :param target_kl: ends a ``train`` call before the step at which the estimate per ratio exceeds 1.5 times this
@@ -95,6 +99,7 @@ class TokenPPO(TokenOnPolicyAlgorithm):
         vf_coef: float = 0.5,
         max_grad_norm: float = 1.0,
         *,
+        min_advantage_std: float = 0.05,
         value_learning_rate: float | Schedule | None = None,
         kl_coef: float = 0.0,
         target_kl: float | None = None,
@@ -117,6 +122,9 @@ class TokenPPO(TokenOnPolicyAlgorithm):
         self.value_learning_rate = value_learning_rate
         self.clip_range_vf = clip_range_vf
         self.normalize_advantage = normalize_advantage
+        self.min_advantage_std = min_advantage_std
+        # what is taken off advantages, and what they are divided by
+        self._advantage_scale = (0.0, 1.0)
         self.critic_warmup_iterations = critic_warmup_iterations
         self.critic_epochs = critic_epochs
         super().__init__(
@@ -152,6 +160,8 @@ class TokenPPO(TokenOnPolicyAlgorithm):
     def _setup_model(self) -> None:
         if self.critic_epochs < 1:
             raise ValueError(f"critic_epochs is {self.critic_epochs}; expected at least 1.")
+        if not 0.0 <= self.min_advantage_std < float("inf"):
+            raise ValueError(f"min_advantage_std is {self.min_advantage_std}; expected a number from 0 on.")
         super()._setup_model()
         if self.clip_range_vf is not None:
             self.clip_range_vf = FloatSchedule(self.clip_range_vf)
@@ -180,7 +190,8 @@ class TokenPPO(TokenOnPolicyAlgorithm):
 
     def _update(self) -> dict[str, list[float]]:
         is_counted = self.rollout_buffer.is_counted
-        values, returns = self.rollout_buffer.values[is_counted], self.rollout_buffer.returns[is_counted]
+        values = self.rollout_buffer.values[is_counted].flatten()
+        returns = self.rollout_buffer.returns[is_counted].flatten()
         if len(values):
             self.logger.record("train/explained_variance", explained_variance(values, returns))
         self.logger.record("train/is_critic_warmup", int(self._is_warmup))
@@ -192,11 +203,31 @@ class TokenPPO(TokenOnPolicyAlgorithm):
         if not (self._is_warmup and has_own_critic):
             if not self._is_warmup:
                 self._remember_reference()
+                self._measure_advantages()
             with self.policy.frozen_actor() if self._is_warmup else nullcontext():
                 history = self._run_epochs()
         if has_own_critic:
             history["value_loss"] = self._train_critic()
         return history
+
+    def _measure_advantages(self) -> None:
+        """Mean and standard deviation of the roll-out's advantages, of what is learned from alone."""
+        advantages = self.rollout_buffer.advantages[self.rollout_buffer.is_counted]
+        std = float(advantages.std(ddof=1)) if len(advantages) > 1 else 0.0
+        self.logger.record("train/advantage_std", std)
+        if not (self.normalize_advantage and len(advantages) > 1):
+            self._advantage_scale = (0.0, 1.0)
+            return
+        self._advantage_scale = (float(advantages.mean()), max(std, self.min_advantage_std, 1e-8))
+        if std < self.min_advantage_std:
+            self._slow_down_actor(std / self.min_advantage_std)
+
+    def _slow_down_actor(self, factor: float) -> None:
+        """Scale the learning rate of this update."""
+        for group in self.policy.optimizer.param_groups:
+            if group["name"] == "actor":
+                group["lr"] *= factor
+                self.logger.record("train/learning_rate", group["lr"])
 
     def _train_critic(self) -> list[float]:
         """Passes over what a critic of its own read; returns the loss of each minibatch."""
@@ -204,7 +235,9 @@ class TokenPPO(TokenOnPolicyAlgorithm):
         buffer.flatten()
         is_counted = buffer.is_counted
         inputs = buffer.memory[CRITIC_INPUTS][th.from_numpy(is_counted)].to(self.device).float()
-        old_values, returns = (buffer.to_torch(array[is_counted]) for array in (buffer.values, buffer.returns))
+        old_values, returns = (
+            buffer.to_torch(array[is_counted]).flatten() for array in (buffer.values, buffer.returns)
+        )
         if not len(inputs):
             return []
         if policy.critic is not None:
@@ -226,10 +259,8 @@ class TokenPPO(TokenOnPolicyAlgorithm):
     def _accumulate_gradients(self, minibatch: TokenRolloutBufferSamples) -> dict[str, float]:
         if self._is_warmup:
             return self._accumulate_value_gradients(minibatch)
-        advantages = minibatch.advantages
-        if self.normalize_advantage and len(advantages) > 1:
-            minibatch = minibatch._replace(advantages=(advantages - advantages.mean()) / (advantages.std() + 1e-8))
-        return super()._accumulate_gradients(minibatch)
+        mean, std = self._advantage_scale
+        return super()._accumulate_gradients(minibatch._replace(advantages=(minibatch.advantages - mean) / std))
 
     def _accumulate_value_gradients(self, minibatch: TokenRolloutBufferSamples) -> dict[str, float]:
         figures: dict[str, float] = defaultdict(float)
