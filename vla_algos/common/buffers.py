@@ -10,7 +10,7 @@ import torch as th
 from stable_baselines3.common.buffers import DictRolloutBuffer
 from stable_baselines3.common.vec_env import VecNormalize
 
-from vla_algos.common.type_aliases import TokenRolloutBufferSamples
+from vla_algos.common.type_aliases import TimeLimit, TokenRolloutBufferSamples
 from vla_algos.common.vec_env import is_broken
 from vla_gym.tasks.registry import COMMAND_DIM
 
@@ -45,6 +45,7 @@ class TokenRolloutBuffer(DictRolloutBuffer):
 
     token_mask: np.ndarray
     memory: dict[str, th.Tensor]
+    values_at_limit: list[float]
 
     def reset(self) -> None:
         """Forget everything stored."""
@@ -53,7 +54,10 @@ class TokenRolloutBuffer(DictRolloutBuffer):
         self.log_probs = np.zeros(shape, dtype=np.float32)
         self.token_mask = np.ones(shape, dtype=bool)
         self.memory = {}
+        self.values_at_limit: list[float] = []
         self._broken: list[int] = []
+        self._at_limit: dict[int, float] = {}
+        self._is_limit_terminal = False
 
     def mark_executed(self, infos: Sequence[dict[str, Any]]) -> None:
         """
@@ -64,6 +68,26 @@ class TokenRolloutBuffer(DictRolloutBuffer):
         self._broken = [i for i, info in enumerate(infos) if is_broken(info)]
         for env_index, info in enumerate(infos):
             mask_unexecuted(self.token_mask[self.pos, env_index], info)
+
+    def mark_limits(
+        self, infos: Sequence[dict[str, Any]], dones: np.ndarray, rewards: np.ndarray, time_limit: TimeLimit
+    ) -> None:
+        """
+        Note which episodes end at a time limit in the step in progress; to be called before its :meth:`add`.
+
+        What SB3 then adds to the reward, the discounted value behind the limit, goes to ``values_at_limit``.
+
+        :param infos: the step's info of each environment; ``TimeLimit.truncated`` (missing: False)
+        :param dones: whether an episode ends, (N,) bool
+        :param rewards: of the environment, (N,)
+        :param time_limit: "bootstrap": leave the value in the reward; "terminal": take it off again
+        """
+        self._is_limit_terminal = time_limit == "terminal"
+        self._at_limit = {
+            i: float(rewards[i])
+            for i, info in enumerate(infos)
+            if dones[i] and info.get("TimeLimit.truncated") and not is_broken(info)
+        }
 
     def remember(self, tensors: Mapping[str, th.Tensor]) -> None:
         """
@@ -96,9 +120,14 @@ class TokenRolloutBuffer(DictRolloutBuffer):
         :param log_prob: at sampling time, (N, A)
         """
         reward = np.array(reward, dtype=np.float32)
+        for i, earned in self._at_limit.items():
+            if self.gamma > 0.0:
+                self.values_at_limit.append((float(reward[i]) - earned) / self.gamma)
+            if self._is_limit_terminal:
+                reward[i] = earned
         for i in self._broken:
             reward[i] = value[i].item()
-        self._broken = []
+        self._broken, self._at_limit = [], {}
         super().add(obs, action, reward, episode_start, value, log_prob)
 
     @property

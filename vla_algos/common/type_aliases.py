@@ -9,8 +9,7 @@ import torch as th
 from stable_baselines3.common.type_aliases import TensorDict
 
 RatioLevel = Literal["token", "action"]
-UseBF16 = bool | Literal["auto"]
-"""Whether to compute under autocast to bfloat16; "auto": where the device has such arithmetic."""
+TimeLimit = Literal["bootstrap", "terminal"]
 
 
 class TokenRolloutBufferSamples(NamedTuple):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback, ProgressBarCallback
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 
@@ -32,13 +33,18 @@ class TokenRolloutCallback(BaseCallback):
         buffer, policy = self.locals.get("rollout_buffer"), self.model.policy
         assert isinstance(policy, VLAPolicy)
         if isinstance(buffer, TokenRolloutBuffer):
-            buffer.mark_executed(self.locals["infos"])
+            infos, dones, rewards = (self.locals[name] for name in ("infos", "dones", "rewards"))
+            buffer.mark_executed(infos)
+            buffer.mark_limits(infos, dones, rewards, getattr(self.model, "time_limit", "bootstrap"))
             buffer.remember(policy.memory)
         self._env_seconds += time.perf_counter() - policy.decoded_at
         self._decoding_seconds += policy.decoding_seconds
         return True
 
     def _on_rollout_end(self) -> None:
+        buffer = self.locals.get("rollout_buffer")
+        if isinstance(buffer, TokenRolloutBuffer) and buffer.values_at_limit:
+            self.logger.record("rollout/value_at_limit", float(np.mean(buffer.values_at_limit)))
         self.logger.record("time/rollout_seconds", time.perf_counter() - self._start)
         reward_seconds = _reward_seconds(self.training_env) - self._reward_seconds
         self.logger.record("time/env_seconds", self._env_seconds - reward_seconds)

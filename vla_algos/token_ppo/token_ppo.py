@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch as th
@@ -13,7 +13,8 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from stable_baselines3.common.utils import FloatSchedule, explained_variance
 
 from vla_algos.common.losses import clipped_value_loss
-from vla_algos.common.type_aliases import RatioLevel, TokenRolloutBufferSamples, UseBF16
+from vla_algos.common.type_aliases import RatioLevel, TimeLimit, TokenRolloutBufferSamples, UseBF16
+from vla_algos.errors import UnknownNameError
 from vla_algos.on_policy.algorithm import TokenOnPolicyAlgorithm
 from vla_algos.policies import VLAPolicy
 from vla_algos.policies.vla_policy import CRITIC_INPUTS
@@ -38,7 +39,7 @@ class TokenPPO(TokenOnPolicyAlgorithm):
     roll-out. Any other learns along with the actor, weighted by ``vf_coef``.
 
     Deviation from the released code: log-probabilities of the behaviour policy are those of sampling time, and time
-    limits are bootstrapped, not treated as terminal.
+    limits are bootstrapped, not treated as terminal, unless ``time_limit`` says so.
 
     :param policy: "VLAPolicy" or a subclass of it
     :param env: environment, vector environment or id
@@ -58,6 +59,10 @@ class TokenPPO(TokenOnPolicyAlgorithm):
         reward; below it the actor's learning rate falls in proportion, too, as Adam does not mind how large gradients
         are. Where no episode succeeds, advantages are nothing but errors of the critic, which must not pass for
         lessons. Roll-outs with successes have 0.1 to 0.2 on LIBERO, and one success among 3,500 decisions makes 0.05
+    :param time_limit: what the end of an episode at its time limit is worth: "bootstrap": the value of what is seen
+        there; "terminal": nothing. Where success counts only within the limit and the critic sees the clock
+        (``critic="privileged"``), "terminal" is what is asked for, and "bootstrap" feeds on the critic's own
+        extrapolation; watch ``rollout/value_at_limit``
     :param value_learning_rate: of the critic, likewise; None: as the actor, and 1e-3 for a critic of its own
     :param kl_coef: weight of the mean KL per token to the policy that the run started from
     :param target_kl: ends a ``train`` call before the step at which the estimate per ratio exceeds 1.5 times this
@@ -100,6 +105,7 @@ class TokenPPO(TokenOnPolicyAlgorithm):
         max_grad_norm: float = 1.0,
         *,
         min_advantage_std: float = 0.05,
+        time_limit: TimeLimit = "bootstrap",
         value_learning_rate: float | Schedule | None = None,
         kl_coef: float = 0.0,
         target_kl: float | None = None,
@@ -123,6 +129,7 @@ class TokenPPO(TokenOnPolicyAlgorithm):
         self.clip_range_vf = clip_range_vf
         self.normalize_advantage = normalize_advantage
         self.min_advantage_std = min_advantage_std
+        self.time_limit = time_limit
         # what is taken off advantages, and what they are divided by
         self._advantage_scale = (0.0, 1.0)
         self.critic_warmup_iterations = critic_warmup_iterations
@@ -162,6 +169,8 @@ class TokenPPO(TokenOnPolicyAlgorithm):
             raise ValueError(f"critic_epochs is {self.critic_epochs}; expected at least 1.")
         if not 0.0 <= self.min_advantage_std < float("inf"):
             raise ValueError(f"min_advantage_std is {self.min_advantage_std}; expected a number from 0 on.")
+        if self.time_limit not in get_args(TimeLimit):
+            raise UnknownNameError("time_limit", self.time_limit, get_args(TimeLimit))
         super()._setup_model()
         if self.clip_range_vf is not None:
             self.clip_range_vf = FloatSchedule(self.clip_range_vf)

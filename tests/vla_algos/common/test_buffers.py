@@ -96,3 +96,32 @@ def test_split_keeps_order_and_covers_all():
         assert th.equal(th.cat([getattr(p, name) for p in parts]), getattr(samples, name))
     assert th.equal(th.cat([p.observations["proprio"] for p in parts]), samples.observations["proprio"])
     assert [len(p.actions) for p in samples.split(None)] == [6]
+
+
+@pytest.mark.parametrize(("time_limit", "expected"), [("terminal", 0.86), ("bootstrap", 0.33)])
+def test_a_critic_that_feeds_on_its_own_value_at_the_limit_belittles_success(time_limit, expected):
+    """
+    Episodes of one decision, of which 14 % succeed: success is worth 0.86 more than what is to be expected.
+
+    The critic sees no difference between start and limit, and takes the mean return of each roll-out for its value:
+    with bootstrapping it comes to rest at V = 0.14 + 0.86 * 0.92 * V.
+    """
+    env, gamma, n_steps = ToyLiberoEnv(image_size=16), 0.92, 50
+    buffer = TokenRolloutBuffer(n_steps, env.observation_space, env.action_space, "cpu", gamma=gamma)
+    obs = {key: np.zeros((1, *space.shape), space.dtype) for key, space in env.observation_space.items()}
+    value = 0.0
+    for _ in range(30):
+        buffer.reset()
+        for step in range(n_steps):
+            is_success = step < 7
+            reward = np.array([float(is_success)], dtype=np.float32)
+            infos, dones = [{"TimeLimit.truncated": not is_success}], np.array([True])
+            buffer.mark_executed(infos)
+            buffer.mark_limits(infos, dones, reward, time_limit)
+            # as SB3 does it
+            with_value = reward if is_success else reward + np.float32(gamma * value)
+            buffer.add(obs, np.zeros((1, 7)), with_value, dones, th.tensor([value]), th.zeros(1, 7))
+        buffer.compute_returns_and_advantage(th.zeros(1), dones)
+        assert buffer.values_at_limit == pytest.approx([value] * 43, abs=1e-6)
+        advantage, value = buffer.advantages[0, 0], float(buffer.returns.mean())
+    assert advantage == pytest.approx(expected, abs=0.005)

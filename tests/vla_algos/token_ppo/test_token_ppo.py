@@ -108,8 +108,10 @@ def test_stored_observations_are_those_that_were_acted_on():
     assert compared == 32
 
 
-def test_time_limit_is_bootstrapped():
-    """Every episode lasts one step, so each reward is 1 (success) or gamma * V(terminal observation)."""
+@pytest.mark.parametrize("time_limit", ["bootstrap", "terminal"])
+def test_time_limits_are_worth_what_the_keyword_says(time_limit):
+    """Every episode lasts one step, so each reward is 1 (success), or what the limit is worth."""
+    values, logged = [], []
 
     def compare(model, buffer, infos):
         for step in range(buffer.buffer_size):
@@ -118,17 +120,21 @@ def test_time_limit_is_bootstrapped():
                 if info["is_success"]:
                     expected = 1.0
                 else:
+                    assert info["TimeLimit.truncated"]
                     obs, _ = model.policy.obs_to_tensor(info["terminal_observation"])
                     assert obs["proprio"][0, 0] == 1.0
-                    expected = 0.9 * model.policy.predict_values(obs).item()
-                    assert abs(expected) > 1e-4
+                    values.append(model.policy.predict_values(obs).item())
+                    assert abs(values[-1]) > 1e-4
+                    expected = 0.9 * values[-1] if time_limit == "bootstrap" else 0.0
                 assert buffer.rewards[step, i] == pytest.approx(expected, abs=1e-5)
                 # nothing flows over the end of an episode
                 advantage = buffer.rewards[step, i] - buffer.values[step, i]
                 assert buffer.advantages[step, i] == pytest.approx(advantage, abs=1e-5)
+        logged.append(model.logger.name_to_value["rollout/value_at_limit"])
 
     env = DummyVecEnv([partial(ToyLiberoEnv, horizon=1)] * 2)
-    make_model(env, gamma=0.9).learn(16, callback=OnRolloutEnd(compare))
+    make_model(env, gamma=0.9, time_limit=time_limit).learn(16, callback=OnRolloutEnd(compare))
+    assert len(values) > 4 and logged == [pytest.approx(np.mean(values), abs=1e-5)]
 
 
 def test_mask_holds_the_commands_that_ran(toy_vec_env):
@@ -324,6 +330,8 @@ def test_interrupted_save_keeps_the_earlier_file(tmp_path, toy_vec_env, monkeypa
 def test_wrong_arguments_are_named(toy_vec_env):
     with pytest.raises(ValueError, match=r"ratio_level 'step'. Valid: token, action"):
         make_model(toy_vec_env(1), ratio_level="step")
+    with pytest.raises(UnknownNameError, match=r"time_limit 'ignore'. Valid: bootstrap, terminal"):
+        make_model(toy_vec_env(1), time_limit="ignore")
     with pytest.raises(ValueError, match="Pass temperature to TokenPPO"):
         TokenPPO("VLAPolicy", toy_vec_env(1), policy_kwargs={"vla": "nano", "temperature": 1.0})
 
