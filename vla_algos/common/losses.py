@@ -85,6 +85,32 @@ def kl_estimate(log_ratio: th.Tensor, estimator: KLEstimator = "k3") -> th.Tenso
     raise UnknownNameError("estimator", estimator, get_args(KLEstimator))
 
 
+def exact_kl(
+    log_probs: th.Tensor,
+    reference_log_probs: th.Tensor,
+    token_mask: th.Tensor,
+    ratio_level: RatioLevel = "action",
+    normalizer: th.Tensor | float | None = None,
+) -> th.Tensor:
+    """
+    KL(policy, reference) of the distributions over the K bins in the place of each token, with its gradient.
+
+    The estimators of :func:`kl_estimate` have this value on average, but, taken as a loss on given samples, not this
+    gradient. What earlier tokens of an action are is taken as given.
+
+    :param log_probs: of the policy, (B, A, K) float32, nats
+    :param reference_log_probs: (B, A, K) float32, nats
+    :param token_mask: True for executed tokens, (B, A) bool
+    :param ratio_level: "token": mean over tokens; "action": mean over actions of the sum over their tokens
+    :param normalizer: number of ratios to average over; None: those of this batch
+    :return: scalar, nats
+    """
+    kl = (log_probs.exp() * (log_probs - reference_log_probs)).sum(dim=-1)
+    if ratio_level == "action":
+        kl = th.where(token_mask, kl, th.zeros_like(kl)).sum(dim=1, keepdim=True)
+    return masked_mean(kl, ratio_mask(token_mask, ratio_level), normalizer)
+
+
 def token_ppo_loss(
     log_probs: th.Tensor,
     old_log_probs: th.Tensor,

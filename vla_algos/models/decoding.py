@@ -30,6 +30,8 @@ class ScoredActions(NamedTuple):
     """(N, A) float32, nats, of the distribution of each token"""
     values: th.Tensor
     """(N,) float32; NaN for a model without value head"""
+    bin_log_probs: th.Tensor
+    """(N, A, 256) float32, nats, of every bin in the place of each token, after the given ones before it"""
 
 
 def choose(
@@ -44,7 +46,7 @@ def choose(
     :param generator: source of randomness, None for torch's default
     :return: indices (N,) int64 and their log-probabilities at that temperature (N,) float32
     """
-    log_probs = F.log_softmax(logits.float() / temperature, dim=-1)
+    log_probs = log_probs_of(logits, temperature)
     if deterministic:
         index = log_probs.argmax(-1, keepdim=True)
     else:
@@ -61,6 +63,27 @@ def score(logits: th.Tensor, index: th.Tensor, temperature: float) -> tuple[th.T
     :param temperature: divides the logits, above 0
     :return: log-probabilities and entropies, (...) float32, nats
     """
-    log_probs = F.log_softmax(logits.float() / temperature, dim=-1)
+    return look_up(log_probs_of(logits, temperature), index)
+
+
+def log_probs_of(logits: th.Tensor, temperature: float) -> th.Tensor:
+    """
+    Log-probabilities at a temperature.
+
+    :param logits: (..., K)
+    :param temperature: divides the logits, above 0
+    :return: (..., K) float32, nats
+    """
+    return F.log_softmax(logits.float() / temperature, dim=-1)
+
+
+def look_up(log_probs: th.Tensor, index: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+    """
+    Log-probability of given indices, and the entropy of their distribution.
+
+    :param log_probs: (..., K) float32, nats
+    :param index: (...) int64
+    :return: log-probabilities and entropies, (...) float32, nats
+    """
     entropy = -(log_probs.exp() * log_probs).sum(-1)
     return log_probs.gather(-1, index.unsqueeze(-1)).squeeze(-1), entropy

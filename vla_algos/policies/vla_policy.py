@@ -317,9 +317,20 @@ class VLAPolicy(BasePolicy):
         :param actions: bins (N, A), any number type
         :return: values (N, 1), log-probabilities and entropies (N,), or (N, A) if ``token_level``
         """
+        return self.evaluate_bins(obs, actions)[:3]
+
+    def evaluate_bins(self, obs: TensorDict, actions: th.Tensor) -> tuple[th.Tensor, th.Tensor, th.Tensor, th.Tensor]:
+        """
+        Judge actions that were taken, and what could have been taken in their place, with gradients.
+
+        :param obs: per key (N, ...)
+        :param actions: bins (N, A), any number type
+        :return: as ``evaluate_actions``, and log-probabilities of all bins in the place of each token (N, A, 256)
+        """
         scored = self.vla.score_actions(**self.model_inputs(obs), bins=actions.long(), temperature=self.temperature)
         values = scored.values if self.critic is None else self.critic(obs[PRIVILEGED])
-        return values.unsqueeze(1), self._per_action(scored.log_probs), self._per_action(scored.entropy)
+        log_probs, entropy = self._per_action(scored.log_probs), self._per_action(scored.entropy)
+        return values.unsqueeze(1), log_probs, entropy, scored.bin_log_probs
 
     def predict_values(self, obs: TensorDict) -> th.Tensor:
         """

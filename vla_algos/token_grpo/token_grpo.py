@@ -51,7 +51,7 @@ class TokenGRPO(GroupAdvantageAlgorithm):
         alone: there groups of up to 90 episodes have standard deviations above 0.1
     :param resampling_rounds: times per iteration that groups without spread are replaced, at most; 0: never
     :param ent_coef: weight of the mean entropy per token
-    :param kl_coef: weight of the mean KL per token to the policy that the run started from
+    :param kl_coef: weight of the mean KL to the policy that the run started from, exact over the bins, per ratio
     :param max_grad_norm: gradients are scaled down to this norm
     :param target_kl: ends a ``train`` call before the step at which the estimate per ratio exceeds 1.5 times this
     :param ratio_level: "action" (product over the tokens) or "token"

@@ -64,7 +64,7 @@ class TokenPPO(TokenOnPolicyAlgorithm):
         (``critic="privileged"``), "terminal" is what is asked for, and "bootstrap" feeds on the critic's own
         extrapolation; watch ``rollout/value_at_limit``
     :param value_learning_rate: of the critic, likewise; None: as the actor, and 1e-3 for a critic of its own
-    :param kl_coef: weight of the mean KL per token to the policy that the run started from
+    :param kl_coef: weight of the mean KL to the policy that the run started from, exact over the bins, per ratio
     :param target_kl: ends a ``train`` call before the step at which the estimate per ratio exceeds 1.5 times this
     :param ratio_level: "action" (product over the tokens) or "token"
     :param temperature: of sampling and of every ratio; greedy prediction does not depend on it

@@ -38,7 +38,7 @@ class TokenRLOO(GroupAdvantageAlgorithm):
     :param n_groups: starts per iteration; together a multiple of the number of environments
     :param gamma: discount per decision
     :param ent_coef: weight of the mean entropy per token
-    :param kl_coef: weight of the mean KL per token to the policy that the run started from
+    :param kl_coef: weight of the mean KL to the policy that the run started from, exact over the bins, per action
     :param max_grad_norm: gradients are scaled down to this norm
     :param temperature: of sampling and of all log-probabilities
     :param micro_batch_size: decisions per backward pass, gradients add up to those of the whole roll-out; None: all

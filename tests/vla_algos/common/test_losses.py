@@ -8,6 +8,7 @@ from torch.nn import functional as F
 from vla_algos.common.losses import (
     clipped_value_loss,
     episode_preference_loss,
+    exact_kl,
     kl_estimate,
     masked_mean,
     preference_loss,
@@ -240,3 +241,23 @@ def test_gradients_of_preferences_at_the_reference_policy(handling, success_weig
     # half of beta, and no more for a long failure than for a short success but with "sum"
     assert success.grad.tolist() == pytest.approx([-0.05 * weight for weight in success_weights])
     assert failure.grad.tolist() == pytest.approx([0.05 * weight for weight in failure_weights])
+
+
+@pytest.mark.parametrize("ratio_level", ["token", "action"])
+def test_exact_kl_and_its_gradient_are_those_of_the_closed_form(ratio_level):
+    """d KL / d logit_k = p_k (log p_k - log q_k - KL), in double precision and written out."""
+    generator = th.Generator().manual_seed(0)
+    logits, other = th.randn(2, 3, 4, 256, generator=generator, dtype=th.float64)
+    mask = th.tensor([[True] * 4, [True, True, False, False], [False] * 4])
+    logits.requires_grad_()
+    reference = th.log_softmax(other, dim=-1)
+    value = exact_kl(th.log_softmax(logits, dim=-1), reference, mask, ratio_level)
+    value.backward()
+    with th.no_grad():
+        p, q = logits.softmax(dim=-1), other.softmax(dim=-1)
+        kl = (p * (p / q).log()).sum(dim=-1)
+        count = 6 if ratio_level == "token" else 2
+        assert value.item() == pytest.approx((kl[mask].sum() / count).item())
+        gradient = p * ((p / q).log() - kl[..., None]) * mask[..., None] / count
+    th.testing.assert_close(logits.grad, gradient)
+    assert exact_kl(reference, reference, mask, ratio_level).item() == 0.0

@@ -3,16 +3,18 @@
 import pytest
 import torch as th
 
-from vla_algos import TokenPPO
+from vla_algos import TokenGRPO, TokenPPO, TokenRLOO
 from vla_algos.models import save_vla
 from vla_algos.policies import VLAPolicy
 from vla_algos.policies.reference import ReferenceWeights
 from vla_gym.envs.toy_env import ToyLiberoEnv
 
 
-def make_policy(**kwargs):
+def make_policy(action_space=None, **kwargs):
     env = ToyLiberoEnv()
-    return VLAPolicy(env.observation_space, env.action_space, lambda _: 1e-3, **{"vla": "nano", "seed": 0, **kwargs})
+    return VLAPolicy(
+        env.observation_space, action_space or env.action_space, lambda _: 1e-3, **{"vla": "nano", "seed": 0, **kwargs}
+    )
 
 
 def logits(policy):
@@ -86,6 +88,50 @@ def test_the_first_estimate_of_the_distance_is_zero(toy_vec_env):
         device="cpu",
     ).learn(8)
     assert abs(model.logger.name_to_value["train/reference_kl"]) < 1e-6
+
+
+@pytest.mark.parametrize("algorithm", [TokenPPO, TokenGRPO, TokenRLOO])
+def test_what_is_penalised_is_the_exact_kl_at_the_temperature(algorithm, toy_vec_env):
+    kwargs = {"group_size": 4, "n_groups": 2} if algorithm is not TokenPPO else {"n_steps": 8}
+    if algorithm is TokenPPO:
+        kwargs |= {"critic_warmup_iterations": 0, "normalize_advantage": False}
+    model = algorithm(
+        "VLAPolicy",
+        toy_vec_env(4, chunk_size=2, horizon=3),
+        batch_size=1000,
+        kl_coef=0.1,
+        temperature=1.3,
+        policy_kwargs={"vla": "nano", "seed": 0},
+        seed=0,
+        device="cpu",
+        **kwargs,
+    )
+    start = make_policy(seed=0, action_space=model.action_space).vla
+    with th.no_grad():
+        for name, parameter in model.policy.vla.named_parameters():
+            if "lm_head" in name:
+                parameter += 0.3 * th.randn(parameter.shape, generator=th.Generator().manual_seed(1))
+
+    seen = []
+    accumulate = model._accumulate_gradients
+
+    def spy(minibatch):
+        figures = accumulate(minibatch)
+        inputs = model.policy.model_inputs(minibatch.observations)
+        with th.no_grad():
+            p, q = (
+                (vla.action_logits(**inputs, bins=minibatch.actions) / 1.3).log_softmax(dim=-1)
+                for vla in (model.policy.vla, start)
+            )
+        per_token = (p.exp() * (p - q)).sum(dim=-1) * minibatch.token_mask
+        count = minibatch.token_mask.sum() if model.ratio_level == "token" else len(per_token)
+        seen.append((figures["reference_kl"], (per_token.sum() / count).item()))
+        return figures
+
+    model._accumulate_gradients = spy
+    model._start_anew = lambda: None  # which would take the model as it is now for the start
+    model.learn(1)
+    assert seen and all(kl == pytest.approx(expected, rel=1e-3) and kl > 1e-3 for kl, expected in seen)
 
 
 def test_parameters_from_a_file_may_come_with_a_reference_or_without(tmp_path, toy_vec_env):

@@ -13,7 +13,7 @@ from __future__ import annotations
 import torch as th
 from torch import nn
 
-from vla_algos.models.decoding import DecodedActions, ScoredActions, choose, score
+from vla_algos.models.decoding import DecodedActions, ScoredActions, choose, log_probs_of, look_up
 from vla_algos.models.kv_cache import KVCache
 from vla_algos.models.openvla.checks import check_bins, check_inputs, check_temperature
 from vla_algos.models.openvla.config import N_BINS, OpenVLAConfig
@@ -193,7 +193,8 @@ class OpenVLA(nn.Module):
         """
         check_temperature(temperature)
         logits, values = self._teacher_forced(images, instructions, bins, proprio)
-        return ScoredActions(*score(logits, bins.to(self.device), temperature), values)
+        bin_log_probs = log_probs_of(logits, temperature)
+        return ScoredActions(*look_up(bin_log_probs, bins.to(self.device)), values, bin_log_probs)
 
     def action_logits(
         self,
