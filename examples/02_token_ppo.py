@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import tempfile
+import warnings
 from pathlib import Path
 
 import gymnasium as gym
 
 import vla_gym  # noqa: F401  (registers the environments)
 from vla_algos import TokenPPO
+from vla_algos.errors import RandomWeightsWarning
 
 
 def main() -> None:
@@ -18,6 +20,8 @@ def main() -> None:
     parser.add_argument("--n-steps", type=int, default=32)
     args = parser.parse_args()
 
+    # what "nano" does is of no interest here: vla="compact-libero-goal" is where training would start
+    warnings.simplefilter("ignore", RandomWeightsWarning)
     env = gym.make("LIBERO-Goal-v0", task_ids=[8], image_size=64, chunk_size=8, render_quality="fast")
     model = TokenPPO("VLAPolicy", env, n_steps=args.n_steps, policy_kwargs={"vla": "nano"}, verbose=1)
     model.learn(args.timesteps)

@@ -9,6 +9,7 @@ __all__ = [
     "DeviceError",
     "MissingPackageError",
     "ModelInputError",
+    "RandomWeightsWarning",
     "RecipeError",
     "RemovedKeywordError",
     "SettingsError",
@@ -33,6 +34,10 @@ class DeviceError(VLAAlgosError, RuntimeError):
 
 class ModelInputError(VLAAlgosError, ValueError):
     """Images, instructions, proprioception or action bins that a model cannot take."""
+
+
+class RandomWeightsWarning(UserWarning):
+    """Reinforcement learning that starts from random weights, where hardly any episode succeeds."""
 
 
 class RecipeError(VLAAlgosError, ValueError):

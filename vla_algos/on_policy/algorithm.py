@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from abc import abstractmethod
 from collections import defaultdict
 from collections.abc import Iterator
@@ -23,7 +24,7 @@ from vla_algos.common.divergence import SkippedUpdates
 from vla_algos.common.losses import PolicyLoss, exact_kl, masked_mean, ratio_mask, token_ppo_loss
 from vla_algos.common.type_aliases import RatioLevel, TokenRolloutBufferSamples, UseBF16
 from vla_algos.common.vec_env import is_broken
-from vla_algos.errors import SpaceError
+from vla_algos.errors import RandomWeightsWarning, SpaceError
 from vla_algos.on_policy.loop import ResumableAlgorithm
 from vla_algos.policies import VLAPolicy
 from vla_algos.policies.reference import ReferenceWeights
@@ -101,6 +102,19 @@ class TokenOnPolicyAlgorithm(ResumableAlgorithm):
         self._skipped_updates = SkippedUpdates()
         if _init_setup_model:
             self._setup_model()
+            # not where a saved run is loaded, whose weights come later
+            self._warn_of_random_weights()
+
+    def _warn_of_random_weights(self) -> None:
+        if self.policy.is_preset:
+            warnings.warn(
+                f"{type(self).__name__} trains the preset {self.policy_kwargs.get('vla', 'compact')!r} from random "
+                "weights, which hardly ever succeed. Begin with a checkpoint, such as "
+                "policy_kwargs={'vla': 'compact-libero-goal'} or what BC has trained; where random weights are meant, "
+                "say warnings.simplefilter('ignore', vla_algos.errors.RandomWeightsWarning).",
+                RandomWeightsWarning,
+                stacklevel=4,
+            )
 
     def _setup_model(self) -> None:
         name = type(self).__name__
@@ -258,10 +272,6 @@ class TokenOnPolicyAlgorithm(ResumableAlgorithm):
         evaluate = self.policy.evaluate_bins if self.kl_coef else self.policy.evaluate_actions
         with self._autocast():
             return evaluate(_observations(part), part.actions)
-
-    def _predict_values(self, part: TokenRolloutBufferSamples) -> th.Tensor:
-        with self._autocast():
-            return self.policy.predict_values(_observations(part)).flatten()
 
     def _autocast(self) -> th.autocast:
         return th.autocast(self.device.type, th.bfloat16, enabled=computes_in_bf16(self.use_bf16, self.device))

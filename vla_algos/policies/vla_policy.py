@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -20,6 +18,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 from vla_algos.errors import CheckpointError, SpaceError, UnknownNameError
 from vla_algos.models.decoding import DecodedActions
 from vla_algos.models.lora import is_merged
+from vla_algos.models.openvla.config import PRESETS
 from vla_algos.policies.actor import load_actor, warn_of_rounding
 from vla_algos.policies.critics import PrivilegedCritic
 from vla_algos.policies.spaces import PRIVILEGED, check_observation_space, chunk_size_of, privileged_dim
@@ -29,7 +28,7 @@ from vla_gym.instructions import decode_instruction
 FEATURES = "vision_features"
 """Encoded images, where a roll-out remembers them."""
 CRITIC_INPUTS = "critic_inputs"
-"""What a critic of its own reads."""
+"""What the critic reads: hidden states or privileged observations."""
 
 CriticInput = Literal["shared", "privileged"]
 
@@ -274,6 +273,11 @@ class VLAPolicy(BasePolicy):
         return views[0] if len(views) == 1 else th.cat(views, dim=1)
 
     @property
+    def is_preset(self) -> bool:
+        """Whether the model was made with random weights, not loaded from a checkpoint."""
+        return str(self._init_kwargs["vla"]) in PRESETS
+
+    @property
     def has_own_critic(self) -> bool:
         """Whether values can be learned without the actor: they share no gradient."""
         return self.critic is not None or self.vla.detach_value
@@ -302,8 +306,8 @@ class VLAPolicy(BasePolicy):
             self.memory[FEATURES] = obs[FEATURES]
         decoded = self._decode(obs, deterministic)
         values = decoded.values
+        self.memory[CRITIC_INPUTS] = decoded.hidden if self.critic is None else obs[PRIVILEGED].float()
         if self.has_own_critic:
-            self.memory[CRITIC_INPUTS] = decoded.hidden if self.critic is None else obs[PRIVILEGED].float()
             values = self.critic_values(self.memory[CRITIC_INPUTS])
         self.decoded_at = time.perf_counter()
         self.decoding_seconds = self.decoded_at - start
@@ -356,18 +360,6 @@ class VLAPolicy(BasePolicy):
 
     def _per_action(self, per_token: th.Tensor) -> th.Tensor:
         return per_token if self.token_level else per_token.sum(dim=1)
-
-    @contextmanager
-    def frozen_actor(self) -> Iterator[None]:
-        """Let nothing but the value head learn inside the block; activations of the backbone are not kept."""
-        actor = [p for group in self.optimizer.param_groups if group["name"] == "actor" for p in group["params"]]
-        for parameter in actor:
-            parameter.requires_grad_(False)
-        try:
-            yield
-        finally:
-            for parameter in actor:
-                parameter.requires_grad_(True)
 
 
 @lru_cache(maxsize=1024)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, get_args
 
@@ -19,24 +17,22 @@ from vla_algos.on_policy.algorithm import TokenOnPolicyAlgorithm
 from vla_algos.policies import VLAPolicy
 from vla_algos.policies.vla_policy import CRITIC_INPUTS
 
-OWN_CRITIC_LEARNING_RATE = 1e-3
-
 
 class TokenPPO(TokenOnPolicyAlgorithm):
     """
     PPO on action tokens, as in VLA-RL, on SB3's own roll-outs.
 
     Reference: Lu et al. 2025 (https://arxiv.org/abs/2505.18719); defaults are the paper's where it gives them, else
-    those of its released code, but for the critic's learning rate (5e-5 there).
+    those of its released code, but for the critic's: there it has a learning rate of 5e-5, and its values are clipped.
 
     Arguments by position are those of SB3's PPO. What differs from it: the buffer keeps one log-probability per token,
     the ratio acts on actions or on tokens, tokens of commands that were not executed do not count, the critic learns
     alone at first, a minibatch may be worked off in micro-batches, and an update with a non-finite loss or gradient is
     skipped and counted.
 
-    A critic that shares no gradient with the actor (``policy_kwargs`` with ``critic="privileged"`` or
-    ``detach_value=True``) learns apart from it, in ``critic_epochs`` cheap passes over what it read during the
-    roll-out. Any other learns along with the actor, weighted by ``vf_coef``.
+    In warm-up the critic learns in ``critic_epochs`` cheap passes over what it read during the roll-out. One that
+    shares no gradient with the actor (``policy_kwargs`` with ``critic="privileged"`` or ``detach_value=True``) goes on
+    like that. Any other then learns along with the actor, weighted by ``vf_coef``.
 
     Deviation from the released code: log-probabilities of the behaviour policy are those of sampling time, and time
     limits are bootstrapped, not treated as terminal, unless ``time_limit`` says so.
@@ -63,13 +59,13 @@ class TokenPPO(TokenOnPolicyAlgorithm):
         there; "terminal": nothing. Where success counts only within the limit and the critic sees the clock
         (``critic="privileged"``), "terminal" is what is asked for, and "bootstrap" feeds on the critic's own
         extrapolation; watch ``rollout/value_at_limit``
-    :param value_learning_rate: of the critic, likewise; None: as the actor, and 1e-3 for a critic of its own
+    :param value_learning_rate: of the critic, likewise; None: as the actor
     :param kl_coef: weight of the mean KL to the policy that the run started from, exact over the bins, per ratio
     :param target_kl: ends a ``train`` call before the step at which the estimate per ratio exceeds 1.5 times this
     :param ratio_level: "action" (product over the tokens) or "token"
     :param temperature: of sampling and of every ratio; greedy prediction does not depend on it
     :param critic_warmup_iterations: roll-outs at the start that train the critic only
-    :param critic_epochs: passes of a critic of its own over a roll-out
+    :param critic_epochs: passes over what the critic read, of every critic in warm-up, then of one of its own
     :param micro_batch_size: decisions per backward pass, gradients add up to those of the whole minibatch; None: all
     :param use_bf16: run updates under autocast to bfloat16; weights and optimizer stay as they are; "auto":
         where the device has such arithmetic
@@ -98,7 +94,7 @@ class TokenPPO(TokenOnPolicyAlgorithm):
         gamma: float = 0.99,
         gae_lambda: float = 0.95,
         clip_range: float | Schedule = 0.2,
-        clip_range_vf: float | Schedule | None = 0.2,
+        clip_range_vf: float | Schedule | None = None,
         normalize_advantage: bool = True,
         ent_coef: float = 0.0,
         vf_coef: float = 0.5,
@@ -106,7 +102,7 @@ class TokenPPO(TokenOnPolicyAlgorithm):
         *,
         min_advantage_std: float = 0.05,
         time_limit: TimeLimit = "bootstrap",
-        value_learning_rate: float | Schedule | None = None,
+        value_learning_rate: float | Schedule | None = 1e-3,
         kl_coef: float = 0.0,
         target_kl: float | None = None,
         ratio_level: RatioLevel = "action",
@@ -188,9 +184,7 @@ class TokenPPO(TokenOnPolicyAlgorithm):
         super()._update_learning_rate(optimizers)
         learning_rate = self.value_learning_rate
         if learning_rate is None:
-            if not self.policy.has_own_critic:
-                return
-            learning_rate = OWN_CRITIC_LEARNING_RATE
+            return
         current = FloatSchedule(learning_rate)(self._current_progress_remaining)
         for group in self.policy.optimizer.param_groups:
             if group["name"] == "value":
@@ -207,15 +201,12 @@ class TokenPPO(TokenOnPolicyAlgorithm):
         self.logger.record("train/clip_range", self.clip_range(self._current_progress_remaining))  # type: ignore[operator]
         if self._current_clip_range_vf is not None:
             self.logger.record("train/clip_range_vf", self._current_clip_range_vf)
-        has_own_critic = self.policy.has_own_critic
         history: dict[str, list[float]] = {}
-        if not (self._is_warmup and has_own_critic):
-            if not self._is_warmup:
-                self._remember_reference()
-                self._measure_advantages()
-            with self.policy.frozen_actor() if self._is_warmup else nullcontext():
-                history = self._run_epochs()
-        if has_own_critic:
+        if not self._is_warmup:
+            self._remember_reference()
+            self._measure_advantages()
+            history = self._run_epochs()
+        if self._is_warmup or self.policy.has_own_critic:
             history["value_loss"] = self._train_critic()
         return history
 
@@ -239,7 +230,7 @@ class TokenPPO(TokenOnPolicyAlgorithm):
                 self.logger.record("train/learning_rate", group["lr"])
 
     def _train_critic(self) -> list[float]:
-        """Passes over what a critic of its own read; returns the loss of each minibatch."""
+        """Passes over what the critic read during the roll-out; returns the loss of each minibatch."""
         buffer, policy = self.rollout_buffer, self.policy
         buffer.flatten()
         is_counted = buffer.is_counted
@@ -266,27 +257,12 @@ class TokenPPO(TokenOnPolicyAlgorithm):
         return losses
 
     def _accumulate_gradients(self, minibatch: TokenRolloutBufferSamples) -> dict[str, float]:
-        if self._is_warmup:
-            return self._accumulate_value_gradients(minibatch)
         mean, std = self._advantage_scale
         return super()._accumulate_gradients(minibatch._replace(advantages=(minibatch.advantages - mean) / std))
 
-    def _accumulate_value_gradients(self, minibatch: TokenRolloutBufferSamples) -> dict[str, float]:
-        figures: dict[str, float] = defaultdict(float)
-        for part in minibatch.split(self.micro_batch_size):
-            n_samples = minibatch.is_counted.sum().clamp(min=1)
-            loss = self._clipped_value_loss(part, self._predict_values(part), n_samples)
-            (self.vf_coef * loss).backward()
-            figures["value_loss"] += loss.item()
-            figures["loss"] += self.vf_coef * loss.item()
-        return figures
-
     def _value_loss(self, part: TokenRolloutBufferSamples, values: th.Tensor, n_samples: th.Tensor) -> th.Tensor | None:
-        return None if self.policy.has_own_critic else self._clipped_value_loss(part, values, n_samples)
-
-    def _clipped_value_loss(
-        self, part: TokenRolloutBufferSamples, values: th.Tensor, n_samples: th.Tensor
-    ) -> th.Tensor:
+        if self.policy.has_own_critic:
+            return None
         rows = part.is_counted
         return clipped_value_loss(
             values[rows], part.old_values[rows], part.returns[rows], self._current_clip_range_vf, n_samples

@@ -138,7 +138,7 @@ def test_divergence_while_only_the_critic_learns_leaves_a_whole_checkpoint(tmp_p
         policy_kwargs={"vla": str(tmp_path / "vla")},
         device="cpu",
     )
-    with pytest.raises(TrainingDivergedError, match="of the actor in a row"):
+    with pytest.raises(TrainingDivergedError, match="of the critic in a row"):
         model.learn(64, callback=Poison())
     saved = TokenPPO.load(tmp_path / "diverged.zip", device="cpu")
     assert all(th.equal(p, q) for p, q in zip(model.policy.parameters(), saved.policy.parameters(), strict=True))
