@@ -10,6 +10,8 @@ from stable_baselines3.common.type_aliases import TensorDict
 
 RatioLevel = Literal["token", "action"]
 TimeLimit = Literal["bootstrap", "terminal"]
+UseBF16 = bool | Literal["auto"]
+"""Whether to compute under autocast to bfloat16; "auto": where the device has such arithmetic."""
 
 
 class TokenRolloutBufferSamples(NamedTuple):
