@@ -7,6 +7,7 @@ from vla_gym.errors import MissingPackageError, UnknownNameError
 __all__ = [
     "CheckpointError",
     "DeviceError",
+    "FixedSettingError",
     "MissingPackageError",
     "ModelInputError",
     "RandomWeightsWarning",
@@ -30,6 +31,10 @@ class CheckpointError(VLAAlgosError, RuntimeError):
 
 class DeviceError(VLAAlgosError, RuntimeError):
     """A device that is not there, or has too little memory."""
+
+
+class FixedSettingError(VLAAlgosError, AttributeError):
+    """A setting of an algorithm that cannot be changed once it is made."""
 
 
 class ModelInputError(VLAAlgosError, ValueError):

@@ -24,7 +24,7 @@ from vla_algos.common.divergence import SkippedUpdates
 from vla_algos.common.losses import PolicyLoss, exact_kl, masked_mean, ratio_mask, token_ppo_loss
 from vla_algos.common.type_aliases import RatioLevel, TokenRolloutBufferSamples, UseBF16
 from vla_algos.common.vec_env import is_broken
-from vla_algos.errors import RandomWeightsWarning, SpaceError
+from vla_algos.errors import FixedSettingError, RandomWeightsWarning, SpaceError
 from vla_algos.on_policy.loop import ResumableAlgorithm
 from vla_algos.policies import VLAPolicy
 from vla_algos.policies.reference import ReferenceWeights
@@ -50,10 +50,13 @@ class TokenOnPolicyAlgorithm(ResumableAlgorithm):
     :param ratio_level: "action" (product over the tokens) or "token"
     :param clip_range: of the ratio
     :param kl_coef: weight of KL(policy, policy that the run started from), exact over the bins, per token or summed
-        over an action's tokens as the ratio is. The roll-out then keeps the log-probabilities of all bins: 7 KiB per
+        over an action's tokens as the ratio is. Set to more than 0 later on, the policy of that moment is the one to
+        stay close to. The roll-out then keeps the log-probabilities of all bins: 7 KiB per
         command in main memory, 57 MiB for 64 environments with 128 decisions of one command
     """
 
+    fixed_settings: ClassVar[frozenset[str]] = frozenset({"n_steps", "policy_kwargs", "seed"})
+    """What cannot be changed once the algorithm is made; any other setting takes effect with the next roll-out."""
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"VLAPolicy": VLAPolicy}
     policy: VLAPolicy  # type: ignore[assignment]
     rollout_buffer: TokenRolloutBuffer
@@ -118,11 +121,8 @@ class TokenOnPolicyAlgorithm(ResumableAlgorithm):
 
     def _setup_model(self) -> None:
         name = type(self).__name__
-        for argument in ("checkpoint_interval", "n_epochs", "batch_size"):
-            if getattr(self, argument) < 1:
-                raise ValueError(f"{argument} is {getattr(self, argument)}; expected at least 1.")
-        # an unknown level is named here, not after a roll-out
-        ratio_mask(th.ones(1, 1, dtype=th.bool), self.ratio_level)
+        for setting, value in list(vars(self).items()):
+            self._check_setting(setting, value)
         if not issubclass(self.policy_class, VLAPolicy):
             raise TypeError(f'{name} works on action tokens and needs "VLAPolicy", not {self.policy_class.__name__}.')
         if "temperature" in self.policy_kwargs:
@@ -131,14 +131,61 @@ class TokenOnPolicyAlgorithm(ResumableAlgorithm):
             raise SpaceError(
                 f"Observation space is {self.observation_space}; expected the Dict of a vla_gym environment."
             )
+        self.clip_range = FloatSchedule(self.clip_range)
         super()._setup_model()
         self.policy.temperature = self.temperature
         self.policy.token_level = True
-        self.clip_range = FloatSchedule(self.clip_range)
         if self._has_reference:
             self.reference = ReferenceWeights(self.policy.vla)
         if self.env is not None:
             self.policy.check_env(self.env)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set what is to hold from now on, or refuse it; what others keep a copy of is passed on."""
+        is_made = "policy" in vars(self)
+        if is_made:
+            if name in self.fixed_settings:
+                raise FixedSettingError(
+                    f"{name} of {type(self).__name__} cannot be changed to {value}: it is {getattr(self, name, None)} "
+                    f"since the model was made. Make a new one, or save it and call load(path, env, {name}={value})."
+                )
+            self._check_setting(name, value)
+        super().__setattr__(name, value)
+        if is_made:
+            self._pass_on(name)
+
+    def _check_setting(self, name: str, value: Any) -> None:
+        """
+        Make sure that a setting can be what it shall be.
+
+        :param name: of any attribute
+        :param value: its value
+        :raises ValueError: if it cannot
+        """
+        if name in ("checkpoint_interval", "n_epochs", "batch_size") and value < 1:
+            raise ValueError(f"{name} is {value}; expected at least 1.")
+        if name == "temperature" and not 0.0 < value < float("inf"):
+            raise ValueError(f"temperature is {value}; expected a number above 0.")
+        if name == "kl_coef" and not 0.0 <= value < float("inf"):
+            raise ValueError(f"kl_coef is {value}; expected a number from 0 on.")
+        if name == "ratio_level":
+            # an unknown level is named here, not after a roll-out
+            ratio_mask(th.ones(1, 1, dtype=th.bool), value)
+
+    def _pass_on(self, name: str) -> None:
+        """Give a setting that was changed to those who keep a copy of it."""
+        if name == "temperature":
+            self.policy.temperature = self.temperature
+        elif name == "learning_rate":
+            self._setup_lr_schedule()
+        elif name == "clip_range" and not isinstance(self.clip_range, FloatSchedule):
+            self.clip_range = FloatSchedule(self.clip_range)
+        elif name in ("gamma", "gae_lambda") and isinstance(self.rollout_buffer, TokenRolloutBuffer):
+            setattr(self.rollout_buffer, name, getattr(self, name))
+        elif name == "kl_coef" and not self._has_reference:
+            self.reference = None
+        elif name == "kl_coef" and self.reference is None:
+            self.reference = ReferenceWeights(self.policy.vla)
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "reference"]
@@ -175,6 +222,11 @@ class TokenOnPolicyAlgorithm(ResumableAlgorithm):
     def _has_reference(self) -> bool:
         """Whether the policy that the run started from is part of the loss."""
         return self.kl_coef > 0.0
+
+    def _update_current_progress_remaining(self, num_timesteps: int, total_timesteps: int) -> None:
+        super()._update_current_progress_remaining(num_timesteps, total_timesteps)
+        # the last iteration may go beyond the end; a schedule would make negative learning rates of that
+        self._current_progress_remaining = max(0.0, self._current_progress_remaining)
 
     def _update_info_buffer(self, infos: list[dict[str, Any]], dones: np.ndarray | None = None) -> None:
         # a broken episode is no failure, so it does not count in the success rate
@@ -221,6 +273,8 @@ class TokenOnPolicyAlgorithm(ResumableAlgorithm):
                 if is_finite and self.target_kl is not None and figures.get("approx_kl", 0.0) > 1.5 * self.target_kl:
                     self.logger.record("train/early_stop_epoch", epoch)
                     self.policy.optimizer.zero_grad()
+                    # as in SB3, the pass that was broken off counts
+                    self._n_updates += 1
                     return history
                 self._step(figures["loss"])
             self._n_updates += 1

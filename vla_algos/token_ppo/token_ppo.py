@@ -161,14 +161,22 @@ class TokenPPO(TokenOnPolicyAlgorithm):
         )
 
     def _setup_model(self) -> None:
-        if self.critic_epochs < 1:
-            raise ValueError(f"critic_epochs is {self.critic_epochs}; expected at least 1.")
-        if not 0.0 <= self.min_advantage_std < float("inf"):
-            raise ValueError(f"min_advantage_std is {self.min_advantage_std}; expected a number from 0 on.")
-        if self.time_limit not in get_args(TimeLimit):
-            raise UnknownNameError("time_limit", self.time_limit, get_args(TimeLimit))
+        self._pass_on("clip_range_vf")
         super()._setup_model()
-        if self.clip_range_vf is not None:
+
+    def _check_setting(self, name: str, value: Any) -> None:
+        super()._check_setting(name, value)
+        if name == "critic_epochs" and value < 1:
+            raise ValueError(f"critic_epochs is {value}; expected at least 1.")
+        if name == "min_advantage_std" and not 0.0 <= value < float("inf"):
+            raise ValueError(f"min_advantage_std is {value}; expected a number from 0 on.")
+        if name == "time_limit" and value not in get_args(TimeLimit):
+            raise UnknownNameError("time_limit", value, get_args(TimeLimit))
+
+    def _pass_on(self, name: str) -> None:
+        if name != "clip_range_vf":
+            super()._pass_on(name)
+        elif not isinstance(self.clip_range_vf, FloatSchedule | None):
             self.clip_range_vf = FloatSchedule(self.clip_range_vf)
 
     @property
@@ -206,6 +214,9 @@ class TokenPPO(TokenOnPolicyAlgorithm):
             self._remember_reference()
             self._measure_advantages()
             history = self._run_epochs()
+        else:
+            # counted as SB3 does it: n_epochs per roll-out
+            self._n_updates += self.n_epochs
         if self._is_warmup or self.policy.has_own_critic:
             history["value_loss"] = self._train_critic()
         return history

@@ -59,6 +59,10 @@ class TokenRLOO(GroupAdvantageAlgorithm):
     """
 
     removed_keywords: ClassVar[dict[str, str]] = dict.fromkeys(("batch_size", "n_epochs"), ONE_STEP)
+    # one step, nothing is clipped, and there are no ratios
+    fixed_settings = GroupAdvantageAlgorithm.fixed_settings | {
+        *("batch_size", "clip_range", "n_epochs", "ratio_level", "target_kl")
+    }
 
     def __init__(
         self,

@@ -77,6 +77,11 @@ class TPO(GroupAlgorithm):
     """
 
     removed_keywords: ClassVar[dict[str, str]] = dict.fromkeys(("pairs_per_step", "batch_size", "n_epochs"), ONE_STEP)
+    # what the loss does not depend on
+    fixed_settings = GroupAlgorithm.fixed_settings | {
+        *("batch_size", "clip_range", "ent_coef", "gamma", "kl_coef", "n_epochs", "ratio_level"),
+        *("reference_policy", "target_kl"),
+    }
 
     def __init__(
         self,
