@@ -34,6 +34,7 @@ from vla_gym.datasets.episode import Episode
 from vla_gym.datasets.hdf5 import load_episodes
 from vla_gym.datasets.record import record_demonstrations
 from vla_gym.datasets.recorder import RecordingSettings
+from vla_gym.vector.base import derive_seeds
 
 DEMONSTRATIONS_PER_STATE = 4
 
@@ -57,13 +58,13 @@ def behaviour_cloning(settings: RLSettings, folder: Path) -> BC:
     """Goes on with supervised fine-tuning, as ``vla-rl sft`` does it."""
     kwargs, recipe = env_kwargs(settings.vla), settings.algorithm_kwargs
     episodes: list[Episode] = []
-    for i in range(DEMONSTRATIONS_PER_STATE):
+    for i, seed in enumerate(derive_seeds(settings.seed, DEMONSTRATIONS_PER_STATE)):
         recording = RecordingSettings(
             settings.env_id,
             image_size=kwargs["image_size"],
             cameras=kwargs["cameras"],
             assets=settings.assets,
-            seed=settings.seed + i,
+            seed=seed,
         )
         record_demonstrations(recording, folder / f"demos_{i}", settings.n_train_states, settings.task_ids, workers=2)
         episodes += load_episodes(folder / f"demos_{i}")

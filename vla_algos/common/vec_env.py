@@ -12,6 +12,8 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 
+from vla_gym.vector.base import derive_seeds
+
 
 class SB3VecEnv(VecEnv):
     """
@@ -36,6 +38,18 @@ class SB3VecEnv(VecEnv):
         self._step_only: list[int] | None = None
         self._last_infos: list[dict[str, Any]] = [{}] * venv.num_envs
         super().__init__(venv.num_envs, venv.single_observation_space, venv.single_action_space)
+
+    def seed(self, seed: int | None = None) -> Sequence[int | None]:
+        """
+        Seed the environments, from the next reset on.
+
+        :param seed: of all; None: drawn from NumPy's generator
+        :return: what each of them gets, see ``vla_gym.vector.base.derive_seeds``
+        """
+        if seed is None:
+            seed = int(np.random.randint(0, np.iinfo(np.uint32).max, dtype=np.uint32))
+        self._seeds = list(derive_seeds(seed, self.num_envs))
+        return self._seeds
 
     def reset(self) -> VecEnvObs:
         """
@@ -172,6 +186,19 @@ class SB3VecEnv(VecEnv):
         wanted = f"{wrapper_class.__module__}.{wrapper_class.__qualname__}"
         names = self.venv.unwrapped.class_names()  # type: ignore[attr-defined]
         return [wanted in names[i] for i in self._get_indices(indices)]
+
+
+def seed_environments(env: VecEnv, seed: int) -> None:
+    """
+    Seed any vector environment of SB3 as :class:`SB3VecEnv` does, instead of by counting on from the seed.
+
+    :param env: the environment, wrappers around it included; one with a ``seed`` of its own is left to that
+    :param seed: of all its environments
+    """
+    env.seed(seed)
+    innermost = env.unwrapped
+    if type(innermost).seed is VecEnv.seed:
+        innermost._seeds = list(derive_seeds(seed, innermost.num_envs))
 
 
 def is_broken(info: Mapping[str, Any]) -> bool:

@@ -23,7 +23,7 @@ from vla_algos.common.devices import computes_in_bf16
 from vla_algos.common.divergence import SkippedUpdates
 from vla_algos.common.losses import PolicyLoss, exact_kl, masked_mean, ratio_mask, token_ppo_loss
 from vla_algos.common.type_aliases import RatioLevel, TokenRolloutBufferSamples, UseBF16
-from vla_algos.common.vec_env import is_broken
+from vla_algos.common.vec_env import is_broken, seed_environments
 from vla_algos.errors import FixedSettingError, RandomWeightsWarning, SpaceError
 from vla_algos.on_policy.loop import ResumableAlgorithm
 from vla_algos.policies import VLAPolicy
@@ -222,6 +222,16 @@ class TokenOnPolicyAlgorithm(ResumableAlgorithm):
     def _has_reference(self) -> bool:
         """Whether the policy that the run started from is part of the loss."""
         return self.kl_coef > 0.0
+
+    def set_random_seed(self, seed: int | None = None) -> None:
+        """
+        As SB3's; but environments of different seeds have nothing in common.
+
+        :param seed: of all generators; None: leave them
+        """
+        super().set_random_seed(seed)
+        if seed is not None and self.env is not None:
+            seed_environments(self.env, seed)
 
     def _update_current_progress_remaining(self, num_timesteps: int, total_timesteps: int) -> None:
         super()._update_current_progress_remaining(num_timesteps, total_timesteps)

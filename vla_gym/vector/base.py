@@ -21,6 +21,19 @@ AUTORESET_MODES = (AutoresetMode.SAME_STEP, AutoresetMode.NEXT_STEP)
 EnvFns = Sequence[Callable[[], gym.Env[Any, Any]]]
 
 
+def derive_seeds(seed: int, n: int) -> list[int]:
+    """
+    Seeds of the environments of a run; those of different runs have nothing to do with each other.
+
+    With ``seed + i`` the runs of seeds 0 and 1 would have all but one environment in common.
+
+    :param seed: of the run, at least 0
+    :param n: number of environments
+    :return: 32 bits each, from ``numpy.random.SeedSequence([seed, i])``
+    """
+    return [int(np.random.SeedSequence([seed, i]).generate_state(1)[0]) for i in range(n)]
+
+
 class VLAVectorEnv(VectorEnv[Any, Any, Any]):
     """
     N environments stepped as one; same seed and actions, same bits on every back end.
@@ -34,9 +47,9 @@ class VLAVectorEnv(VectorEnv[Any, Any, Any]):
 
     **Some of them**: ``step_some`` steps those named and asks nothing of the others.
 
-    ``reset(seed=s)`` seeds environment i with ``s + i``; a list gives each its own. In ``reset(options=...)`` a list,
-    tuple or array holds one value per environment (None: that environment gets no such option), anything else goes to
-    all.
+    ``reset(seed=s)`` gives each environment a seed of its own, which derives from ``s`` (:func:`derive_seeds`); a list
+    names them. In ``reset(options=...)`` a list, tuple or array holds one value per environment (None: that environment
+    gets no such option), anything else goes to all.
 
     An exception raised by an environment reaches the caller, as it is, after all environments have answered. What the
     others did in that call is not reported; they can be stepped on or reset.
@@ -135,7 +148,7 @@ class VLAVectorEnv(VectorEnv[Any, Any, Any]):
         """
         Start an episode in every environment.
 
-        :param seed: of environment 0, the others count on from it; or one for each
+        :param seed: of all environments, whose own derive from it; or one for each
         :param options: options of the environments' ``reset``; lists, tuples and arrays hold one value for each
         :return: observations (N, ...), infos
         :raises ValueError: if a list does not have N entries
@@ -341,7 +354,7 @@ class VLAVectorEnv(VectorEnv[Any, Any, Any]):
         if seed is None:
             return [None] * self.num_envs
         if isinstance(seed, (int, np.integer)):
-            return [int(seed) + i for i in range(self.num_envs)]
+            return list(derive_seeds(int(seed), self.num_envs))
         return [None if s is None else int(s) for s in self._one_each("seed", seed)]
 
     def _split_options(self, options: dict[str, Any] | None) -> list[dict[str, Any] | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 from functools import partial
@@ -18,7 +19,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnvWrapper, VecMoni
 
 import vla_gym
 from vla_algos import TokenPPO
-from vla_algos.common.vec_env import SB3VecEnv, info_of
+from vla_algos.common.vec_env import SB3VecEnv, info_of, seed_environments
 from vla_gym.envs.toy_env import ToyLiberoEnv
 from vla_gym.vector import BACKENDS, vector_env_class
 from vla_gym.wrappers import EpisodeSequence, make_sequence
@@ -41,7 +42,7 @@ def plain(value: Any) -> Any:
 
 def roll_out(env: Any) -> list[Any]:
     rng = np.random.default_rng(0)
-    env.seed(4)
+    seed_environments(env, 4)
     env.set_options([{"task_id": 1}, {}, {"init_state_id": 2}])
     trace = [plain(env.reset()), plain(env.reset_infos)]
     for _ in range(15):
@@ -72,6 +73,35 @@ def test_methods_and_attributes_by_index(backend: str) -> None:
     with pytest.warns(UserWarning, match="render_mode is None"):
         assert env.get_images() == [None] * 3
     env.close()
+
+
+def starts(env: Any, n: int = 12) -> list[tuple[Any, ...]]:
+    """What each environment begins with, again and again."""
+    env.reset()
+    seen = [[(info["task_id"], info["init_state_id"]) for info in env.unwrapped.reset_infos]]
+    while len(seen) < n:
+        *_, dones, _ = env.step(np.zeros((env.num_envs, 7), dtype=int))
+        assert dones.all()
+        seen.append([(info["task_id"], info["init_state_id"]) for info in env.unwrapped.reset_infos])
+    return list(zip(*seen, strict=True))
+
+
+@pytest.mark.parametrize("kind", ["vla_gym", "sb3", "a single one"])
+def test_runs_of_neighbouring_seeds_have_no_environment_in_common(kind: str) -> None:
+    toy = partial(ToyLiberoEnv, horizon=1, image_size=16)
+    runs = []
+    for seed in range(3):
+        if kind == "vla_gym":
+            env: Any = make("sync", [toy] * 8)
+        else:
+            env = toy() if kind == "a single one" else DummyVecEnv([toy] * 8)
+        policy_kwargs = {"vla": "nano"}
+        model = TokenPPO("VLAPolicy", env, seed=seed, n_steps=2, policy_kwargs=policy_kwargs, device="cpu")
+        runs.append(starts(model.env))
+        model.set_random_seed(seed)
+        assert starts(model.env) == runs[-1]
+    everywhere = list(itertools.chain(*runs))
+    assert len(set(everywhere)) == len(everywhere) == (3 if kind == "a single one" else 24)
 
 
 def test_images_come_from_the_simulator() -> None:
@@ -130,6 +160,7 @@ def test_algorithms_store_what_they_saw(algorithm: Any, backend: str) -> None:
         model = algorithm(
             policy[0], VecMonitor(env), n_steps=8, batch_size=12, n_epochs=1, seed=0, device="cpu", **policy[1]
         )
+        seed_environments(model.env, 0)
         recorder = _Recorder()
         model.learn(24, callback=recorder)
         images = model.rollout_buffer.observations["agentview"]

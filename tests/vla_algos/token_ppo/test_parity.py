@@ -12,6 +12,7 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.env_util import make_vec_env
 
 from vla_algos import TokenPPO
+from vla_algos.common.vec_env import seed_environments
 from vla_algos.models.openvla.config import OpenVLAConfig
 from vla_algos.policies import VLAPolicy
 from vla_gym.envs.toy_env import ToyLiberoEnv
@@ -66,7 +67,9 @@ def test_same_seeds_same_updates_same_weights(ent_coef, normalize_advantage, mic
         ent_coef=ent_coef * N_TOKENS,
         **shared,
     ).learn(4 * 8 * 3)
-    sb3 = PPO(VLAPolicy, toy_vec_env(4, horizon=3), ent_coef=ent_coef, **shared).learn(4 * 8 * 3)
+    sb3 = PPO(VLAPolicy, toy_vec_env(4, horizon=3), ent_coef=ent_coef, **shared)
+    seed_environments(sb3.env, SHARED["seed"])
+    sb3.learn(4 * 8 * 3)
     assert_parity(own, sb3)
     entropy = own.logger.name_to_value["train/entropy_loss"] * N_TOKENS
     assert entropy == pytest.approx(sb3.logger.name_to_value["train/entropy_loss"], rel=1e-4)
@@ -100,7 +103,9 @@ def test_one_token_per_action(ratio_level, monkeypatch):
         **SHARED,
     ).learn(4 * 8 * 3)
     assert own.rollout_buffer.actions.shape[-1] == 1
-    assert_parity(own, PPO(VLAPolicy, make_env(), ent_coef=0.05, **SHARED).learn(4 * 8 * 3))
+    sb3 = PPO(VLAPolicy, make_env(), ent_coef=0.05, **SHARED)
+    seed_environments(sb3.env, SHARED["seed"])
+    assert_parity(own, sb3.learn(4 * 8 * 3))
 
 
 def test_arguments_by_position_are_those_of_sb3():

@@ -98,12 +98,13 @@ def test_libero_episodes_are_the_same_bits_on_every_backend(chunk_size: int, cam
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_an_integer_seed_counts_on_and_none_goes_on(backend: str) -> None:
+def test_an_integer_seeds_all_and_none_goes_on(backend: str) -> None:
     with make(backend) as env, make("sync") as twin:
         first, _ = env.reset(seed=3)
-        expected, _ = twin.reset(seed=[3, 4, 5])
+        seeds = [int(np.random.SeedSequence([3, i]).generate_state(1)[0]) for i in range(3)]
+        expected, _ = twin.reset(seed=seeds)
         assert_same(copied(first), expected)
-        assert env.np_random_seed == (3, 4, 5)
+        assert env.np_random_seed == tuple(seeds)
         assert_same(copied(env.reset()[0]), twin.reset(seed=[None] * 3)[0])
         with pytest.raises(ValueError, match="seed has 2 values for 3 environments"):
             env.reset(seed=[1, 2])
@@ -272,7 +273,7 @@ def test_plain_arrays_are_observations_too() -> None:
     cart_poles = [partial(gym.make, "CartPole-v1")] * 2
     with make("process", cart_poles) as env:
         twin = SyncVectorEnv(cart_poles, autoreset_mode=AutoresetMode.SAME_STEP)
-        np.testing.assert_array_equal(env.reset(seed=0)[0], twin.reset(seed=0)[0])
+        np.testing.assert_array_equal(env.reset(seed=[0, 1])[0], twin.reset(seed=0)[0])
         for _ in range(30):
             assert_same(env.step([0, 1]), twin.step(np.array([0, 1])))
 
@@ -328,3 +329,12 @@ def test_wrong_indices_are_named() -> None:
             env.step_some([0, 1], np.zeros((1, 7), int))
         with pytest.raises(IndexError):
             env.step_some([3], np.zeros((1, 7), int))
+
+
+def test_runs_of_neighbouring_seeds_have_no_seed_in_common() -> None:
+    with make("sync") as env:
+        found = []
+        for seed in (0, 1, 2, 2**70):
+            env.reset(seed=seed)
+            found += env.np_random_seed
+        assert len(set(found)) == len(found) == 12
