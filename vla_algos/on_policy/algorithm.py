@@ -140,6 +140,18 @@ class TokenOnPolicyAlgorithm(ResumableAlgorithm):
         if self.env is not None:
             self.policy.check_env(self.env)
 
+    def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
+        """
+        As SB3's; environments that do not fit the model are refused here, too.
+
+        :param env: environment or vector environment
+        :param force_reset: whether the next roll-out resets it
+        :raises SpaceError: if they do not fit
+        """
+        wrapped = self._wrap_env(env, self.verbose)
+        self.policy.check_env(wrapped)
+        super().set_env(wrapped, force_reset)
+
     def __setattr__(self, name: str, value: Any) -> None:
         """Set what is to hold from now on, or refuse it; what others keep a copy of is passed on."""
         is_made = "policy" in vars(self)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from gymnasium import spaces
+from gymnasium.wrappers import NormalizeObservation
+from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecNormalize
 
 from vla_algos.errors import SpaceError
 from vla_algos.models.openvla.config import OpenVLAConfig
@@ -47,6 +51,32 @@ def check_observation_space(space: spaces.Space, config: OpenVLAConfig) -> bool:
     if dim and space["proprio"].shape != (dim,):
         raise SpaceError(f"proprio is {space['proprio']}; the model takes ({dim},) float32.")
     return shape[0] != 3
+
+
+def check_not_normalized(env: VecEnv, config: OpenVLAConfig) -> None:
+    """
+    Make sure that observations reach a model as they are; wrappers that normalise them leave no trace in the space.
+
+    :param env: with all wrappers
+    :param config: of the model
+    :raises SpaceError: if something that the model reads is normalised
+    """
+    read = {*config.cameras, "instruction", *(["proprio"] if config.proprio_dim else [])}
+    layer: Any = env
+    while isinstance(layer, VecEnvWrapper):
+        changed = read.intersection(layer.norm_obs_keys or ()) if isinstance(layer, VecNormalize) else set()
+        if changed and layer.norm_obs:
+            raise SpaceError(
+                f"VecNormalize changes {', '.join(sorted(changed))} by statistics of its own; the model reads metres, "
+                "radians and bytes. Make it with norm_obs=False; rewards may be normalised."
+            )
+        layer = layer.venv
+    # Gymnasium's wrapper for vectors cannot be there: it refuses environments that reset in the step that ends one
+    if any(env.env_is_wrapped(NormalizeObservation)):
+        raise SpaceError(
+            "NormalizeObservation changes observations by statistics of its own; the model reads metres, radians and "
+            "bytes. Make the environment without it; NormalizeReward may stay."
+        )
 
 
 def privileged_dim(space: spaces.Dict) -> int:

@@ -21,7 +21,13 @@ from vla_algos.models.lora import is_merged
 from vla_algos.models.openvla.config import PRESETS
 from vla_algos.policies.actor import load_actor, warn_of_rounding
 from vla_algos.policies.critics import PrivilegedCritic
-from vla_algos.policies.spaces import PRIVILEGED, check_observation_space, chunk_size_of, privileged_dim
+from vla_algos.policies.spaces import (
+    PRIVILEGED,
+    check_not_normalized,
+    check_observation_space,
+    chunk_size_of,
+    privileged_dim,
+)
 from vla_gym.actions.tokenizer import ActionTokenizer
 from vla_gym.instructions import decode_instruction
 
@@ -237,11 +243,12 @@ class VLAPolicy(BasePolicy):
 
     def check_env(self, env: VecEnv) -> None:
         """
-        Make sure that an environment means by its bins what the model means.
+        Make sure that an environment means by bins and observations what the model means.
 
-        :param env: environments without an ``action_tokenizer`` pass
-        :raises SpaceError: if they decode bins by other statistics
+        :param env: with all wrappers; environments without an ``action_tokenizer`` pass
+        :raises SpaceError: if they decode bins by other statistics, or normalise what the model reads
         """
+        check_not_normalized(env, self.vla.config)
         if env.has_attr("action_tokenizer") and not self.action_tokenizer.agrees_with(
             env.get_attr("action_tokenizer")[0]
         ):
