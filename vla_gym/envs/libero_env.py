@@ -307,6 +307,7 @@ class LiberoEnv(gym.Env[Observation, Any]):
                     core, None if heights is None else np.asarray(heights, np.float64)
                 )
         self._elapsed_steps = int(snapshot["elapsed_steps"])
+        self._last_observation, self._last_view = {}, None
         self.starts.restore(snapshot["starts"])
         self.np_random.bit_generator.state = snapshot["np_random"]
 
@@ -336,6 +337,8 @@ class LiberoEnv(gym.Env[Observation, Any]):
         """
         commands = self._commands(action)
         core = self.core
+        if not self._last_observation:  # after restore, which shows nothing
+            self._last_observation = self._observe()
         view = self._view().copy()
         success = truncated = unstable = False
         executed_steps = 0

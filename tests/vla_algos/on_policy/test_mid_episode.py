@@ -63,7 +63,7 @@ def start(name, env, folder=None, interval=1, callback=None, iterations=5, **kwa
         policy_kwargs={"vla": "nano"},
         checkpoint_folder=folder,
         checkpoint_interval=interval,
-        seed=3,
+        seed=1,  # with which episodes reach the horizon
         device="cpu",
         **{**defaults, **kwargs},
     )

@@ -162,3 +162,18 @@ def test_an_environment_that_was_never_reset_has_a_snapshot() -> None:
     assert_equal(other.reset(), env.reset())
     env.close()
     other.close()
+
+
+def test_physics_that_diverges_right_after_a_restore_shows_what_there_was() -> None:
+    env, other = make(cameras=("agentview",)), make(cameras=("agentview",))
+    env.reset(seed=0)
+    before, *_ = env.step(random_actions(env, 1, 0)[0])
+    other.reset(seed=1)
+    other.restore(env.snapshot())
+    other.core.data.qvel[:] = 1e12
+    observation, _, _, truncated, info = other.step(random_actions(env, 1, 1)[0])
+    assert truncated and info["unstable"] and other.observation_space.contains(observation)
+    for name in ("agentview", "proprio", "instruction"):
+        np.testing.assert_array_equal(observation[name], before[name])
+    env.close()
+    other.close()
