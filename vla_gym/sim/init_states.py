@@ -1,4 +1,9 @@
-"""Reads LIBERO's initial states (pickles inside zip archives) without executing what a pickle asks for."""
+"""
+Reads LIBERO's initial states (pickles inside zip archives) without executing what a pickle asks for.
+
+- Names in the pickle stand for the classes below, never for NumPy's: nothing is allocated that the file does not hold.
+- The pickle is read by Python's own unpickler, because the C one allocates memory for as many objects as a file declares.
+"""
 
 from __future__ import annotations
 
@@ -11,26 +16,67 @@ from typing import Any
 import numpy as np
 
 from vla_gym.errors import InitStatesError
+from vla_gym.files import named_errors, read_bounded
 from vla_gym.type_aliases import Float64Array
 
-_ALLOWED = {
-    ("numpy", "ndarray"),
-    ("numpy", "dtype"),
-    ("numpy.core.multiarray", "_reconstruct"),
-    ("numpy._core.multiarray", "_reconstruct"),
-    ("_codecs", "encode"),
+MAX_BYTES = 64 * 2**20
+"""Largest archive and largest pickle in it; LIBERO's have 40 kB."""
+_COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+
+
+class _DType:
+    """A pickled ``numpy.dtype``."""
+
+    def __init__(self, name: str, *_: object) -> None:
+        self._name = name
+        self._byte_order = "="
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        self._byte_order = state[1]
+
+    def resolve(self) -> np.dtype[Any]:
+        return np.dtype(self._name).newbyteorder(self._byte_order)
+
+
+class _Array:
+    """A pickled ``numpy.ndarray``."""
+
+    def __init__(self, *_: object) -> None:
+        self._state: tuple[Any, ...] = ()
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        self._state = state
+
+    def resolve(self) -> np.ndarray[Any, Any]:
+        _, shape, dtype, is_fortran, content = self._state
+        if not isinstance(dtype, _DType) or not isinstance(content, bytes):
+            raise pickle.UnpicklingError("the array does not hold plain numbers")
+        return np.frombuffer(content, dtype.resolve()).reshape(shape, order="F" if is_fortran else "C")
+
+
+def _encoded(text: str, encoding: str) -> bytes:
+    """Bytes as protocol 2 writes them."""
+    if encoding != "latin1":
+        raise pickle.UnpicklingError(f"refused to encode with {encoding}")
+    return text.encode("latin1")
+
+
+_ALLOWED: dict[tuple[str, str], Any] = {
+    ("numpy", "ndarray"): _Array,
+    ("numpy", "dtype"): _DType,
+    ("numpy.core.multiarray", "_reconstruct"): _Array,
+    ("numpy._core.multiarray", "_reconstruct"): _Array,
+    ("_codecs", "encode"): _encoded,
 }
 
 
-class _ArrayUnpickler(pickle.Unpickler):
-    """Resolves the four names a pickled array of numbers needs, and refuses all others."""
+class _ArrayUnpickler(pickle._Unpickler):
+    """Resolves the names that a pickled array of numbers needs, and refuses all others."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _ALLOWED:
             raise pickle.UnpicklingError(f"refused to load {module}.{name}")
-        if module.startswith("numpy.core"):  # numpy 2 moved it; the old path warns
-            module = module.replace("numpy.core", "numpy._core") if hasattr(np, "_core") else module
-        return super().find_class(module, name)
+        return _ALLOWED[module, name]
 
 
 def read_init_states(path: Path) -> Float64Array:
@@ -39,19 +85,31 @@ def read_init_states(path: Path) -> Float64Array:
 
     :param path: a ``.pruned_init`` file as LIBERO ships it
     :return: (n, 1 + nq + nv) float64: time (s), qpos, qvel
-    :raises InitStatesError: if the file is missing, damaged, holds anything but numbers, or has another layout
+    :raises InitStatesError: if the file is missing, damaged, too large, holds anything but numbers, or has another
+        layout
     """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            member = next(name for name in archive.namelist() if name.endswith("data.pkl"))
-            states = _ArrayUnpickler(io.BytesIO(archive.read(member))).load()
-    except (OSError, zipfile.BadZipFile, StopIteration, pickle.UnpicklingError, EOFError, ValueError) as error:
-        raise InitStatesError(
-            f"{path}: expected a LIBERO initial-state archive ({error}). Reinstall it: pip install --force-reinstall "
-            "hf-libero"
-        ) from error
-    if not isinstance(states, np.ndarray) or states.ndim != 2 or states.dtype.kind != "f":
-        raise InitStatesError(f"{path}: expected a two-dimensional array of floats, got {type(states).__name__}.")
+    expected = f"{path}: expected a LIBERO initial-state archive. Reinstall it: pip install --force-reinstall hf-libero"
+    with named_errors(InitStatesError, expected):
+        content = _ArrayUnpickler(io.BytesIO(_pickle_in(read_bounded(path, MAX_BYTES)))).load()
+        states = content.resolve() if isinstance(content, _Array) else content
+    if not isinstance(states, np.ndarray) or states.ndim != 2 or states.dtype.kind != "f" or not states.size:
+        found = f"{states.dtype} {states.shape}" if isinstance(states, np.ndarray) else type(states).__name__
+        raise InitStatesError(f"{path}: expected a two-dimensional array of floats, got {found}.")
     if not np.isfinite(states).all():
         raise InitStatesError(f"{path}: contains values that are not finite. Reinstall hf-libero.")
     return states.astype(np.float64)
+
+
+def _pickle_in(content: bytes) -> bytes:
+    """The only pickle of an archive, of bounded size, stored or deflated: LZMA reserves the memory it declares."""
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        members = [member for member in archive.infolist() if member.filename.endswith("data.pkl")]
+        if len(members) != 1:
+            raise ValueError(f"{len(members)} members named data.pkl; expected one")
+        if members[0].compress_type not in _COMPRESSIONS:
+            raise ValueError(f"compression {members[0].compress_type}; expected stored or deflated")
+        with archive.open(members[0]) as file:
+            pickled = file.read(MAX_BYTES + 1)
+    if len(pickled) > MAX_BYTES:
+        raise ValueError(f"the pickle unpacks to more than {MAX_BYTES} bytes")
+    return pickled
