@@ -50,6 +50,10 @@ class DemonstrationFileError(VLAGymError, ValueError):
     """A file of demonstrations that is damaged, of another layout, or recorded with other settings."""
 
 
+class InvalidEpisodeError(VLAGymError, ValueError):
+    """An episode whose arrays do not fit together, or hold values that no episode of LIBERO can have."""
+
+
 class InvalidActionError(VLAGymError, ValueError):
     """An action of the wrong shape, type or range; the simulation was not touched."""
 

@@ -38,7 +38,7 @@ def named_errors(error_type: type[VLAGymError], expected: str) -> Iterator[None]
     Turn every error of a reader into the named error of its kind of file.
 
     A damaged or foreign file fails wherever its content is first used: as KeyError, AttributeError, ``zlib.error`` and
-    so on. Errors that this library has named already pass unchanged.
+    so on. An error that has this name already passes unchanged.
 
     :param error_type: error of the file kind
     :param expected: start of the message: the file and what was expected of it
@@ -46,7 +46,7 @@ def named_errors(error_type: type[VLAGymError], expected: str) -> Iterator[None]
     """
     try:
         yield
-    except VLAGymError:
+    except error_type:
         raise
     except Exception as error:
         raise error_type(f"{expected} ({type(error).__name__}: {error}).") from error

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
+import numpy as np
+
+from vla_gym.errors import InvalidEpisodeError
+from vla_gym.tasks.registry import COMMAND_DIM
 from vla_gym.type_aliases import Float32Array, Float64Array, UInt8Array
+
+PROPRIO_DIM = 8
 
 
 @dataclass(frozen=True)
@@ -40,6 +47,8 @@ class Episode:
     :param success: whether the goal was reached
     :param wrist_images: camera ``wrist``, (T, H, W, 3) uint8; None if the environment does not render it
     :param trace: the simulator's side, None if its source lacks it
+    :raises InvalidEpisodeError: if an array has another shape or type, a number is not finite, or a command is outside
+        [-1, 1]
     """
 
     images: UInt8Array
@@ -52,5 +61,34 @@ class Episode:
     wrist_images: UInt8Array | None = None
     trace: SimulatorTrace | None = None
 
+    def __post_init__(self) -> None:
+        n_steps = len(self.commands)
+        if self.commands.shape != (n_steps, COMMAND_DIM) or n_steps == 0:
+            raise InvalidEpisodeError(f"commands is {self.commands.shape}; expected (T, {COMMAND_DIM}), T at least 1.")
+        if self.proprio.shape != (n_steps, PROPRIO_DIM):
+            raise InvalidEpisodeError(f"proprio is {self.proprio.shape}; expected {(n_steps, PROPRIO_DIM)}.")
+        for name in ("images", "wrist_images"):
+            _check_images(name, getattr(self, name), n_steps)
+        numbers: dict[str, Any] = {"commands": self.commands, "proprio": self.proprio}
+        if self.trace is not None:
+            numbers |= {part.name: getattr(self.trace, part.name) for part in fields(self.trace)}
+        for name, array in numbers.items():
+            if not np.isfinite(array).all():
+                step = int(np.argwhere(~np.isfinite(array))[0][0])
+                raise InvalidEpisodeError(f"{name} holds NaN or infinity in row {step}. Leave this episode out.")
+        low, high = self.commands.min(), self.commands.max()
+        if low < -1 or high > 1:
+            raise InvalidEpisodeError(
+                f"commands range over [{low:g}, {high:g}]; expected [-1, 1], the controller's units. Scale them, or "
+                "limit them as the controller does: Conventions(clip=True) for data sets that are read."
+            )
+
     def __len__(self) -> int:
         return len(self.commands)
+
+
+def _check_images(name: str, images: Any, n_steps: int) -> None:
+    if images is None:
+        return
+    if images.dtype != np.uint8 or images.ndim != 4 or len(images) != n_steps or images.shape[-1] != 3:
+        raise InvalidEpisodeError(f"{name} is {images.shape} {images.dtype}; expected ({n_steps}, H, W, 3) uint8.")

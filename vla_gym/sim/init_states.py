@@ -2,7 +2,7 @@
 Reads LIBERO's initial states (pickles inside zip archives) without executing what a pickle asks for.
 
 - Names in the pickle stand for the classes below, never for NumPy's: nothing is allocated that the file does not hold.
-- The pickle is read by Python's own unpickler, because the C one allocates memory for as many objects as a file declares.
+- The pickle is read by Python's own unpickler: the C one allocates memory for as many objects as a file declares.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class _DType:
 
     def __init__(self, name: str, *_: object) -> None:
         self._name = name
-        self._byte_order = "="
+        self._byte_order: Any = "="
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         self._byte_order = state[1]

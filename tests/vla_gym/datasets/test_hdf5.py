@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 from dataclasses import fields, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import h5py
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from vla_gym.datasets.conventions import Conventions
 from vla_gym.datasets.episode import Episode, SimulatorTrace
 from vla_gym.datasets.hdf5 import DemonstrationFile, load_episodes
 from vla_gym.datasets.hdf5_writer import DemonstrationWriter
@@ -246,3 +252,318 @@ def test_another_layout_is_refused(damage, message: str, tmp_path: Path) -> None
 def replace_array(file: h5py.File, name: str, array: np.ndarray) -> None:
     del file["data/demo_0"][name]
     file["data/demo_0"][name] = array
+
+
+def changed(tmp_path: Path, damage: Any, n_steps: int = 4) -> Path:
+    """A file of two demonstrations after a change to it."""
+    path = write(tmp_path / FILE, make_episode(n_steps), make_episode(n_steps, seed=1))
+    with h5py.File(path, "r+") as file:
+        damage(file)
+    return path
+
+
+def read_one(path: Path, **conventions: Any) -> Episode:
+    return next(load_episodes(path, Conventions(**conventions)))
+
+
+def with_gripper(*values: float, fingers: np.ndarray | None = None) -> Any:
+    def damage(file: h5py.File) -> None:
+        for demo in file["data"].values():
+            demo["actions"][:, 6] = values
+            if fingers is not None:
+                demo["obs/gripper_states"][:] = fingers
+
+    return damage
+
+
+def test_gripper_commands_of_0_and_1_are_refused_until_their_meaning_is_said(tmp_path: Path) -> None:
+    path = changed(tmp_path, with_gripper(1, 1, 1, 0, 0, 0), n_steps=6)
+    with pytest.raises(DemonstrationFileError, match=r"range over \[0, 1\].*'minus_opens'.*'one_opens' \(1 is open"):
+        read_one(path)
+    assert read_one(path, gripper="one_opens").commands[:, 6].tolist() == [-1, -1, -1, 1, 1, 1]
+    assert read_one(path, gripper="one_closes").commands[:, 6].tolist() == [1, 1, 1, -1, -1, -1]
+
+
+def test_gripper_commands_of_both_signs_are_not_taken_for_0_and_1(tmp_path: Path) -> None:
+    path = changed(tmp_path, with_gripper(1, 1, -1, -1))
+    assert read_one(path).commands[:, 6].tolist() == [1, 1, -1, -1]
+    assert read_one(path, gripper="plus_opens").commands[:, 6].tolist() == [-1, -1, 1, 1]
+    for gripper in ("one_opens", "one_closes"):
+        with pytest.raises(DemonstrationFileError, match=rf"range over \[-1, 1\], which does not fit '{gripper}'"):
+            read_one(path, gripper=gripper)
+
+
+OPEN_THEN_CLOSED = np.concatenate([np.linspace(0.02, 0.04, 10), [0.04] * 10, np.linspace(0.04, 0.01, 10), [0.01] * 10])
+FINGERS = np.stack([OPEN_THEN_CLOSED, -OPEN_THEN_CLOSED], axis=1)
+
+
+@pytest.mark.parametrize(
+    ("values", "right", "wrong"),
+    [
+        ([-1] * 20 + [1] * 20, "minus_opens", "plus_opens"),
+        ([1] * 20 + [-1] * 20, "plus_opens", "minus_opens"),
+        ([1] * 20 + [0] * 20, "one_opens", "one_closes"),
+        ([0] * 20 + [1] * 20, "one_closes", "one_opens"),
+    ],
+)
+def test_fingers_tell_which_sign_opens(values: list[float], right: str, wrong: str, tmp_path: Path) -> None:
+    path = changed(tmp_path, with_gripper(*values, fingers=FINGERS), n_steps=40)
+    assert read_one(path, gripper=right).commands[:, 6].tolist() == [-1.0] * 20 + [1.0] * 20
+    with pytest.raises(DemonstrationFileError, match=rf"fingers move against the gripper commands if '{wrong}'"):
+        read_one(path, gripper=wrong)
+
+
+def test_fingers_that_stay_open_tell_that_1_does_not_close(tmp_path: Path) -> None:
+    path = changed(tmp_path, with_gripper(*[1] * 20, fingers=np.full((20, 2), [0.04, -0.04])), n_steps=20)
+    with pytest.raises(DemonstrationFileError, match="fingers move against"):
+        read_one(path)
+    assert (read_one(path, gripper="one_opens").commands[:, 6] == -1).all()
+
+
+def test_commands_beyond_the_controller_s_range_are_refused_or_limited(tmp_path: Path) -> None:
+    path = changed(tmp_path, lambda file: replace_array(file, "actions", np.full((4, 7), -1.5)))
+    with pytest.raises(DemonstrationFileError, match=r"commands range over \[-1\.5, -1\.5\].*Conventions\(clip=True\)"):
+        read_one(path)
+    assert (read_one(path, clip=True).commands == -1).all()
+    rounded = changed(tmp_path, lambda file: replace_array(file, "actions", np.full((4, 7), -1 - 1e-7)))
+    assert (read_one(rounded).commands == -1).all()
+
+
+@pytest.mark.parametrize("name", ["actions", "obs/ee_pos", "obs/gripper_states", "states", "robot_states"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_numbers_that_are_not_finite_are_refused(name: str, value: float, tmp_path: Path) -> None:
+    def damage(file: h5py.File) -> None:
+        file["data/demo_0"][name][2, 1] = value
+
+    with pytest.raises(DemonstrationFileError, match="holds NaN or infinity in row 2"):
+        read_one(changed(tmp_path, damage))
+
+
+def corner(file: h5py.File) -> None:
+    """A red pixel in the first corner of the stored images."""
+    images = np.zeros((4, 16, 16, 3), dtype=np.uint8)
+    images[:, 0, 0, 0] = 255
+    replace_array(file, "obs/agentview_rgb", images)
+
+
+@pytest.mark.parametrize(
+    ("said", "conventions", "place"),
+    [
+        ({}, {}, (-1, -1, 0)),
+        ({"macros_image_convention": "opengl"}, {}, (-1, -1, 0)),
+        ({"macros_image_convention": "opencv"}, {}, (0, -1, 0)),
+        ({"macros_image_convention": np.bytes_(b"opencv")}, {}, (0, -1, 0)),
+        ({"macros_image_convention": "opencv"}, {"image_convention": "opengl"}, (-1, -1, 0)),
+        ({}, {"image_convention": "upright"}, (0, 0, 0)),
+        ({"color_order": "BGR"}, {}, (-1, -1, 2)),
+        ({}, {"color_order": "bgr"}, (-1, -1, 2)),
+    ],
+)
+def test_images_are_turned_as_the_file_or_the_caller_says(
+    said: dict[str, str], conventions: dict[str, str], place: tuple[int, ...], tmp_path: Path
+) -> None:
+    path = changed(tmp_path, corner)
+    with h5py.File(path, "r+") as file:
+        del file["data"].attrs["macros_image_convention"]
+        file["data"].attrs.update(said)
+    images = read_one(path, **conventions).images
+    assert images.shape == (4, 16, 16, 3) and (images[(slice(None), *place)] == 255).all()
+    assert images.sum() == 4 * 255
+
+
+@pytest.mark.parametrize(
+    ("attributes", "message"),
+    [
+        (
+            {"macros_image_convention": "vulkan"},
+            "'macros_image_convention' is 'vulkan'; expected one of opengl, opencv",
+        ),
+        ({"env_args": json.dumps({"env_kwargs": {"control_freq": 10}})}, r"states 10 steps.*stated_hz=10"),
+        (
+            {"env_args": json.dumps({"env_kwargs": {"controller_configs": {"type": "JOINT_POSITION"}}})},
+            "controller 'JOINT_POSITION'",
+        ),
+        (
+            {"env_args": json.dumps({"env_kwargs": {"controller_configs": {"control_delta": False}}})},
+            "control_delta=False; expected 'OSC_POSE' with relative",
+        ),
+        ({"env_args": "{"}, "expected demonstrations in LIBERO's HDF5 layout"),
+        ({"num_demos": np.zeros(3)}, "expected demonstrations in LIBERO's HDF5 layout"),
+        ({"problem_info": "[]"}, "expected demonstrations in LIBERO's HDF5 layout"),
+        ({"problem_info": json.dumps({"language_instruction": {"a": 1}})}, "language_instruction is"),
+    ],
+)
+def test_attributes_that_mean_something_else_are_refused(attributes: dict, message: str, tmp_path: Path) -> None:
+    path = changed(tmp_path, lambda file: file["data"].attrs.update(attributes))
+    with pytest.raises(DemonstrationFileError, match=message):
+        read_one(path)
+
+
+def test_another_control_rate_is_read_if_the_caller_says_that_it_is_nominal(tmp_path: Path) -> None:
+    rate = {"env_args": json.dumps({"env_kwargs": {"control_freq": 10}})}
+    assert len(read_one(changed(tmp_path, lambda file: file["data"].attrs.update(rate)), stated_hz=10)) == 4
+
+
+def test_no_camera_is_dropped_without_a_word(tmp_path: Path) -> None:
+    path = changed(tmp_path, lambda file: file["data/demo_0/obs"].move("eye_in_hand_rgb", "hand"))
+    with pytest.raises(DemonstrationFileError, match=r"has cameras \['agentview_rgb', 'hand'\].*Conventions\(keys="):
+        read_one(path)
+    keys = {"images": "agentview_rgb", "wrist_images": "hand"}
+    np.testing.assert_array_equal(read_one(path, keys=keys).wrist_images, make_episode(4).wrist_images)
+    assert read_one(path, keys={"images": "hand"}).wrist_images is None
+    with pytest.raises(DemonstrationFileError, match="lacks 'obs/front'"):
+        read_one(path, keys={"images": "front"})
+
+
+def test_names_of_robomimic_s_cameras_are_known(tmp_path: Path) -> None:
+    def rename(file: h5py.File) -> None:
+        file["data/demo_0/obs"].move("agentview_rgb", "agentview_image")
+        file["data/demo_0/obs"].move("eye_in_hand_rgb", "robot0_eye_in_hand_image")
+
+    assert_equal(read_one(changed(tmp_path, rename)), make_episode(4))
+
+
+def test_orientations_that_are_no_axis_angle_are_refused(tmp_path: Path) -> None:
+    quaternion = np.tile([0.0, 0.6, 0.8, 0.0], (4, 1))
+    path = changed(tmp_path, lambda file: replace_array(file, "obs/ee_ori", quaternion))
+    with pytest.raises(DemonstrationFileError, match=r"obs/ee_ori \(4, 4\); expected \(T, 3\)"):
+        read_one(path)
+    degrees = changed(tmp_path, lambda file: replace_array(file, "obs/ee_ori", np.full((4, 3), 90.0)))
+    with pytest.raises(DemonstrationFileError, match=r"angles up to 155\.885; expected position \(3, m\)"):
+        read_one(degrees)
+
+
+def external_storage(file: h5py.File) -> None:
+    secret = Path(file.filename).with_name("secret")
+    secret.write_bytes(bytes(4 * 16 * 16 * 3))
+    del file["data/demo_0/obs/agentview_rgb"]
+    file["data/demo_0/obs"].create_dataset(
+        "agentview_rgb", (4, 16, 16, 3), np.uint8, external=[(str(secret), 0, h5py.h5f.UNLIMITED)]
+    )
+
+
+def virtual_dataset(file: h5py.File) -> None:
+    layout = h5py.VirtualLayout((4, 7), np.float64)
+    layout[:] = h5py.VirtualSource("other.hdf5", "actions", (4, 7))
+    del file["data/demo_0/actions"]
+    file["data/demo_0"].create_virtual_dataset("actions", layout)
+
+
+def link(name: str, target: Any) -> Any:
+    def damage(file: h5py.File) -> None:
+        del file[name]
+        file[name] = target
+
+    return damage
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (external_storage, "agentview_rgb is stored in other files"),
+        (virtual_dataset, "actions is stored in other files"),
+        (link("data", h5py.ExternalLink("other.hdf5", "/data")), r"/data is a link to another place \(ExternalLink\)"),
+        (link("data/demo_0", h5py.SoftLink("/data/demo_1")), r"demo_0 is a link to another place \(SoftLink\)"),
+        (link("data/demo_0/obs", h5py.ExternalLink("o", "/o")), "obs is a link to another place"),
+        (link("data/demo_0/obs/ee_pos", h5py.SoftLink("/x")), "ee_pos is a link to another place"),
+        (link("data/demo_0/rewards", h5py.ExternalLink("o", "/o")), "rewards is a link to another place"),
+        (link("data/demo_0/states", h5py.ExternalLink("o", "/o")), "states is a link to another place"),
+    ],
+)
+def test_nothing_in_a_file_names_another_one(damage: Any, message: str, tmp_path: Path) -> None:
+    with pytest.raises(DemonstrationFileError, match=message):
+        read_one(changed(tmp_path, damage))
+
+
+def test_a_link_that_leaves_the_folder_is_refused(tmp_path: Path) -> None:
+    outside = write(tmp_path / "outside_demo.hdf5", make_episode(2))
+    folder = tmp_path / "shared"
+    folder.mkdir()
+    (folder / FILE).symlink_to(outside)
+    with pytest.raises(DemonstrationFileError, match=r"is a link to .*outside_demo\.hdf5, outside of the folder"):
+        load_episodes(folder)
+    assert len(list(load_episodes(folder / FILE))) == 1, "one that the caller names is followed"
+    inside = write(folder / "sub" / FILE, make_episode(3))
+    (folder / FILE).unlink()
+    (folder / FILE).symlink_to(inside)
+    assert len(list(load_episodes(folder))) == 2
+
+
+def test_links_of_hugging_face_s_cache_are_followed(tmp_path: Path) -> None:
+    repository = tmp_path / "datasets--who--what"
+    blob = write(repository / "blobs" / "blob.hdf5", make_episode(2))
+    snapshot = repository / "snapshots" / "0123"
+    snapshot.mkdir(parents=True)
+    (snapshot / FILE).symlink_to(blob)
+    assert len(list(load_episodes(snapshot))) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"), [("actions", (10**11, 7)), ("obs/agentview_rgb", (4, 10**6, 10**6, 3)), ("states", (4, 10**11))]
+)
+def test_declared_sizes_are_not_believed(name: str, shape: tuple[int, ...], tmp_path: Path) -> None:
+    def damage(file: h5py.File) -> None:
+        del file["data/demo_0"][name]
+        kind = np.uint8 if "rgb" in name else np.float64
+        file["data/demo_0"].create_dataset(name, shape, kind, chunks=(1,) * len(shape))
+
+    path = changed(tmp_path, damage)
+    with pytest.raises(DemonstrationFileError, match=rf"{name} declares .* bytes, in a file of {path.stat().st_size}"):
+        read_one(path)
+
+
+def test_a_pipe_among_the_files_is_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / FILE)
+    with pytest.raises(DemonstrationFileError, match="is no file"):
+        list(load_episodes(tmp_path))
+
+
+OBJECTS = ("", "/actions", "/obs", "/obs/ee_pos", "/obs/gripper_states", "/obs/agentview_rgb", "/rewards", "/states")
+VALUES = st.one_of(
+    st.none(),
+    st.text(max_size=5),
+    st.binary(max_size=5),
+    st.integers(-(2**40), 2**40),
+    st.floats(),
+    st.builds(
+        lambda shape, kind: np.zeros(shape, kind),
+        st.lists(st.integers(0, 7), max_size=4).map(tuple),
+        st.sampled_from(["f8", "u1", "i8", "?", "c16", "S3", "f8,i4"]),
+    ),
+)
+ATTRIBUTES = ("num_demos", "problem_info", "bddl_file_name", "env_args", "macros_image_convention", "color_order")
+
+
+@settings(max_examples=60, deadline=None, derandomize=True, database=None)
+@given(
+    objects=st.dictionaries(st.sampled_from(OBJECTS), VALUES, max_size=2),
+    attributes=st.dictionaries(st.sampled_from(ATTRIBUTES), VALUES.filter(lambda value: value is not None), max_size=2),
+    length=st.one_of(st.none(), st.integers(0, 20_000)),
+)
+def test_whatever_a_file_holds_ends_in_the_named_error_or_in_episodes(
+    objects: dict[str, Any], attributes: dict[str, Any], length: int | None
+) -> None:
+    """Any object replaced by another, None being an empty group; any attribute by another; and the file cut off."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / FILE
+        with write_as_libero(path) as file:
+            for name, value in objects.items():
+                name = f"data/demo_0{name}"
+                if name in file:
+                    del file[name]
+                if "/".join(name.split("/")[:-1]) not in file:
+                    continue
+                if value is None:
+                    file.create_group(name)
+                elif isinstance(file[name.rpartition("/")[0]], h5py.Group):
+                    file[name] = value.replace("\0", "") if isinstance(value, str) else value
+            for name, value in attributes.items():
+                file["data"].attrs[name] = value.replace("\0", "") if isinstance(value, str) else value
+        if length is not None:
+            path.write_bytes(path.read_bytes()[:length])
+        try:
+            episodes = list(load_episodes(path))
+        except DemonstrationFileError as error:
+            assert FILE in str(error)
+        else:
+            assert all(len(episode) for episode in episodes)

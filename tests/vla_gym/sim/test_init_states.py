@@ -106,7 +106,8 @@ DECLARATIONS = {
     "a memory slot far away": b"N" + pickle.LONG_BINPUT + b"\xff\xff\xff\x7f.",
     "bytes that are not there": pickle.PROTO + b"\x04" + pickle.BINBYTES8 + HUGE.to_bytes(8, "little") + b"x.",
     "an encoding that runs code": b"c_codecs\nencode\n(S'x'\nS'zlib'\ntR.",
-    "an object for each number": b"cnumpy.core.multiarray\n_reconstruct\n(tR(I1\n(I1\nI1\ntcnumpy\ndtype\n(S'O8'\ntRI00\n(lNatb.",
+    "an object for each number": b"cnumpy.core.multiarray\n_reconstruct\n(tR"
+    b"(I1\n(I1\nI1\ntcnumpy\ndtype\n(S'O8'\ntRI00\n(lNatb.",
     "no array": b"}.",
     "no pickle": b"",
 }
