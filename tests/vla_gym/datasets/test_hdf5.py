@@ -521,8 +521,8 @@ def test_a_pipe_among_the_files_is_refused_at_once(tmp_path: Path) -> None:
 OBJECTS = ("", "/actions", "/obs", "/obs/ee_pos", "/obs/gripper_states", "/obs/agentview_rgb", "/rewards", "/states")
 VALUES = st.one_of(
     st.none(),
-    st.text(max_size=5),
-    st.binary(max_size=5),
+    st.text('a1[]{}"é', max_size=5),  # HDF5 takes no zero bytes in texts
+    st.text('a1[]{}"é', max_size=5).map(str.encode),
     st.integers(-(2**40), 2**40),
     st.floats(),
     st.builds(
@@ -556,9 +556,9 @@ def test_whatever_a_file_holds_ends_in_the_named_error_or_in_episodes(
                 if value is None:
                     file.create_group(name)
                 elif isinstance(file[name.rpartition("/")[0]], h5py.Group):
-                    file[name] = value.replace("\0", "") if isinstance(value, str) else value
+                    file[name] = value
             for name, value in attributes.items():
-                file["data"].attrs[name] = value.replace("\0", "") if isinstance(value, str) else value
+                file["data"].attrs[name] = value
         if length is not None:
             path.write_bytes(path.read_bytes()[:length])
         try:
