@@ -237,14 +237,19 @@ class DemonstrationFile:
     def _cameras(self, demo: h5py.Group) -> dict[str, str]:
         """Field of an episode -> name in ``obs``; a camera without a field is no silent loss."""
         observations = child_group(demo, "obs", self.path)
+        others = set(self.conventions.keys).difference(CAMERA_KEYS)
+        if others:
+            raise DemonstrationFileError(
+                f"{self.path}: Conventions.keys names {sorted(others)}; for HDF5 expected {list(CAMERA_KEYS)} alone."
+            )
         if self.conventions.keys:
             return dict(self.conventions.keys)
         found = {field: [name for name in names if name in observations] for field, names in CAMERA_KEYS.items()}
         known = {name for names in found.values() for name in names}
-        others = [name for name in observations if name not in known and self._is_camera(observations, name)]
-        if others or any(len(names) > 1 for names in found.values()):
+        unknown = [name for name in observations if name not in known and self._is_camera(observations, name)]
+        if unknown or any(len(names) > 1 for names in found.values()):
             raise DemonstrationFileError(
-                f"{self.path}: {demo.name}/obs has cameras {sorted({*others, *known})}; expected "
+                f"{self.path}: {demo.name}/obs has cameras {sorted({*unknown, *known})}; expected "
                 f"{' and '.join(names[0] for names in CAMERA_KEYS.values())}. Say which to read, and leave the others "
                 "out, with Conventions(keys={'images': ..., 'wrist_images': ...})."
             )

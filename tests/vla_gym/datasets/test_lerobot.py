@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
+import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
 
+from vla_gym.datasets.conventions import Conventions
 from vla_gym.datasets.episode import Episode
-from vla_gym.datasets.lerobot import export, export_lerobot, load_lerobot
+from vla_gym.datasets.lerobot import export, export_lerobot, frames, load_lerobot, parquet
 from vla_gym.errors import DemonstrationFileError, MissingPackageError
 
 pytest.importorskip("pyarrow", reason="needs the lerobot extra: pip install 'vla-gym[lerobot]'")
@@ -110,7 +118,7 @@ def test_other_datasets_are_refused(tmp_path: Path) -> None:
     path = folder / "meta" / "info.json"
     info = json.loads(path.read_text())
     for change, message in (
-        ({"codebase_version": "v2.1"}, "has format 'v2.1'; expected 'v3.0'"),
+        ({"codebase_version": "v1.6"}, r"has format 'v1\.6'; expected one of v2\.0, v2\.1, v3\.0"),
         ({"features": {**info["features"], "action": {"shape": [14]}}}, r"'action' has shape \[14\]; expected \[7\]"),
         ({"total_episodes": 2}, "says that it has 2 episodes but lists 1"),
     ):
@@ -129,3 +137,393 @@ def test_without_pyarrow_the_remedy_is_named(tmp_path: Path, monkeypatch: pytest
     for call in (lambda: export_lerobot([], tmp_path / "set"), lambda: load_lerobot(tmp_path)):
         with pytest.raises(MissingPackageError, match=r"pip install 'vla-gym\[lerobot\]'"):
             call()
+
+
+OPENPI_KEYS = {"images": "image", "wrist_images": "wrist_image", "proprio": "state", "commands": "actions"}
+IPEC_KEYS = {
+    "images": "observation.images.image",
+    "wrist_images": "observation.images.wrist_image",
+    "proprio": "observation.state",
+    "commands": "action",
+}
+
+
+def png(image: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def write_v2(folder: Path, episodes: list[Episode], keys: dict[str, str] = OPENPI_KEYS, **info: Any) -> Path:
+    """A set of format v2.1 with images in the parquet, as openpi's and IPEC's, with changes to ``info.json``."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    (folder / "meta").mkdir(parents=True)
+    (folder / "data" / "chunk-000").mkdir(parents=True)
+    rows = []
+    for i, episode in enumerate(episodes):
+        n = len(episode)
+        columns: dict[str, Any] = {
+            keys["proprio"]: pa.array(list(episode.proprio), pa.list_(pa.float32())),
+            keys["commands"]: pa.array(list(episode.commands.astype(np.float32)), pa.list_(pa.float32())),
+            "episode_index": [i] * n,
+            "frame_index": list(range(n)),
+            "task_index": [0] * n,
+        }
+        for name in ("images", "wrist_images"):
+            if name in keys:
+                columns[keys[name]] = [{"bytes": png(frame), "path": None} for frame in getattr(episode, name)]
+        pq.write_table(pa.table(columns), folder / "data" / "chunk-000" / f"episode_{i:06d}.parquet", row_group_size=5)
+        rows.append(json.dumps({"episode_index": i, "tasks": [episode.instruction], "length": n}))
+    (folder / "meta" / "episodes.jsonl").write_text("\n".join(rows) + "\n")
+    image = {"dtype": "image", "shape": [32, 32, 3], "names": ["height", "width", "channel"]}
+    features = {
+        keys["proprio"]: {"dtype": "float32", "shape": [8], "names": ["state"]},
+        keys["commands"]: {"dtype": "float32", "shape": [7], "names": ["actions"]},
+        **{keys[name]: dict(image) for name in ("images", "wrist_images") if name in keys},
+    }
+    said = {
+        "codebase_version": "v2.1",
+        "fps": 20,
+        "total_episodes": len(episodes),
+        "chunks_size": 1000,
+        "data_path": "data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet",
+        "video_path": "videos/chunk-{episode_chunk:03d}/{video_key}/episode_{episode_index:06d}.mp4",
+        "features": features,
+    }
+    (folder / "meta" / "info.json").write_text(json.dumps(said | info))
+    return folder
+
+
+def change_info(folder: Path, **changes: Any) -> Path:
+    path = folder / "meta" / "info.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    return folder
+
+
+def change_feature(folder: Path, key: str, **changes: Any) -> Path:
+    features = json.loads((folder / "meta" / "info.json").read_text())["features"]
+    return change_info(folder, features={**features, key: {**features.get(key, {}), **changes}})
+
+
+def read_all(folder: Path, **conventions: Any) -> list[Episode]:
+    return list(load_lerobot(folder, Conventions(**conventions)))
+
+
+def anonymous(episode: Episode) -> Episode:
+    return replace(episode, task_id=-1, init_state_id=-1)
+
+
+@pytest.mark.parametrize("keys", [OPENPI_KEYS, IPEC_KEYS], ids=["openpi", "IPEC"])
+@pytest.mark.parametrize("version", ["v2.0", "v2.1"])
+def test_sets_of_others_with_images_in_the_parquet_are_read(keys: dict, version: str, tmp_path: Path) -> None:
+    episodes = [make_episode(8 + i, i) for i in range(3)]
+    back = read_all(write_v2(tmp_path / "set", episodes, keys, codebase_version=version))
+    for one, other in zip(episodes, back, strict=True):
+        assert_alike(anonymous(one), other)
+        np.testing.assert_array_equal(one.images, other.images)
+        np.testing.assert_array_equal(one.wrist_images, other.wrist_images)
+
+
+def test_images_in_the_parquet_of_format_v3_are_read(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    episodes = [make_episode(8, 0), make_episode(5, 1)]
+    folder = export_lerobot(episodes, tmp_path / "set")
+    path = folder / "data" / "chunk-000" / "file-000.parquet"
+    table = pq.read_table(path)
+    for name, key in (("images", "observation.images.image"), ("wrist_images", "observation.images.image2")):
+        frames = np.concatenate([getattr(episode, name) for episode in episodes])
+        table = table.append_column(key, pa.array([{"bytes": png(frame), "path": None} for frame in frames]))
+        change_feature(folder, key, dtype="image")
+    pq.write_table(table, path)
+    shutil.rmtree(folder / "videos")
+    for one, other in zip(episodes, read_all(folder), strict=True):
+        np.testing.assert_array_equal(one.images, other.images)
+        np.testing.assert_array_equal(one.wrist_images, other.wrist_images)
+
+
+def test_videos_of_format_v2_are_read(tmp_path: Path) -> None:
+    """One file per episode, which format v3.0 writes, too, if there is only one episode."""
+    episode = make_episode(8, 0)
+    source = export_lerobot([episode], tmp_path / "v3")
+    folder = write_v2(tmp_path / "v2", [episode], IPEC_KEYS)
+    for key, place in (("image", "image"), ("wrist_image", "image2")):
+        target = folder / "videos" / "chunk-000" / f"observation.images.{key}" / "episode_000000.mp4"
+        target.parent.mkdir(parents=True)
+        shutil.copy(source / "videos" / f"observation.images.{place}" / "chunk-000" / "file-000.mp4", target)
+        change_feature(folder, f"observation.images.{key}", dtype="video")
+    (back,) = read_all(folder)
+    assert_alike(anonymous(episode), back)
+
+
+def test_other_keys_are_read_when_they_are_named(tmp_path: Path) -> None:
+    keys = {"images": "front", "wrist_images": "hand", "proprio": "robot", "commands": "moves"}
+    episode = make_episode(6, 0)
+    folder = write_v2(tmp_path / "set", [episode], keys)
+    with pytest.raises(DemonstrationFileError, match=r"has cameras \['front', 'hand'\].*Conventions\(keys="):
+        read_all(folder)
+    with pytest.raises(DemonstrationFileError, match=r"no feature for proprio, such as 'observation\.state'"):
+        read_all(folder, keys={"images": "front"})
+    with pytest.raises(DemonstrationFileError, match="no feature 'side' for images; it has"):
+        read_all(folder, keys={**keys, "images": "side"})
+    (back,) = read_all(folder, keys=keys)
+    assert_alike(anonymous(episode), back)
+    (back,) = read_all(folder, keys={name: keys[name] for name in ("images", "proprio", "commands")})
+    assert back.wrist_images is None
+
+
+def test_two_keys_that_may_mean_the_same_camera_are_not_guessed_between(tmp_path: Path) -> None:
+    folder = write_v2(tmp_path / "set", [make_episode(6, 0)])
+    change_feature(folder, "observation.images.wrist_image", dtype="image", shape=[32, 32, 3])
+    with pytest.raises(
+        DemonstrationFileError, match=r"for wrist_images \['observation\.images\.wrist_image', 'wrist_image'"
+    ):
+        read_all(folder)
+
+
+def test_the_gripper_of_the_no_noops_sets_is_read_when_its_meaning_is_said(tmp_path: Path) -> None:
+    episode = make_episode(6, 0)
+    commands = episode.commands.copy()
+    commands[:, 6] = [1, 1, 1, 0, 0, 0]
+    stored = replace(episode, commands=commands)
+    opened = replace(stored, commands=np.where(np.arange(7) == 6, 1.0, commands))
+    # the first episode alone could mean either
+    folder = write_v2(tmp_path / "set", [opened, stored])
+    with pytest.raises(DemonstrationFileError, match=r"gripper commands range over \[0, 1\].*'one_opens'"):
+        load_lerobot(folder)
+    back = read_all(folder, gripper="one_opens")
+    assert back[0].commands[:, 6].tolist() == [-1] * 6
+    assert back[1].commands[:, 6].tolist() == [-1, -1, -1, 1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"proprio": np.nan}, "proprio holds NaN or infinity in row 0"),
+        ({"commands": np.nan}, "commands holds NaN or infinity in row 0"),
+        ({"commands": 3.0}, r"commands range over \[3, 3\].*clip=True"),
+        ({"proprio": np.array([1, 1, 1, 0, 0.6, 0.8, 0, 0.1], np.float32)}, "orientation is a quaternion"),
+        ({"proprio": 90.0}, "the state has positions up to 90"),
+    ],
+)
+def test_values_that_no_episode_of_libero_has_are_refused(
+    changes: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    folder = write_v2(tmp_path / "set", [make_episode(6, 0)])
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = folder / "data" / "chunk-000" / "episode_000000.parquet"
+    table = pq.read_table(path)
+    for name, value in changes.items():
+        width = 8 if name == "proprio" else 7
+        rows = list(np.broadcast_to(np.float32(value), (6, width)))
+        place = table.schema.get_field_index(OPENPI_KEYS[name])
+        table = table.set_column(place, OPENPI_KEYS[name], pa.array(rows, pa.list_(pa.float32())))
+    pq.write_table(table, path)
+    with pytest.raises(DemonstrationFileError, match=message):
+        read_all(folder)
+
+
+@pytest.mark.parametrize(
+    ("key", "changes", "message"),
+    [
+        ("state", {"names": ["x", "y", "z", "rx", "ry", "rz", "rw", "gripper"]}, "orientation is a quaternion"),
+        ("state", {"names": {"motors": [f"joint_{i}" for i in range(8)]}}, "the state holds joint angles"),
+        ("state", {"shape": [9]}, r"'state' has shape \[9\]; expected \[8\]"),
+        ("image", {"info": {"video.is_depth_map": True}}, "'image' is depth; expected colour images"),
+        ("wrist_image", {"dtype": "float32"}, "'wrist_image' is float32; expected colour images"),
+    ],
+)
+def test_features_that_mean_something_else_are_refused(
+    key: str, changes: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    folder = change_feature(write_v2(tmp_path / "set", [make_episode(6, 0)]), key, **changes)
+    with pytest.raises(DemonstrationFileError, match=message):
+        read_all(folder)
+
+
+def test_blue_comes_first_where_the_set_or_the_caller_says_so(tmp_path: Path) -> None:
+    episode = make_episode(6, 0)
+    folder = write_v2(tmp_path / "set", [episode])
+    (back,) = read_all(folder, color_order="bgr")
+    np.testing.assert_array_equal(back.images, episode.images[..., ::-1])
+    change_feature(folder, "image", names=["height", "width", "bgr"])
+    (back,) = read_all(folder)
+    np.testing.assert_array_equal(back.images, episode.images[..., ::-1])
+    np.testing.assert_array_equal(back.wrist_images, episode.wrist_images)
+    (back,) = read_all(folder, image_convention="opengl", color_order="rgb")
+    np.testing.assert_array_equal(back.images, episode.images[:, ::-1, ::-1])
+
+
+@pytest.mark.parametrize("hz", [10, 30.0, "20", None, True])
+def test_another_rate_is_refused_until_it_is_said_to_be_nominal(hz: Any, tmp_path: Path) -> None:
+    folder = write_v2(tmp_path / "set", [make_episode(6, 0)], fps=hz)
+    with pytest.raises(DemonstrationFileError, match=r"steps per second; expected 20.*stated_hz="):
+        read_all(folder)
+    if not isinstance(hz, (str, bool)) and hz:
+        assert len(read_all(folder, stated_hz=hz)) == 1
+
+
+def outside(folder: Path) -> None:
+    """Where the templates and links below point to."""
+    shutil.copytree(folder / "data", folder.parent / "secret" / "data")
+
+
+def linked(name: str) -> Callable[[Path], None]:
+    def damage(folder: Path) -> None:
+        path = folder / name
+        path.rename(folder.parent / "secret" / "moved")
+        path.symlink_to(folder.parent / "secret" / "moved")
+
+    return damage
+
+
+def template(path: str) -> Callable[[Path], None]:
+    return lambda folder: (change_info(folder, data_path=path.replace("FOLDER", str(folder.parent))), None)[1]
+
+
+FILE = "chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet"
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (template(f"../secret/data/{FILE}"), "leaves the folder"),
+        (template(f"FOLDER/secret/data/{FILE}"), "leaves the folder"),
+        (template(f"data/../data/{FILE}"), "leaves the folder"),
+        (template("data/{episode_index.__class__}"), "asks for more than episode_index"),
+        (template("data/{episode_index:99999999999d}"), "asks for more than"),
+        (template("data/{secret}"), "asks for more than"),
+        (linked("data/chunk-000/episode_000000.parquet"), "leaves the folder"),
+        (linked("data/chunk-000"), "leaves the folder"),
+        (linked("meta/info.json"), "leaves the folder"),
+        (linked("meta/episodes.jsonl"), "leaves the folder"),
+    ],
+)
+def test_nothing_in_a_set_names_a_file_elsewhere(damage: Callable, message: str, tmp_path: Path) -> None:
+    folder = write_v2(tmp_path / "set", [make_episode(6, 0)])
+    outside(folder)
+    damage(folder)
+    with pytest.raises(DemonstrationFileError, match=message):
+        read_all(folder)
+
+
+def test_images_named_by_path_are_refused(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    folder = write_v2(tmp_path / "set", [make_episode(6, 0)])
+    path = folder / "data" / "chunk-000" / "episode_000000.parquet"
+    table = pq.read_table(path)
+    images = pa.array(
+        [{"bytes": None, "path": "/etc/passwd"}] * 6, pa.struct({"bytes": pa.binary(), "path": pa.string()})
+    )
+    pq.write_table(table.set_column(table.schema.get_field_index("image"), "image", images), path)
+    with pytest.raises(DemonstrationFileError, match="not the image itself"):
+        read_all(folder)
+
+
+def test_a_playlist_under_the_name_of_a_video_is_not_followed(tmp_path: Path) -> None:
+    folder = export_lerobot([make_episode(6, 0)], tmp_path / "set")
+    (video,) = folder.glob("videos/observation.images.image/*/*.mp4")
+    (other,) = folder.glob("videos/observation.images.image2/*/*.mp4")
+    shutil.copy(other, tmp_path / "secret.mp4")
+    video.write_text(f"ffconcat version 1.0\nfile {tmp_path / 'secret.mp4'}\n")
+    with pytest.raises(DemonstrationFileError, match="set: expected a LeRobot dataset"):
+        read_all(folder)
+
+
+@pytest.mark.parametrize("name", ["meta/info.json", "meta/episodes.jsonl", "data/chunk-000/episode_000000.parquet"])
+def test_a_pipe_in_place_of_a_file_is_refused_at_once(name: str, tmp_path: Path) -> None:
+    folder = write_v2(tmp_path / "set", [make_episode(6, 0)])
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
+    with pytest.raises(DemonstrationFileError, match="is no regular file"):
+        read_all(folder)
+
+
+@pytest.mark.parametrize("limit", ["MAX_VALUES", "MAX_COLUMN_BYTES"])
+def test_sizes_that_a_parquet_file_declares_are_bounded(
+    limit: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parquet, limit, 5)
+    with pytest.raises(DemonstrationFileError, match=r"parquet declares \d+ values of \d+ bytes; expected at most"):
+        read_all(write_v2(tmp_path / "set", [make_episode(6, 0)]))
+
+
+def test_images_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_v2(tmp_path / "set", [make_episode(6, 0)])
+    monkeypatch.setattr(frames, "MAX_EPISODE_BYTES", 1000)
+    with pytest.raises(DemonstrationFileError, match="at most 1000 bytes per episode"):
+        read_all(folder)
+    monkeypatch.setattr(frames, "MAX_PIXELS", 1000)
+    with pytest.raises(DemonstrationFileError, match="32 x 32 pixels in mode 'RGB'; expected 'RGB' and at most 1000"):
+        read_all(folder)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ({"episode_index": 0, "tasks": [], "length": 6}, r"has the tasks \[\]; expected one instruction"),
+        ({"episode_index": 0, "tasks": ["a", "b"], "length": 6}, r"has the tasks \['a', 'b'\]"),
+        ({"episode_index": 0, "tasks": ["a"], "length": 10**12}, "has 6 steps; expected 1000000000000"),
+        ({"episode_index": 3, "tasks": ["a"], "length": 6}, "expected numbers 0 to 0"),
+    ],
+)
+def test_an_index_that_does_not_fit_is_refused(line: dict, message: str, tmp_path: Path) -> None:
+    folder = write_v2(tmp_path / "set", [make_episode(6, 0)])
+    (folder / "meta" / "episodes.jsonl").write_text(json.dumps(line))
+    with pytest.raises(DemonstrationFileError, match=message):
+        read_all(folder)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+INFO = ("codebase_version", "fps", "features", "total_episodes", "chunks_size", "data_path", "video_path")
+
+
+@settings(
+    max_examples=120,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(
+    info=st.dictionaries(st.sampled_from(INFO), JSON, max_size=1),
+    feature=st.dictionaries(st.sampled_from(("dtype", "shape", "names", "info")), JSON, max_size=1),
+    row=st.one_of(st.none(), JSON, st.dictionaries(st.sampled_from(("episode_index", "tasks", "length")), JSON)),
+    damage=st.lists(st.tuples(st.integers(0, 10_000), st.binary(min_size=1, max_size=3)), max_size=3),
+    cut=st.one_of(st.none(), st.integers(0, 10_000)),
+)
+def test_whatever_a_set_holds_ends_in_the_named_error_or_in_episodes(
+    info: dict, feature: dict, row: Any, damage: list[tuple[int, bytes]], cut: int | None, tmp_path: Path
+) -> None:
+    folder = tmp_path / "set"
+    if not folder.exists():
+        shutil.copytree(write_v2(tmp_path / "whole", [make_episode(6, 0)]), folder)
+    whole = tmp_path / "whole"
+    for name in ("meta/info.json", "meta/episodes.jsonl", "data/chunk-000/episode_000000.parquet"):
+        shutil.copy(whole / name, folder / name)
+    change_feature(folder, "image", **feature)
+    change_info(folder, **info)
+    if row is not None:
+        (folder / "meta" / "episodes.jsonl").write_text(json.dumps(row))
+    path = folder / "data" / "chunk-000" / "episode_000000.parquet"
+    content = bytearray(path.read_bytes())
+    for place, new in damage:
+        content[place % len(content) : place % len(content) + len(new)] = new
+    path.write_bytes(content[:cut])
+    try:
+        episodes = read_all(folder)
+    except DemonstrationFileError as error:
+        assert "set" in str(error) or "path" in str(error)
+    else:
+        assert all(len(episode) for episode in episodes)

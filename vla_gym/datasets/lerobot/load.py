@@ -2,137 +2,130 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import imageio_ffmpeg
 import numpy as np
 
-from vla_gym.datasets.episode import Episode
-from vla_gym.datasets.lerobot.layout import IMAGE_KEYS, INIT_STATE_ID_KEY, TASK_ID_KEY, VERSION, pyarrow_parquet
+from vla_gym.datasets.conventions import Conventions, check_proprio
+from vla_gym.datasets.episode import PROPRIO_DIM, Episode
+from vla_gym.datasets.lerobot.features import SUCCESS_KEY, DatasetInfo, read_info
+from vla_gym.datasets.lerobot.frames import FrameStream, ImageStream, VideoStream
+from vla_gym.datasets.lerobot.index import EpisodeRow, read_index
+from vla_gym.datasets.lerobot.layout import pyarrow_parquet
+from vla_gym.datasets.lerobot.parquet import matrix, read_columns
 from vla_gym.errors import DemonstrationFileError
+from vla_gym.files import named_errors
 from vla_gym.tasks.registry import COMMAND_DIM
-from vla_gym.type_aliases import UInt8Array
 
 
-def load_lerobot(folder: str | Path) -> Iterator[Episode]:
+def load_lerobot(folder: str | Path, conventions: Conventions | None = None) -> Iterator[Episode]:
     """
-    Episodes of a LeRobot dataset v3.0 of LIBERO's robot, one after the other; only one is in memory at a time.
+    Read the episodes of a LeRobot dataset (v2.0, v2.1, v3.0) of LIBERO's robot; only one is in memory at a time.
+
+    Images may be videos or columns of the files of steps. The keys of LeRobot's, IPEC's and openpi's sets are known.
 
     :param folder: folder of the dataset
+    :param conventions: what it means, where that differs from LIBERO
     :return: episodes in order
     :raises MissingPackageError: without pyarrow
-    :raises DemonstrationFileError: if it is no such dataset
+    :raises DemonstrationFileError: if it is no such dataset, is damaged, or means something else than LIBERO's
     """
     pyarrow_parquet()
-    folder = Path(folder)
+    folder, conventions = Path(folder), conventions or Conventions()
+    with _named_errors(folder):
+        info = read_info(folder, conventions)
+        rows = read_index(info)
+        steps = _Steps(info)
+        conventions.check_gripper(steps.gripper(rows), folder)
+    return _episodes(info, conventions, rows, steps)
+
+
+def _named_errors(folder: Path) -> Any:
+    return named_errors(DemonstrationFileError, f"{folder}: expected a LeRobot dataset of LIBERO's robot")
+
+
+def _episodes(info: DatasetInfo, conventions: Conventions, rows: list[EpisodeRow], steps: _Steps) -> Iterator[Episode]:
+    streams: dict[str, FrameStream] = {
+        name: VideoStream() if name in info.videos else ImageStream(info.keys[name]) for name in info.cameras
+    }
     try:
-        info = json.loads((folder / "meta" / "info.json").read_text())
-    except (OSError, ValueError) as error:
-        raise DemonstrationFileError(
-            f"{folder} is no LeRobot dataset: meta/info.json cannot be read ({error})."
-        ) from error
-    if info.get("codebase_version") != VERSION:
-        raise DemonstrationFileError(
-            f"{folder} has format {info.get('codebase_version')!r}; expected {VERSION!r}. "
-            "LeRobot converts older datasets."
-        )
-    for key, size in (("observation.state", 8), ("action", COMMAND_DIM)):
-        shape = info["features"].get(key, {}).get("shape")
-        if shape is None or list(shape) != [size]:
-            raise DemonstrationFileError(f"{folder}: feature {key!r} has shape {shape}; expected [{size}].")
-    return _Importer(folder, info).episodes()
+        for row in rows:
+            with _named_errors(info.folder):
+                episode = _episode(info, conventions, row, steps, streams)
+            yield episode
+    finally:
+        for stream in streams.values():
+            stream.close()
 
 
-class _Importer:
-    """A dataset that is being read."""
-
-    def __init__(self, folder: Path, info: dict[str, Any]) -> None:
-        self._folder = folder
-        self._info = info
-        self._parquet = pyarrow_parquet()
-        self._videos = {name: _VideoFiles() for name, key in IMAGE_KEYS.items() if key in info["features"]}
-
-    def episodes(self) -> Iterator[Episode]:
-        rows = [
-            row
-            for path in sorted((self._folder / "meta" / "episodes").glob("*/*.parquet"))
-            for row in self._parquet.read_table(path).to_pylist()
-        ]
-        if len(rows) != self._info["total_episodes"]:
-            raise DemonstrationFileError(
-                f"{self._folder} says that it has {self._info['total_episodes']} episodes but lists {len(rows)}."
-            )
-        data_path, data = None, None
-        try:
-            for row in sorted(rows, key=lambda row: int(row["episode_index"])):
-                path = self._path(self._info["data_path"], row, "data")
-                if path != data_path:
-                    data_path, data = path, self._parquet.read_table(path)
-                yield self._episode(row, data)
-        finally:
-            for video in self._videos.values():
-                video.close()
-
-    def _path(self, template: str, row: dict[str, Any], key: str) -> Path:
-        place = {name: int(row[f"{key}/{name}"]) for name in ("chunk_index", "file_index")}
-        return self._folder / template.format(video_key=key.removeprefix("videos/"), **place)
-
-    def _episode(self, row: dict[str, Any], data: Any) -> Episode:
-        import pyarrow.compute
-
-        steps = data.filter(pyarrow.compute.equal(data["episode_index"], row["episode_index"]))
-        n = int(row["length"])
-        if len(steps) != n:
-            raise DemonstrationFileError(
-                f"{self._folder}: episode {row['episode_index']} has {len(steps)} steps; expected {n}."
-            )
-        images: dict[str, Any] = {"images": np.zeros((n, 0, 0, 3), dtype=np.uint8)}
-        for name, video in self._videos.items():
-            key = f"videos/{IMAGE_KEYS[name]}"
-            first = round(row[f"{key}/from_timestamp"] * self._info["fps"])
-            images[name] = video.frames(self._path(self._info["video_path"], row, key), first, n)
+def _episode(
+    info: DatasetInfo, conventions: Conventions, row: EpisodeRow, steps: _Steps, streams: dict[str, FrameStream]
+) -> Episode:
+    first, arrays = steps.of(row)
+    source = f"{info.folder}: episode {row.index}"
+    check_proprio(arrays["proprio"], info.state_names, source)
+    images: dict[str, Any] = {"images": np.zeros((row.n_steps, 0, 0, 3), dtype=np.uint8)}
+    for name, stream in streams.items():
+        path, start = row.videos.get(name, (row.data, first))
+        stored = stream.frames(path, start, row.n_steps)
+        images[name] = conventions.pictures(stored, "upright", info.color_orders[name])
+    with named_errors(DemonstrationFileError, source):
         return Episode(
-            proprio=np.array(steps["observation.state"].to_pylist(), dtype=np.float32),
-            commands=np.array(steps["action"].to_pylist(), dtype=np.float64),
-            instruction=row["tasks"][0],
-            task_id=int(row.get(TASK_ID_KEY, -1)),
-            init_state_id=int(row.get(INIT_STATE_ID_KEY, -1)),
-            success=True,
+            proprio=arrays["proprio"].astype(np.float32),
+            commands=conventions.commands(arrays["commands"]),
+            instruction=row.instruction,
+            task_id=row.task_id,
+            init_state_id=row.init_state_id,
+            success=bool(arrays[SUCCESS_KEY][-1]) if info.has_success else True,
             **images,
         )
 
 
-class _VideoFiles:
-    """Frames of video files, decoded as a stream as long as they are asked for in order."""
+class _Steps:
+    """Numbers of the steps; those of one file are kept."""
 
-    def __init__(self) -> None:
+    def __init__(self, info: DatasetInfo) -> None:
+        self._info = info
         self._path: Path | None = None
-        self._stream: Any = None
-        self._size = (0, 0)
-        self._next = 0
+        self._arrays: dict[str, Any] = {}
 
-    def frames(self, path: Path, first: int, count: int) -> UInt8Array:
-        if path != self._path or first < self._next:
-            self.close()
-            if not path.is_file():
-                raise DemonstrationFileError(f"{path} is missing.")
-            self._stream = imageio_ffmpeg.read_frames(str(path), pix_fmt="rgb24")
-            self._size = next(self._stream)["size"]
-            self._path, self._next = path, 0
-        width, height = self._size
-        pictures = []
-        for frame in self._stream:
-            self._next += 1
-            if self._next > first:
-                pictures.append(np.frombuffer(frame, dtype=np.uint8).reshape(height, width, 3))
-            if len(pictures) == count:
-                return np.stack(pictures)
-        raise DemonstrationFileError(f"{path} ends after {self._next} frames; expected at least {first + count}.")
+    def gripper(self, rows: list[EpisodeRow]) -> Iterator[tuple[Any, Any]]:
+        """Commands and fingers of each episode."""
+        for row in rows:
+            _, arrays = self.of(row)
+            yield arrays["commands"], arrays["proprio"][:, -2:]
 
-    def close(self) -> None:
-        if self._stream is not None:
-            self._stream.close()
-            self._stream = None
+    def of(self, row: EpisodeRow) -> tuple[int, dict[str, Any]]:
+        """
+        Numbers of an episode.
+
+        :return: its first row in the file, and name -> array
+        """
+        if row.data != self._path:
+            self._arrays, self._path = self._read(row.data), row.data
+        places = np.flatnonzero(self._arrays["episode_index"] == row.index)
+        if len(places) != row.n_steps or not len(places):
+            raise DemonstrationFileError(
+                f"{self._info.folder}: episode {row.index} has {len(places)} steps; expected {row.n_steps}."
+            )
+        first = int(places[0])
+        arrays = {name: array[places] for name, array in self._arrays.items()}
+        order = np.arange(row.n_steps)
+        if (places != first + order).any() or (arrays["frame_index"] != order).any():
+            raise DemonstrationFileError(
+                f"{self._info.folder}: the steps of episode {row.index} are not in order; expected frame_index 0 to "
+                f"{row.n_steps - 1} in successive rows."
+            )
+        return first, arrays
+
+    def _read(self, path: Path) -> dict[str, Any]:
+        keys = self._info.keys
+        names = ["episode_index", "frame_index", *([SUCCESS_KEY] if self._info.has_success else [])]
+        table = read_columns(path, [*names, keys["proprio"], keys["commands"]])
+        return {
+            **{name: table[name].to_numpy() for name in names},
+            "proprio": matrix(table, keys["proprio"], PROPRIO_DIM, path),
+            "commands": matrix(table, keys["commands"], COMMAND_DIM, path),
+        }
