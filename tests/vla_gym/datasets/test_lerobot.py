@@ -431,8 +431,8 @@ def test_a_playlist_under_the_name_of_a_video_is_not_followed(tmp_path: Path) ->
     folder = export_lerobot([make_episode(6, 0)], tmp_path / "set")
     (video,) = folder.glob("videos/observation.images.image/*/*.mp4")
     (other,) = folder.glob("videos/observation.images.image2/*/*.mp4")
-    shutil.copy(other, tmp_path / "secret.mp4")
-    video.write_text(f"ffconcat version 1.0\nfile {tmp_path / 'secret.mp4'}\n")
+    shutil.copy(other, video.with_name("secret.mp4"))
+    video.write_text("ffconcat version 1.0\nfile secret.mp4\n")
     with pytest.raises(DemonstrationFileError, match="set: expected a LeRobot dataset"):
         read_all(folder)
 
