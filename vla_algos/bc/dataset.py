@@ -13,6 +13,7 @@ import torch as th
 from vla_algos.models.openvla.resampling import resize_bicubic
 from vla_gym.actions.statistics import dataset_statistics
 from vla_gym.actions.tokenizer import N_BINS, ActionTokenizer
+from vla_gym.datasets.conventions import Conventions
 from vla_gym.datasets.episode import Episode
 from vla_gym.tasks.registry import COMMAND_DIM
 
@@ -55,6 +56,7 @@ class DemonstrationSet:
     :param proprio: (M, 8) float32, m and rad
     :param bins: action bins, (M, 7 * chunk_size) int64, 0..255
     :param episode_ids: number of the episode that a decision belongs to, (M,) int64
+    :param start_ids: number of the initial state that its episode began in, (M,) int64; default: each its own
     :param n_commands: commands of the chunk that were demonstrated, the rest fills it up, (M,) int64; default: all
     :param frame_ids: row of ``images`` that a decision sees, (M,) int64; default: row by row
     :param wrist: images of camera ``wrist``, as ``images``; None: none
@@ -70,6 +72,7 @@ class DemonstrationSet:
     proprio: np.ndarray
     bins: np.ndarray
     episode_ids: np.ndarray
+    start_ids: np.ndarray = field(default=None)  # type: ignore[assignment]
     n_commands: np.ndarray = field(default=None)  # type: ignore[assignment]
     frame_ids: np.ndarray = field(default=None)  # type: ignore[assignment]
     wrist: np.ndarray | None = None
@@ -82,6 +85,8 @@ class DemonstrationSet:
         n_frames = m if self.frame_ids is None else len(self.images)
         if self.frame_ids is None:
             object.__setattr__(self, "frame_ids", np.arange(m))
+        if self.start_ids is None:
+            object.__setattr__(self, "start_ids", self.episode_ids)
         if self.camera_size is None:
             object.__setattr__(self, "camera_size", self.images.shape[1:3])
         if self.n_commands is None:
@@ -92,6 +97,7 @@ class DemonstrationSet:
             "proprio": ((m, *self.proprio.shape[1:2]), np.float32),
             "bins": ((m, *self.bins.shape[1:2]), np.int64),
             "episode_ids": ((m,), np.int64),
+            "start_ids": ((m,), np.int64),
             "n_commands": ((m,), np.int64),
             "frame_ids": ((m,), np.int64),
         }
@@ -138,22 +144,27 @@ class DemonstrationSet:
         :param image_folder: where to put frames that are too many for the memory; None: keep them in memory
         :return: the set
         :raises ValueError: without any episode, or with one that was recorded without camera ``agentview``
+        :raises DemonstrationFileError: if gripper commands are not -1 (open) and 1 (close)
         """
         frames = _Frames(image_folder, image_size)
-        instructions, commands, proprio = [], [], []
+        instructions, commands, proprio, starts = [], [], [], []
         for episode in episodes:
             frames.add(episode)
+            starts.append(_start(episode))
             instructions.append(episode.instruction)
             commands.append(np.asarray(episode.commands))
             proprio.append(np.asarray(episode.proprio, dtype=np.float32))
         if not commands:
             raise ValueError("There are no episodes; collect at least one.")
+        fingers = (one[:, -2:] for one in proprio)
+        Conventions().check_gripper(zip(commands, fingers, strict=True), name)
         norm_stats: dict[str, Any] = {}
         if tokenizer is None:
             norm_stats = {name: dataset_statistics(commands, proprio)}
             tokenizer = ActionTokenizer.from_norm_stats(norm_stats[name])
         lengths = [len(one) for one in commands]
         distinct = tuple(dict.fromkeys(instructions))
+        places = {start: i for i, start in enumerate(dict.fromkeys(starts))}
         arrays = frames.finish()
         return cls(
             images=arrays["images"],
@@ -162,6 +173,7 @@ class DemonstrationSet:
             proprio=np.concatenate(proprio),
             bins=np.concatenate([_chunks(one, tokenizer, chunk_size) for one in commands]),
             episode_ids=np.repeat(np.arange(len(lengths)), lengths),
+            start_ids=np.repeat([places[start] for start in starts], lengths),
             n_commands=np.concatenate([np.minimum(chunk_size, np.arange(n, 0, -1)) for n in lengths]),
             wrist=arrays.get("wrist"),
             camera_size=frames.camera_size,
@@ -184,28 +196,34 @@ class DemonstrationSet:
         :param indices: (K,) int64, or a mask (M,) bool
         :return: set of these
         """
-        names = ("instruction_ids", "proprio", "bins", "episode_ids", "n_commands", "frame_ids")
+        names = ("instruction_ids", "proprio", "bins", "episode_ids", "start_ids", "n_commands", "frame_ids")
         return replace(self, **{name: getattr(self, name)[indices] for name in names})
 
     def split_by_episode(
         self, fraction: float, generator: np.random.Generator
     ) -> tuple[DemonstrationSet, DemonstrationSet]:
         """
-        Keep whole episodes apart: neighbouring images of one episode are too alike to judge by.
+        Keep whole episodes apart, and those from the same initial state together.
 
-        :param fraction: share of the episodes in the second set; rounded, at least one if above 0
-        :param generator: chooses the episodes
+        Neighbouring images of one episode, and first images of episodes from one state, are too alike to judge by.
+
+        :param fraction: share of the episodes in the second set; rounded, at least one if above 0, and more where
+            episodes share their initial state
+        :param generator: chooses the initial states
         :return: training set and validation set
         :raises ValueError: if no episode would be left in the training set
         """
-        episodes = np.unique(self.episode_ids)
-        n_held_out = max(1, round(fraction * len(episodes))) if fraction > 0 else 0
-        if n_held_out >= len(episodes):
+        episodes, firsts = np.unique(self.episode_ids, return_index=True)
+        starts, n_episodes = np.unique(self.start_ids[firsts], return_counts=True)
+        n_wanted = max(1, round(fraction * len(episodes))) if fraction > 0 else 0
+        order = generator.permutation(len(starts))
+        n_starts = int(np.searchsorted(np.cumsum(n_episodes[order]), n_wanted)) + 1 if n_wanted else 0
+        if n_starts >= len(starts):
             raise ValueError(
-                f"Holding out {fraction} of {len(episodes)} episodes leaves none to train on. "
-                "Give more demonstrations, or hold none out."
+                f"Holding out {fraction} of {len(episodes)} episodes leaves none to train on, as those from one of the "
+                f"{len(starts)} initial states stay together. Give more demonstrations, or hold none out."
             )
-        is_held_out = np.isin(self.episode_ids, generator.permutation(episodes)[:n_held_out])
+        is_held_out = np.isin(self.start_ids, starts[order[:n_starts]])
         return self.select(~is_held_out), self.select(is_held_out)
 
     def batch(self, indices: np.ndarray, device: th.device | str, cameras: Iterable[str] = ("agentview",)) -> Batch:
@@ -242,6 +260,15 @@ def _chunks(commands: np.ndarray, tokenizer: ActionTokenizer, chunk_size: int) -
     encoded = tokenizer.encode(np.concatenate([commands, rest]))
     windows = np.lib.stride_tricks.sliding_window_view(encoded, chunk_size, axis=0)  # (T, 7, chunk_size)
     return windows.transpose(0, 2, 1).reshape(len(commands), chunk_size * COMMAND_DIM)
+
+
+def _start(episode: Episode) -> tuple[Any, ...]:
+    """Initial state of an episode: its number, else the state itself, else what is seen first."""
+    if episode.init_state_id >= 0:
+        return episode.instruction, episode.task_id, episode.init_state_id
+    if episode.trace is not None:
+        return episode.instruction, episode.trace.init_state.tobytes()
+    return episode.instruction, episode.proprio[0].tobytes(), episode.images[0].tobytes()
 
 
 class _Frames:

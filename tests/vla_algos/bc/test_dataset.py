@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch as th
@@ -7,6 +9,8 @@ from vla_algos.models.openvla.config import get_preset
 from vla_algos.models.openvla.processor import Processor
 from vla_gym.actions.statistics import dataset_statistics
 from vla_gym.actions.tokenizer import ActionTokenizer
+from vla_gym.datasets.episode import SimulatorTrace
+from vla_gym.errors import DemonstrationFileError, InvalidEpisodeError
 
 
 def make(m=10, **changes):
@@ -120,6 +124,60 @@ def test_without_a_tokenizer_bins_span_the_demonstrated_range(episodes) -> None:
     np.testing.assert_array_equal(data.action_tokenizer.q01, entry["action"]["q01"])
     expected = data.action_tokenizer.encode(np.concatenate([one.commands for one in some]))
     np.testing.assert_array_equal(data.bins, expected)
+
+
+def test_episodes_from_one_initial_state_are_never_divided():
+    """Ten decisions in five episodes, of which 0, 2 and 4 begin alike."""
+    data = make(10, episode_ids=np.arange(10) // 2, start_ids=np.array([0, 1, 0, 2, 0]).repeat(2))
+    for seed in range(10):
+        train, validation = data.split_by_episode(0.4, np.random.default_rng(seed))
+        assert not set(train.start_ids) & set(validation.start_ids)
+        assert len(set(validation.episode_ids)) in (2, 3, 4) and len(train) + len(validation) == 10
+    with pytest.raises(ValueError, match="from one of the 1 initial states stay together"):
+        make(10, start_ids=np.zeros(10, dtype=np.int64)).split_by_episode(0.1, np.random.default_rng(0))
+
+
+def test_split_of_different_initial_states_is_the_draw_of_episodes():
+    data = make(30)
+    for seed in range(5):
+        _, validation = data.split_by_episode(0.3, np.random.default_rng(seed))
+        expected = np.random.default_rng(seed).permutation(np.arange(10))[:3]
+        assert set(validation.episode_ids) == set(expected)
+
+
+def without_start(episode, **changes):
+    return replace(episode, init_state_id=-1, **changes)
+
+
+def test_initial_states_are_told_by_number_state_or_first_image(episodes) -> None:
+    one, two, three = episodes(3, lengths=[3, 3, 3])
+    data = DemonstrationSet.from_episodes([one, two, replace(three, init_state_id=0)])
+    assert data.start_ids.reshape(3, 3)[:, 0].tolist() == [0, 1, 0]
+    other_task = replace(three, init_state_id=0, task_id=5)
+    assert len(set(DemonstrationSet.from_episodes([one, other_task]).start_ids)) == 2
+    same_look = without_start(two, images=one.images, proprio=one.proprio)
+    data = DemonstrationSet.from_episodes([without_start(one), same_look, without_start(three)])
+    assert data.start_ids.reshape(3, 3)[:, 0].tolist() == [0, 0, 1]
+    states = [SimulatorTrace(np.full(5, number), *[np.zeros((3, 5))] * 4) for number in (1.0, 1.0, 2.0)]
+    traced = [without_start(e, trace=state) for e, state in zip((one, two, three), states, strict=True)]
+    data = DemonstrationSet.from_episodes(traced)
+    assert data.start_ids.reshape(3, 3)[:, 0].tolist() == [0, 0, 1]
+
+
+@pytest.mark.parametrize("name", ["commands", "proprio"])
+def test_numbers_that_are_not_finite_are_refused(name, episodes) -> None:
+    array = getattr(episodes(1)[0], name).copy()
+    array[1, 2] = np.nan
+    with pytest.raises(InvalidEpisodeError, match=f"{name} holds NaN or infinity in row 1. Leave this episode out"):
+        DemonstrationSet.from_episodes([replace(episodes(1)[0], **{name: array})])
+
+
+def test_gripper_commands_of_another_convention_are_not_learnt(episodes) -> None:
+    (episode,) = episodes(1, lengths=[6])
+    commands = episode.commands.copy()
+    commands[:, 6] = [1, 1, 1, 0, 0, 0]
+    with pytest.raises(DemonstrationFileError, match=r"demonstrations: gripper commands range over \[0, 1\]"):
+        DemonstrationSet.from_episodes([replace(episode, commands=commands)])
 
 
 def test_episodes_without_images_are_refused(episodes) -> None:
