@@ -62,7 +62,7 @@ class Conventions:
     keys: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.keys, Mapping):
+        if not isinstance(self.keys, Mapping) or not all(isinstance(key, str) for key in self.keys.values()):
             raise TypeError(f"keys is {self.keys!r}; expected a mapping such as {{'images': 'image'}}.")
         for kind, value, valid in (
             ("gripper convention", self.gripper, tuple(GRIPPERS)),

@@ -11,6 +11,8 @@ from typing import Any
 
 from vla_gym import __version__
 from vla_gym.datasets.hdf5 import DemonstrationFile, demonstration_files
+from vla_gym.errors import DemonstrationFileError
+from vla_gym.files import named_errors
 
 _PACKAGES = ("mujoco", "numpy", "hf-libero", "robosuite")
 
@@ -39,7 +41,10 @@ def describe_demonstrations(path: str | Path) -> dict[str, Any]:
     kept, attempted = 0, 0
     found: dict[str, list[Any]] = defaultdict(list)
     for file_path in demonstration_files(path):
-        with DemonstrationFile(file_path) as file:
+        with (
+            DemonstrationFile(file_path) as file,
+            named_errors(DemonstrationFileError, f"{file_path}: expected notes of vla-rl collect in its attributes"),
+        ):
             kept += len(file)
             attempted += int(file.metadata.get("attempted", len(file)))
             noted = json.loads(str(file.metadata.get("settings", "{}")))

@@ -27,9 +27,12 @@ from vla_gym.datasets.pool import Done, run_jobs
 from vla_gym.datasets.provenance import provenance
 from vla_gym.datasets.recorder import FAILURES, UNKNOWN, WORK_FOLDER, EpisodeRecorder, Job, RecordingSettings, part_path
 from vla_gym.errors import DemonstrationFileError
+from vla_gym.files import named_errors, read_bounded
 from vla_gym.tasks.registry import TaskSpec
 
 logger = logging.getLogger(__name__)
+
+MAX_NOTE_BYTES = 2**20
 
 
 @dataclass
@@ -182,28 +185,38 @@ class _Recording:
     def _find(self, task: TaskSpec) -> _Found:
         """What is on disk of a task."""
         found = _Found()
-        if self._path(task).exists():
-            with DemonstrationFile(self._path(task)) as file:
-                self._check_settings(file.path, file.metadata)
-                for index in range(len(file)):
-                    found.kept[int(file.episode_metadata(index)["episode"])] = (file.path, index)
-                for kind, numbers in found.failed.items():
-                    numbers.extend(int(number) for number in file.metadata[f"failed_{kind}"])
-        for path in self._parts(task):
-            number = int(path.stem.removeprefix("episode_"))
-            if number in found.numbers():
-                continue  # interrupted between the renaming of a file and the removal of its parts
-            if path.suffix == ".json":
-                note = json.loads(path.read_text())
-                self._check_settings(path, note)
-                found.failed[note["outcome"]].append(number)
-            else:
-                with DemonstrationFile(path) as part:
-                    self._check_settings(path, part.metadata)
-                found.kept[number] = (path, 0)
+        whole = [self._path(task)] if self._path(task).exists() else []
+        for path in [*whole, *self._parts(task)]:
+            expected = f"{path}: expected a recording of vla-rl collect. Remove it to record its episodes again"
+            with named_errors(DemonstrationFileError, expected):
+                if path in whole:
+                    self._note_whole(path, found)
+                else:
+                    self._note_part(path, found)
         for numbers in found.failed.values():
             numbers.sort()
         return found
+
+    def _note_whole(self, path: Path, found: _Found) -> None:
+        with DemonstrationFile(path) as file:
+            self._check_settings(path, file.metadata)
+            for index in range(len(file)):
+                found.kept[int(file.episode_metadata(index)["episode"])] = (path, index)
+            for kind, numbers in found.failed.items():
+                numbers.extend(int(number) for number in file.metadata[f"failed_{kind}"])
+
+    def _note_part(self, path: Path, found: _Found) -> None:
+        number = int(path.stem.removeprefix("episode_"))
+        if number in found.numbers():
+            return  # interrupted between the renaming of a file and the removal of its parts
+        if path.suffix == ".json":
+            note = json.loads(read_bounded(path, MAX_NOTE_BYTES))
+            self._check_settings(path, note)
+            found.failed[note["outcome"]].append(number)
+        else:
+            with DemonstrationFile(path) as part:
+                self._check_settings(path, part.metadata)
+            found.kept[number] = (path, 0)
 
     def _parts(self, task: TaskSpec) -> list[Path]:
         """Finished parts; what a killed process left behind is removed."""

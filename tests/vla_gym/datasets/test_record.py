@@ -16,6 +16,7 @@ from filelock import FileLock
 from vla_gym.datasets import recorder
 from vla_gym.datasets.collect import replay_episode
 from vla_gym.datasets.hdf5 import DemonstrationFile, load_episodes
+from vla_gym.datasets.provenance import describe_demonstrations
 from vla_gym.datasets.record import record_demonstrations
 from vla_gym.datasets.recorder import EpisodeRecorder, RecordingSettings
 from vla_gym.errors import AssetsError, DemonstrationFileError, UnknownNameError
@@ -220,6 +221,29 @@ def test_other_settings_another_origin_and_another_process_are_refused(tmp_path:
         del file["data"].attrs["vla_gym_settings"]
     with pytest.raises(DemonstrationFileError, match="was not recorded by vla-rl collect"):
         record_demonstrations(BLIND, tmp_path, 2, [BOWL], workers=0)
+
+
+@pytest.mark.parametrize("note", ["", "null", "[]", '{"settings": 3}', '{"settings": "[]"}', "[" * 100_000])
+def test_a_damaged_note_is_refused_by_name(note: str, tmp_path: Path) -> None:
+    path = recorder.part_path(tmp_path, BLIND.spec.task(BOWL), 0).with_suffix(".json")
+    path.parent.mkdir(parents=True)
+    path.write_text(note)
+    with pytest.raises(DemonstrationFileError, match=r"episode_000000\.json.* vla-rl collect"):
+        record_demonstrations(BLIND, tmp_path, 1, [BOWL], workers=0)
+
+
+def test_damaged_attributes_of_the_recorder_are_refused_by_name(tmp_path: Path) -> None:
+    record_demonstrations(BLIND, tmp_path, 1, [BOWL], workers=0)
+    path = tmp_path / f"{NAME}_demo.hdf5"
+    assert describe_demonstrations(tmp_path)["kept"] == 1
+    with h5py.File(path, "r+") as file:
+        del file["data"].attrs["vla_gym_failed_expert"]
+    with pytest.raises(DemonstrationFileError, match=rf"{NAME}_demo\.hdf5: expected a recording of vla-rl collect"):
+        record_demonstrations(BLIND, tmp_path, 2, [BOWL], workers=0)
+    with h5py.File(path, "r+") as file:
+        file["data"].attrs["vla_gym_settings"] = "3"
+    with pytest.raises(DemonstrationFileError, match=rf"{NAME}_demo\.hdf5: expected notes of vla-rl collect"):
+        describe_demonstrations(tmp_path)
 
 
 def test_bad_requests_are_refused(tmp_path: Path) -> None:
