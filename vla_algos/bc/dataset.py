@@ -291,7 +291,12 @@ class _Frames:
             if images is None:
                 continue
             images = _resized(np.asarray(images), self._size)
-            self._shape = images.shape[1:]
+            self._shape = self._shape or images.shape[1:]
+            if images.shape[1:] != self._shape:
+                raise ValueError(
+                    f"An episode has {name} of {images.shape[1:]}, others before {self._shape}; expected one size for "
+                    "all episodes and cameras. Give image_size."
+                )
             if self._folder is None:
                 self._parts.setdefault(name, []).append(images)
                 continue

@@ -85,11 +85,13 @@ def child_dataset(group: h5py.Group, name: str, path: Path) -> h5py.Dataset:
         )
     if found.shape is None or found.dtype.kind not in "fiub":
         raise DemonstrationFileError(f"{path}: {found.name} is {found.shape} {found.dtype}; expected numbers.")
-    size, limit = math.prod(found.shape) * found.dtype.itemsize, MAX_EXPANSION * path.stat().st_size
+    # a chunk is unpacked whole, and may be larger than its dataset
+    n_values = max(math.prod(found.shape), math.prod(found.chunks or ()))
+    size, limit = n_values * found.dtype.itemsize, MAX_EXPANSION * path.stat().st_size
     if size > min(MAX_ARRAY_BYTES, limit):
         raise DemonstrationFileError(
-            f"{path}: {found.name} declares {found.shape} {found.dtype}, {size} bytes, in a file of "
-            f"{path.stat().st_size}; expected at most {min(MAX_ARRAY_BYTES, limit)}. The file is damaged or made up."
+            f"{path}: {found.name} declares {found.shape} {found.dtype} in chunks {found.chunks}, {size} bytes, in "
+            f"a file of {path.stat().st_size}; expected at most {min(MAX_ARRAY_BYTES, limit)}. The file is damaged or made up."
         )
     return found
 

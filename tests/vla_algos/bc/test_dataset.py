@@ -196,6 +196,17 @@ def test_frames_on_disk_are_those_in_memory(tmp_path, episodes) -> None:
         np.testing.assert_array_equal(kept[0].wrist, kept[1].wrist)
 
 
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_images_of_different_sizes_want_one_size(on_disk, tmp_path, episodes) -> None:
+    folder = tmp_path if on_disk else None
+    small, large = episodes(1, image_size=8)[0], episodes(1, image_size=16)[0]
+    mixed = replace(small, wrist_images=large.wrist_images)
+    for some in ([small, large], [mixed]):
+        with pytest.raises(ValueError, match=r"of \(16, 16, 3\), others before \(8, 8, 3\).*Give image_size"):
+            DemonstrationSet.from_episodes(some, image_folder=folder)
+        assert DemonstrationSet.from_episodes(some, image_size=8, image_folder=folder).images.shape[1:] == (8, 8, 3)
+
+
 def test_frames_shrink_as_the_model_would_do_it(episodes) -> None:
     some = episodes(2, image_size=128)
     processor = Processor(get_preset("nano"))

@@ -512,6 +512,16 @@ def test_declared_sizes_are_not_believed(name: str, shape: tuple[int, ...], tmp_
         read_one(path)
 
 
+def test_a_chunk_larger_than_its_dataset_is_not_unpacked(tmp_path: Path) -> None:
+    def damage(file: h5py.File) -> None:
+        del file["data/demo_0/actions"]
+        chunks, limits = (4, 10**8), (None, None)
+        file["data/demo_0"].create_dataset("actions", (4, 7), np.float64, chunks=chunks, maxshape=limits)
+
+    with pytest.raises(DemonstrationFileError, match=r"in chunks \(4, 100000000\), 3200000000 bytes"):
+        read_one(changed(tmp_path, damage))
+
+
 def test_a_pipe_among_the_files_is_refused_at_once(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / FILE)
     with pytest.raises(DemonstrationFileError, match="is no file"):

@@ -437,6 +437,21 @@ def test_a_playlist_under_the_name_of_a_video_is_not_followed(tmp_path: Path) ->
         read_all(folder)
 
 
+@pytest.mark.parametrize("content", [lambda whole: whole[:300], lambda whole: b"", lambda whole: bytes(5000)])
+def test_a_damaged_video_is_refused_by_name(content: Callable[[bytes], bytes], tmp_path: Path) -> None:
+    folder = export_lerobot([make_episode(6, 0)], tmp_path / "set")
+    (video,) = folder.glob("videos/observation.images.image/*/*.mp4")
+    video.write_bytes(content(video.read_bytes()))
+    with pytest.raises(DemonstrationFileError, match="set: expected a LeRobot dataset of LIBERO's robot"):
+        read_all(folder)
+
+
+def test_a_number_of_episodes_is_not_believed(tmp_path: Path) -> None:
+    folder = write_v2(tmp_path / "set", [make_episode(6, 0)], total_episodes=10**15)
+    with pytest.raises(DemonstrationFileError, match="says that it has 1000000000000000 episodes but lists 1"):
+        read_all(folder)
+
+
 @pytest.mark.parametrize("name", ["meta/info.json", "meta/episodes.jsonl", "data/chunk-000/episode_000000.parquet"])
 def test_a_pipe_in_place_of_a_file_is_refused_at_once(name: str, tmp_path: Path) -> None:
     folder = write_v2(tmp_path / "set", [make_episode(6, 0)])
@@ -463,6 +478,9 @@ def test_images_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(frames, "MAX_PIXELS", 1000)
     with pytest.raises(DemonstrationFileError, match="32 x 32 pixels in mode 'RGB'; expected 'RGB' and at most 1000"):
         read_all(folder)
+    videos = export_lerobot([make_episode(6, 0)], tmp_path / "videos")
+    with pytest.raises(DemonstrationFileError, match=r"has frames of \(32, 32\); expected at most 1000 pixels"):
+        read_all(videos)
 
 
 @pytest.mark.parametrize(
@@ -490,7 +508,7 @@ INFO = ("codebase_version", "fps", "features", "total_episodes", "chunks_size", 
 
 
 @settings(
-    max_examples=120,
+    max_examples=80,
     deadline=None,
     derandomize=True,
     database=None,

@@ -78,6 +78,9 @@ class VideoStream(FrameStream):
         # said to be MP4: ffmpeg would follow the file names in a playlist
         stream = imageio_ffmpeg.read_frames(str(path.resolve()), pix_fmt="rgb24", input_params=["-f", "mp4"])
         self._size = next(stream)["size"]
+        if np.prod(self._size) > MAX_PIXELS:
+            stream.close()
+            raise DemonstrationFileError(f"{path} has frames of {self._size}; expected at most {MAX_PIXELS} pixels.")
         return stream  # type: ignore[no-any-return]
 
     def _decoded(self, frame: bytes, path: Path) -> UInt8Array:

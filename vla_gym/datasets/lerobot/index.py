@@ -47,7 +47,7 @@ def read_index(info: DatasetInfo) -> list[EpisodeRow]:
     """
     stored = _rows_v3(info) if info.version == VERSION else _rows_v2(info)
     numbers = sorted(int(row["episode_index"]) for row in stored)
-    if numbers != list(range(info.n_episodes)):
+    if len(numbers) != info.n_episodes or numbers != list(range(len(numbers))):
         raise DemonstrationFileError(
             f"{info.folder} says that it has {info.n_episodes} episodes but lists {len(stored)}; expected numbers 0 to "
             f"{info.n_episodes - 1}, each once."
