@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from vla_gym.errors import DemonstrationFileError, UnknownNameError
-from vla_gym.tasks.registry import CONTROL_HZ
+from vla_gym.tasks.registry import COMMAND_DIM, CONTROL_HZ
 from vla_gym.type_aliases import Float64Array, UInt8Array
 
 GRIPPERS = {
@@ -157,6 +157,24 @@ class Conventions:
                 f"{source} states {hz!r} steps per second; expected {CONTROL_HZ}, LIBERO's control rate. If each "
                 f"step is one of LIBERO's all the same, give Conventions(stated_hz={hz!r}); else resample it."
             )
+
+
+def check_command_names(names: Sequence[str], source: object) -> None:
+    """
+    Refuse commands that are no relative pose followed by the gripper, as far as their names tell.
+
+    :param names: of the entries of a command, as far as the data set has some
+    :param source: name of the data set
+    :raises DemonstrationFileError: for joints, quaternions, absolute poses and another order
+    """
+    lowered = [name.lower() for name in names]
+    is_other = any(word in name for name in lowered for word in ("joint", "quat", "abs"))
+    grippers = [i for i, name in enumerate(lowered) if "grip" in name]
+    if is_other or (len(lowered) == COMMAND_DIM and grippers not in ([], [COMMAND_DIM - 1])):
+        raise DemonstrationFileError(
+            f"{source}: the commands are {', '.join(names)}; expected translation (3), axis-angle rotation (3), both "
+            "relative, and the gripper. Convert the data set."
+        )
 
 
 def check_proprio(state: Float64Array, names: Sequence[str], source: object) -> None:

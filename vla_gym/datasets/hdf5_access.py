@@ -87,11 +87,12 @@ def child_dataset(group: h5py.Group, name: str, path: Path) -> h5py.Dataset:
         raise DemonstrationFileError(f"{path}: {found.name} is {found.shape} {found.dtype}; expected numbers.")
     # a chunk is unpacked whole, and may be larger than its dataset
     n_values = max(math.prod(found.shape), math.prod(found.chunks or ()))
-    size, limit = n_values * found.dtype.itemsize, MAX_EXPANSION * path.stat().st_size
-    if size > min(MAX_ARRAY_BYTES, limit):
+    size, file_size = n_values * found.dtype.itemsize, path.stat().st_size
+    limit = min(MAX_ARRAY_BYTES, MAX_EXPANSION * file_size)
+    if size > limit:
         raise DemonstrationFileError(
             f"{path}: {found.name} declares {found.shape} {found.dtype} in chunks {found.chunks}, {size} bytes, in "
-            f"a file of {path.stat().st_size}; expected at most {min(MAX_ARRAY_BYTES, limit)}. The file is damaged or made up."
+            f"a file of {file_size}; expected at most {limit}. The file is damaged or made up."
         )
     return found
 

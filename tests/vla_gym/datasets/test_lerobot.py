@@ -333,6 +333,8 @@ def test_values_that_no_episode_of_libero_has_are_refused(
     [
         ("state", {"names": ["x", "y", "z", "rx", "ry", "rz", "rw", "gripper"]}, "orientation is a quaternion"),
         ("state", {"names": {"motors": [f"joint_{i}" for i in range(8)]}}, "the state holds joint angles"),
+        ("actions", {"names": {"motors": [f"joint_{i}" for i in range(7)]}}, "the commands are joint_0, .*relative"),
+        ("actions", {"names": ["gripper", "x", "y", "z", "a", "b", "c"]}, "the commands are gripper, x"),
         ("state", {"shape": [9]}, r"'state' has shape \[9\]; expected \[8\]"),
         ("image", {"info": {"video.is_depth_map": True}}, "'image' is depth; expected colour images"),
         ("wrist_image", {"dtype": "float32"}, "'wrist_image' is float32; expected colour images"),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vla_gym.datasets.conventions import Conventions
+from vla_gym.datasets.conventions import Conventions, check_command_names
 from vla_gym.datasets.episode import PROPRIO_DIM
 from vla_gym.datasets.lerobot.layout import IMAGE_KEYS, READ_VERSIONS, file_of
 from vla_gym.errors import DemonstrationFileError
@@ -96,6 +96,7 @@ def read_info(folder: Path, conventions: Conventions) -> DatasetInfo:
     features = info["features"]
     keys = _keys(folder, features, conventions.keys)
     _check_keys(folder, features, keys)
+    check_command_names(tuple(_texts(features[keys["commands"]].get("names"))), folder)
     cameras = {name: features[key] for name, key in keys.items() if name in _CAMERA_FIELDS}
     return DatasetInfo(
         folder=folder,
