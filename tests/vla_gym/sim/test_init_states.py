@@ -130,7 +130,7 @@ def test_layouts_of_numbers_are_read_as_numpy_reads_them(dtype: str, order: str,
     np.testing.assert_array_equal(states, expected)
 
 
-@settings(max_examples=200, deadline=None, derandomize=True, database=None)
+@settings(max_examples=100, deadline=None, derandomize=True, database=None)
 @given(
     damage=st.lists(st.tuples(st.integers(0, 10_000), st.binary(max_size=3)), min_size=1, max_size=5), data=st.data()
 )
