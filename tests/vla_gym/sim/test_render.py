@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import gc
+import multiprocessing
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -8,7 +10,7 @@ import numpy as np
 import pytest
 
 from vla_gym.errors import RenderingError, UnknownNameError
-from vla_gym.sim import render
+from vla_gym.sim import opengl, render
 from vla_gym.sim.core import View
 from vla_gym.sim.render import CameraRenderer
 
@@ -78,8 +80,9 @@ def test_without_any_off_screen_library_the_debian_packages_are_named(
     model_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("MUJOCO_GL", raising=False)
+    monkeypatch.delenv("PYOPENGL_PLATFORM", raising=False)
     monkeypatch.setattr(render, "_pool", render._Pool())
-    monkeypatch.setattr(render.ctypes.util, "find_library", lambda name: None)
+    monkeypatch.setattr(opengl.ctypes.util, "find_library", lambda name: None)
     with pytest.raises(RenderingError, match=r"libegl1 libgl1-mesa-dri.*libosmesa6"):
         CameraRenderer(model_file, 32, ["above"])
 
@@ -115,3 +118,100 @@ def test_a_damaged_model_is_removed(tmp_path: Path) -> None:
     with pytest.raises(RenderingError, match="damaged"):
         CameraRenderer(file, 32, ["above"])
     assert not file.exists()
+
+
+def test_an_image_may_be_drawn_in_another_thread_than_the_renderers_own(model_file: Path, view: View) -> None:
+    with ThreadPoolExecutor(1) as first, ThreadPoolExecutor(1) as second:
+        renderer = first.submit(CameraRenderer, model_file, 32, ["above"]).result()
+        images = [pool.submit(renderer.render, "above", view).result() for pool in (first, second, first)]
+        images.append(renderer.render("above", view))
+        second.submit(renderer.close).result()
+    for image in images[1:]:
+        np.testing.assert_array_equal(image, images[0])
+
+
+def test_a_process_forked_after_rendering_is_told_what_to_do(model_file: Path, view: View) -> None:
+    renderer = CameraRenderer(model_file, 32, ["above"])
+    expected = renderer.render("above", view)
+    reader, writer = multiprocessing.Pipe(duplex=False)
+
+    def work() -> None:
+        for attempt in (lambda: renderer.render("above", view), lambda: CameraRenderer(model_file, 32, ["above"])):
+            try:
+                attempt()
+            except RenderingError as error:
+                writer.send(str(error))
+        renderer.close()
+        writer.send("closed")
+
+    child = multiprocessing.get_context("fork").Process(target=work)
+    child.start()
+    try:
+        messages = [reader.recv() if reader.poll(20) else "the child hangs" for _ in range(3)]
+    finally:
+        child.kill()
+        child.join()
+    assert all("was forked from one that has rendered" in text and "'forkserver'" in text for text in messages[:2])
+    assert messages[2] == "closed"
+    np.testing.assert_array_equal(renderer.render("above", view), expected)
+    renderer.close()
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"MUJOCO_EGL_DEVICE_ID": "7"}, "MUJOCO_EGL_DEVICE_ID is '7'; expected a number from 0 to 1 .* Unset it"),
+        ({"MUJOCO_EGL_DEVICE_ID": "-1"}, "MUJOCO_EGL_DEVICE_ID is '-1'; expected a number"),
+        ({"MUJOCO_EGL_DEVICE_ID": ""}, "MUJOCO_EGL_DEVICE_ID is ''; expected a number"),
+        ({"MUJOCO_EGL_DEVICE_ID": "cuda:0"}, "MUJOCO_EGL_DEVICE_ID is 'cuda:0'; expected a number"),
+        ({"PYOPENGL_PLATFORM": "osmesa"}, "PYOPENGL_PLATFORM=osmesa asks for it. Unset PYOPENGL_PLATFORM"),
+        ({"MUJOCO_GL": "osmesa"}, "MUJOCO_GL=osmesa asks for it. Unset MUJOCO_GL"),
+        ({"PYOPENGL_PLATFORM": "glx"}, "PYOPENGL_PLATFORM is 'glx', but images are rendered with 'egl'. Unset"),
+        ({"PYOPENGL_PLATFORM": "osmesa", "MUJOCO_GL": "egl"}, "PYOPENGL_PLATFORM is 'osmesa', but .* 'egl'"),
+    ],
+)
+def test_variables_that_keep_opengl_from_starting_are_named(
+    variables: dict[str, str], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("MUJOCO_GL", "PYOPENGL_PLATFORM", "MUJOCO_EGL_DEVICE_ID"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(opengl, "egl_device_count", lambda: 2)
+    monkeypatch.setattr(opengl.ctypes.util, "find_library", lambda name: "libEGL.so.1" if name == "EGL" else None)
+    with pytest.raises(RenderingError, match=message):
+        opengl.make_context(32, 32)
+
+
+def test_a_context_that_cannot_be_made_leaves_no_second_traceback(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    egl = pytest.importorskip("mujoco.egl")
+
+    def fail(*args: object) -> None:
+        raise RuntimeError("no such display")
+
+    for name in ("MUJOCO_GL", "MUJOCO_EGL_DEVICE_ID"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(egl.EGL, "eglChooseConfig", fail)
+    monkeypatch.setattr(egl, "EGL_DISPLAY", object())
+    with pytest.raises(RenderingError, match=r"'egl' cannot be started \(no such display\)"):
+        opengl.make_context(32, 32)
+    gc.collect()
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.slow
+def test_sixteen_threads_that_open_draw_and_close_get_the_right_pixels(model_file: Path, view: View) -> None:
+    renderer = CameraRenderer(model_file, 16, ["above"])
+    expected = renderer.render("above", view)
+    renderer.close()
+
+    def draw(_: int) -> bool:
+        renderer = CameraRenderer(model_file, 16, ["above"])
+        is_right = all(np.array_equal(renderer.render("above", view), expected) for _ in range(20))
+        renderer.close()
+        return is_right
+
+    with ThreadPoolExecutor(16) as executor:
+        assert all(executor.map(draw, range(64)))
