@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 LAYERS = {
     "vla_gym": [
-        {"errors", "type_aliases", "files", "assets", "instructions", "processors", "snapshots"},
+        {"errors", "arguments", "type_aliases", "files", "assets", "instructions", "processors", "snapshots"},
         {"tasks", "actions"},
         {"sim"},
         {"envs"},

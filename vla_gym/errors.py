@@ -30,6 +30,10 @@ def _with_message(cls: type[UnknownNameError], message: str) -> UnknownNameError
     return cls.__new__(cls, message)
 
 
+class InvalidArgumentError(VLAGymError, ValueError):
+    """An argument of the wrong type or out of range."""
+
+
 class AssetsError(VLAGymError, FileNotFoundError):
     """An asset folder that is missing or incomplete."""
 

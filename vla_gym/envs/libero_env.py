@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,10 +12,11 @@ import numpy as np
 from gymnasium import spaces
 
 from vla_gym.actions.tokenizer import N_BINS, ActionTokenizer
+from vla_gym.arguments import checked_bool, checked_int, checked_list, checked_name
 from vla_gym.assets.resolve import resolve_assets
 from vla_gym.envs.privileged import PRIVILEGED_DIM, PRIVILEGED_LIMIT, PrivilegedObserver
 from vla_gym.envs.starts import Starts
-from vla_gym.errors import InvalidActionError, UnknownNameError
+from vla_gym.errors import InvalidActionError, InvalidArgumentError, UnknownNameError
 from vla_gym.instructions import INSTRUCTION_BYTES, encode_instruction
 from vla_gym.sim.bundle import SceneBundle, load_bundles
 from vla_gym.sim.core import PHYSICS, SimCore, View
@@ -32,7 +34,13 @@ from vla_gym.tasks.registry import (
 )
 from vla_gym.type_aliases import Float64Array, Observation, UInt8Array
 
+_MADE_AGAIN = ("_bundles", "_cores", "_core", "_renderer", "_privileged")
+"""Attributes that are not pickled."""
 ACTION_TYPES = ("tokens", "continuous")
+MAX_IMAGE_SIZE = 4096
+"""Largest images (px); OpenGL drivers have no larger off-screen buffers for certain."""
+MAX_SETTLE_STEPS = 1000
+"""Most settle steps: 50 s of simulated time, in which everything has come to rest."""
 PROPRIO_LIMIT = 10.0
 """Bound of ``proprio`` (m, rad); far outside anything the arm can reach."""
 
@@ -93,6 +101,7 @@ class LiberoEnv(gym.Env[Observation, Any]):
         rounding at twice the cost
     :param privileged_obs: whether observations have the key ``privileged``
     :raises UnknownNameError: for a suite, task, initial state, camera, action type, quality or physics not offered
+    :raises InvalidArgumentError: for a keyword of the wrong type, out of range, or a list that names something twice
     :raises AssetsError: for an asset folder that is missing or incomplete
     """
 
@@ -119,45 +128,30 @@ class LiberoEnv(gym.Env[Observation, Any]):
         self.suite = get_suite(suite)
         self.starts = Starts(len(self.suite.tasks), N_INIT_STATES, task_ids, init_state_ids)
         self.task_ids, self.init_state_ids = self.starts.task_ids, self.starts.init_state_ids
-        for camera in cameras:
-            if camera not in CAMERAS:
-                raise UnknownNameError("camera", camera, CAMERAS)
-        if action_type not in ACTION_TYPES:
-            raise UnknownNameError("action_type", action_type, ACTION_TYPES)
-        if render_mode not in (None, *self.metadata["render_modes"]):
-            raise UnknownNameError("render_mode", render_mode, [None, *self.metadata["render_modes"]])
-        for name, value, lowest in (
-            ("chunk_size", chunk_size, 1),
-            ("image_size", image_size, 16),
-            ("settle_steps", settle_steps, 0),
-        ):
-            if value < lowest:
-                raise ValueError(f"{name} is {value}; expected at least {lowest}.")
-        self.cameras = tuple(cameras)
-        self.action_type = action_type
+        self.cameras = tuple(
+            checked_name("camera", camera, CAMERAS) for camera in checked_list("cameras", cameras, "['agentview']")
+        )
+        self.action_type = checked_name("action_type", action_type, ACTION_TYPES)
+        self.render_mode = checked_name("render_mode", render_mode, [None, *self.metadata["render_modes"]])
+        self.render_quality = checked_name("render_quality", render_quality, RENDER_QUALITIES)
+        self.physics = checked_name("physics", physics, PHYSICS)
+        self.chunk_size = chunk_size = checked_int("chunk_size", chunk_size, 1, self.suite.horizon)
+        self.image_size = image_size = checked_int("image_size", image_size, 16, MAX_IMAGE_SIZE)
+        self.settle_steps = checked_int("settle_steps", settle_steps, 0, MAX_SETTLE_STEPS)
+        self.randomize_fixtures = checked_bool("randomize_fixtures", randomize_fixtures)
+        self.privileged_obs = checked_bool("privileged_obs", privileged_obs)
+        if not (action_tokenizer is None or isinstance(action_tokenizer, ActionTokenizer)):
+            raise InvalidArgumentError(
+                f"action_tokenizer is {action_tokenizer!r}; expected an ActionTokenizer, or None for bins over the "
+                "controller's whole range."
+            )
         self.action_tokenizer = action_tokenizer or ActionTokenizer()
-        self.chunk_size = chunk_size
-        self.image_size = image_size
-        self.render_mode = render_mode
-        self.render_quality = render_quality
-        self.randomize_fixtures = randomize_fixtures
-        self.settle_steps = settle_steps
-
-        if render_quality not in RENDER_QUALITIES:
-            raise UnknownNameError("render_quality", render_quality, RENDER_QUALITIES)
-        if physics not in PHYSICS:
-            raise UnknownNameError("physics", physics, PHYSICS)
-        self.physics = physics
-        self.privileged_obs = privileged_obs
-        self._privileged: PrivilegedObserver | None = None
+        if not isinstance(assets, (str, os.PathLike)):
+            raise InvalidArgumentError(f"assets is {assets!r}; expected 'auto', 'primitive' or a folder.")
         self._pack = resolve_assets(assets)
         needs_images = bool(self.cameras) or render_mode is not None
-        tasks = [self.suite.task(task_id) for task_id in self.task_ids]
-        bundles = load_bundles(tasks, self._pack, render_quality if needs_images else None)
-        self._bundles = dict(zip(self.task_ids, bundles, strict=True))
-        self._cores: dict[str, SimCore] = {}
-        self._core: SimCore | None = None
-        self._renderer: CameraRenderer | None = None
+        self._bundle_quality = render_quality if needs_images else None
+        self._open_bundles()
         self._rendered_cameras = self.cameras if render_mode is None else tuple({*self.cameras, "agentview"})
         self._task_id = self.task_ids[0]
         self._init_state_id = self.init_state_ids[0]
@@ -165,6 +159,7 @@ class LiberoEnv(gym.Env[Observation, Any]):
         self._last_observation: Observation = {}
         # what there was to see before the physics diverged; None: it has not
         self._last_view: View | None = None
+        self._is_over = False
 
         self.observation_space: spaces.Dict = spaces.Dict(  # type: ignore[assignment]
             {
@@ -182,6 +177,32 @@ class LiberoEnv(gym.Env[Observation, Any]):
             if action_type == "tokens"
             else spaces.Box(-1.0, 1.0, (COMMAND_DIM * chunk_size,), np.float32)
         )
+
+    def _open_bundles(self) -> None:
+        """Load what pickling leaves out; the simulation starts with the first reset."""
+        tasks = [self.suite.task(task_id) for task_id in self.task_ids]
+        bundles = load_bundles(tasks, self._pack, self._bundle_quality)
+        self._bundles = dict(zip(self.task_ids, bundles, strict=True))
+        self._cores: dict[str, SimCore] = {}
+        self._core: SimCore | None = None
+        self._renderer: CameraRenderer | None = None
+        self._privileged: PrivilegedObserver | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Attributes without simulation and renderer, and a snapshot of the episode in progress, if there is one."""
+        has_episode = self._core is not None and self._core.is_stable()
+        attributes = {name: value for name, value in self.__dict__.items() if name not in _MADE_AGAIN}
+        return {**attributes, "_snapshot": self.snapshot() if has_episode else None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        attributes = dict(state)
+        snapshot = attributes.pop("_snapshot")
+        self.__dict__.update(attributes)
+        self._open_bundles()
+        if snapshot is not None:
+            is_over = self._is_over
+            self.restore(snapshot)
+            self._is_over = is_over
 
     @property
     def core(self) -> SimCore:
@@ -231,6 +252,7 @@ class LiberoEnv(gym.Env[Observation, Any]):
     def _start(self, task_id: int, init_state_id: int) -> None:
         self._task_id, self._init_state_id, self._elapsed_steps = task_id, init_state_id, 0
         self._last_view = None
+        self._is_over = False
         bundle = self.bundle
         core = self._enter_scene()
         if self.randomize_fixtures:
@@ -308,6 +330,7 @@ class LiberoEnv(gym.Env[Observation, Any]):
                 )
         self._elapsed_steps = int(snapshot["elapsed_steps"])
         self._last_observation, self._last_view = {}, None
+        self._is_over = False
         self.starts.restore(snapshot["starts"])
         self.np_random.bit_generator.state = snapshot["np_random"]
 
@@ -332,6 +355,8 @@ class LiberoEnv(gym.Env[Observation, Any]):
         """
         Execute one action, that is ``chunk_size`` commands; stops early at success or horizon.
 
+        After the end of an episode the simulation goes on, with a warning at the first step.
+
         :param action: element of ``action_space``
         :raises InvalidActionError: if it is not one; the simulation is untouched
         """
@@ -340,6 +365,13 @@ class LiberoEnv(gym.Env[Observation, Any]):
         if not self._last_observation:  # after restore, which shows nothing
             self._last_observation = self._observe()
         view = self._view().copy()
+        if self._is_over:
+            self._is_over = False  # one warning per episode
+            warnings.warn(
+                "step() was called after the end of the episode; call reset() first. Rewards from here on belong to "
+                "no episode.",
+                stacklevel=2,
+            )
         success = truncated = unstable = False
         executed_steps = 0
         for command in commands:
@@ -352,6 +384,7 @@ class LiberoEnv(gym.Env[Observation, Any]):
             if success or truncated:
                 break
         self._last_view = view if unstable else None
+        self._is_over = success or truncated
         info = self._info() | {"is_success": success, "executed_steps": executed_steps, "unstable": unstable}
         return self._observation(), float(success), success, truncated, info
 
@@ -367,14 +400,30 @@ class LiberoEnv(gym.Env[Observation, Any]):
         return np.clip(array.astype(np.float64), -1.0, 1.0)
 
     def get_state(self) -> Float64Array:
-        """Simulation state: time (s), qpos, qvel, (1 + nq + nv,) float64, as in LIBERO's initial-state files."""
+        """
+        Simulation state: time (s), qpos, qvel, (1 + nq + nv,) float64, as in LIBERO's initial-state files.
+
+        :attr:`state_names` names the entries.
+        """
         return self.core.get_state()
 
-    def set_state(self, state: Float64Array) -> None:
+    @property
+    def state_names(self) -> tuple[str, ...]:
+        """
+        Names of the entries of ``get_state``: ``time``, ``qpos/JOINT`` and ``qvel/JOINT``.
+
+        Free joints have ``/x``, ``/y``, ``/z`` (m) and ``/qw`` to ``/qz`` in qpos, ``/vx`` to ``/vz`` (m/s) and
+        ``/wx`` to ``/wz`` (rad/s) in qvel.
+        """
+        return self.core.state_names
+
+    def set_state(self, state: Float64Array, return_observation: bool = False) -> Observation | None:
         """
         Go to a state of the current task's scene; the episode's clock goes on.
 
         :param state: as returned by ``get_state``
+        :param return_observation: whether to render and return what is observed there
+        :return: the observation, if asked for
         :raises ValueError: if it has the wrong shape or is not finite; the simulation is untouched
         """
         array = np.asarray(state, dtype=np.float64)
@@ -384,6 +433,12 @@ class LiberoEnv(gym.Env[Observation, Any]):
             )
         self.core.set_state(array)
         self._last_view = None
+        self._is_over = False
+        return self._observation() if return_observation else None
+
+    def observe(self) -> Observation:
+        """Observation of the current state, as the last ``reset``, ``step`` or ``set_state`` left it."""
+        return self._observation()
 
     def is_success(self) -> bool:
         """Whether the goal holds in the current state."""

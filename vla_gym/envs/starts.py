@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from vla_gym.arguments import checked_list
 from vla_gym.errors import UnknownNameError
 from vla_gym.type_aliases import Float64Array
 
@@ -22,6 +23,7 @@ class Starts:
     :param task_ids: tasks to draw from; None: all
     :param init_state_ids: initial states to draw from; None: all
     :raises UnknownNameError: for a task or initial state that does not exist
+    :raises InvalidArgumentError: for what is no list, or names a number twice
     :raises ValueError: if there is nothing to draw from
     """
 
@@ -123,9 +125,10 @@ class Starts:
 def _checked_ids(kind: str, ids: Sequence[int] | None, count: int) -> tuple[int, ...]:
     if ids is None:
         return tuple(range(count))
-    if len(ids) == 0:
+    entries = checked_list(f"{kind}s", ids, "[0, 3]")
+    if len(entries) == 0:
         raise ValueError(f"{kind}s is empty; name at least one, or leave it out for all {count}.")
-    return tuple(_checked_id(kind, i, range(count)) for i in ids)
+    return tuple(_checked_id(kind, i, range(count)) for i in entries)
 
 
 def _checked_id(kind: str, value: Any, valid: Sequence[int]) -> int:

@@ -10,6 +10,7 @@ import numpy as np
 from gymnasium import spaces
 
 from vla_gym.actions.tokenizer import N_BINS
+from vla_gym.arguments import checked_int
 from vla_gym.envs.starts import Starts
 from vla_gym.errors import InvalidActionError
 from vla_gym.instructions import INSTRUCTION_BYTES, encode_instruction
@@ -73,8 +74,7 @@ class ToyLiberoEnv(gym.Env[Observation, Int64Array]):
             ("chunk_size", chunk_size, 1),
             ("n_init_states", n_init_states, 2),
         ):
-            if value < least:
-                raise ValueError(f"{name} is {value}; expected at least {least}.")
+            checked_int(name, value, least)
         self.image_size = image_size
         self.horizon = horizon
         self.chunk_size = chunk_size

@@ -32,6 +32,14 @@ _DIVERGENCE = [
 # newer releases of 3.3 leave writing the matrix to mj_makeM
 _make_inertia = getattr(mujoco, "mj_makeM", mujoco.mj_crb)
 _SNAPSHOT = int(mujoco.mjtState.mjSTATE_INTEGRATION)
+_ENTRIES = {
+    1: ("",),
+    3: ("/wx", "/wy", "/wz"),
+    4: ("/qw", "/qx", "/qy", "/qz"),
+    7: ("/x", "/y", "/z", "/qw", "/qx", "/qy", "/qz"),
+    6: ("/vx", "/vy", "/vz", "/wx", "/wy", "/wz"),
+}
+"""Endings of the names of a joint's entries, by their number."""
 _HIDDEN_ALPHA, _SHOWN_ALPHA = -1.0, 2.0  # the two values between which LIBERO toggles a burner's site
 
 
@@ -96,6 +104,7 @@ class SimCore:
         nq, nv = self.model.nq, self.model.nv
         self._observed = Observed(*(np.zeros(size) for size in (nq, nq, 3, 4, nq, nv)))
         self._warnings = self.data.warning
+        self._has_failed = False
         self.bundle = bundle
         self.set_task(bundle)
 
@@ -138,6 +147,7 @@ class SimCore:
         :param fixture_pos: positions of the fixtures (m), (F, 3)
         :param fixture_quat: their orientations (wxyz), (F, 4)
         """
+        self._has_failed = False
         mujoco.mj_resetData(self.model, self.data)
         self.model.body_pos[self._fixtures] = fixture_pos
         self.model.body_quat[self._fixtures] = fixture_quat
@@ -151,6 +161,17 @@ class SimCore:
         mujoco.mj_resetData(self.model, self.data)
         self._write_state(state)
         self.arm.is_stale[0] = 1
+
+    @property
+    def state_names(self) -> tuple[str, ...]:
+        """Names of the entries of ``get_state``, joint by joint."""
+        positions, velocities = [], []
+        for i in range(self.model.njnt):
+            joint = self.model.joint(i)
+            name, n_qpos, n_qvel = joint.name, len(joint.qpos0), len(joint.damping)
+            positions += [f"qpos/{name}{end}" for end in _ENTRIES[n_qpos]]
+            velocities += [f"qvel/{name}{end}" for end in _ENTRIES[n_qvel]]
+        return ("time", *positions, *velocities)
 
     def get_state(self) -> Float64Array:
         """Time (s), qpos, qvel, (1 + nq + nv,) float64."""
@@ -207,6 +228,7 @@ class SimCore:
         self.model.body_quat[self._fixtures] = arrays["fixture_quat"]
         self.model.site_rgba[self._heat_sites, 3] = arrays["heat_alpha"]
         self._observed_alpha = arrays["observed_alpha"].astype(np.float64)
+        self._has_failed = False
         mujoco.mj_resetData(self.model, self.data)
         # derived quantities lag the joint state by one sub-step: compute them where they were computed
         mujoco.mj_setState(self.model, self.data, arrays["state"], _SNAPSHOT)
@@ -242,7 +264,10 @@ class SimCore:
         :param command: in [-1, 1]: translation (3), axis-angle rotation (3), gripper (-1 open, +1 close), (7,) float64
         """
         self._observed_alpha = self._heat_alpha()
-        control_step(self._calls, self.views, self.arm, self._observed, command, self._exact)
+        try:
+            control_step(self._calls, self.views, self.arm, self._observed, command, self._exact)
+        except np.linalg.LinAlgError:  # the controller's matrices overflow before MuJoCo looks at the state
+            self._has_failed = True
         self._update_heat_sites()
 
     def is_success(self) -> bool:
@@ -250,8 +275,8 @@ class SimCore:
         return self.goal.is_satisfied(self.data)
 
     def is_stable(self) -> bool:
-        """Whether the state is finite and MuJoCo has not warned of divergence since the last reset."""
-        if not (np.isfinite(self.data.qpos).all() and np.isfinite(self.data.qvel).all()):
+        """Whether the state is finite and neither controller nor MuJoCo has failed since the last reset."""
+        if self._has_failed or not (np.isfinite(self.data.qpos).all() and np.isfinite(self.data.qvel).all()):
             return False
         return not self._warnings.number[_DIVERGENCE].any()
 

@@ -119,9 +119,9 @@ def get_suite(suite: str) -> SuiteSpec:
     :raises UnknownNameError: if there is no such suite
     """
     by_name = {spec.name: spec for spec in SUITES.values()}
-    if suite in SUITES:
+    if isinstance(suite, str) and suite in SUITES:
         return SUITES[suite]
-    for name in (suite, f"libero_{suite}"):
+    for name in (str(suite), f"libero_{suite}"):
         if name in by_name:
             return by_name[name]
     raise UnknownNameError("suite", suite, [*SUITES, *(name.removeprefix("libero_") for name in by_name)])
