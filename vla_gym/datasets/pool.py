@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
 import time
 import traceback
@@ -15,7 +14,7 @@ from typing import Any, Generic, TypeVar
 import cloudpickle
 
 from vla_gym.errors import VLAGymError, WorkerError
-from vla_gym.vector.process import hidden_main_module, worker_context
+from vla_gym.vector.child import ChildProcess
 from vla_gym.vector.worker import settle_in
 
 logger = logging.getLogger(__name__)
@@ -25,6 +24,9 @@ MAX_LOSSES = 5
 """Lost jobs in a row, with none done in between, that end the run."""
 TIMEOUT_S = 600.0
 """What a job may take (s); the slowest ones, of 520 control steps with two cameras, take seconds."""
+
+START_TIMEOUT_S = 1800.0
+"""What a worker may take to get ready (s), which may include building scenes."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ def run_jobs(
             employ(index)
         while workers:
             deadline = min(worker.deadline for worker in workers.values())
-            wait(list(workers), None if math.isinf(deadline) else max(0.0, deadline - time.monotonic()))
+            wait(list(workers), max(0.0, deadline - time.monotonic()))
             for connection, worker in list(workers.items()):
                 done = worker.collect()
                 if done is None:
@@ -110,29 +112,21 @@ class _Worker(Generic[Job]):
     """The asking side of a worker process."""
 
     def __init__(self, index: int, n_workers: int, payload: bytes, timeout_s: float) -> None:
-        context = worker_context()
         self.index = index
         self.is_alive = True
-        self.deadline = math.inf
+        self.deadline = time.monotonic() + START_TIMEOUT_S
         """When the job in progress is given up, as ``time.monotonic`` counts (s)."""
         self._is_ready = False
         self._timeout_s = timeout_s
-        self.connection, far_end = context.Pipe()
-        self._process = context.Process(
-            target=_serve,
-            args=(far_end, index, n_workers, payload, dict(os.environ)),
-            name=f"vla-gym-job-{index}",
-            daemon=True,
-        )
-        with hidden_main_module():
-            self._process.start()
-        far_end.close()
+        args = (index, n_workers, payload, dict(os.environ))
+        self._process = ChildProcess(_serve, args, f"vla-gym-job-{index}", timeout_s, START_TIMEOUT_S)
+        self.connection = self._process.channel
 
     def give(self, job: Job) -> None:
         self.job = job
         self._start_clock()
         try:
-            self.connection.send(job)
+            self.connection.send(job, self.deadline)
         except OSError:
             pass  # found out when the result is waited for
 
@@ -142,18 +136,18 @@ class _Worker(Generic[Job]):
 
     def collect(self) -> Done[Job] | None:
         """What became of the job; None if it goes on."""
-        if not self.connection.poll():
+        try:
+            kind, value = self.connection.receive(0.0)
+        except TimeoutError:
             if time.monotonic() < self.deadline:
                 return None
             self._process.kill()
             self.is_alive = False
-            return Done(self.job, loss=f"it took more than {self._timeout_s:g} s")
-        try:
-            kind, value = self.connection.recv()
+            timeout_s = self._timeout_s if self._is_ready else START_TIMEOUT_S
+            return Done(self.job, loss=f"it took more than {timeout_s:g} s")
         except (EOFError, OSError):
-            self._process.join(1.0)
             self.is_alive = False
-            return Done(self.job, loss=f"its process died with exit code {self._process.exitcode}")
+            return Done(self.job, loss=f"its process {self._process.ending()}")
         if kind == "error":
             raise value
         if kind == "ready":
@@ -169,10 +163,7 @@ class _Worker(Generic[Job]):
         self.kill()
 
     def kill(self) -> None:
-        if self._process.is_alive():
-            self._process.kill()
-        self._process.join(1.0)
-        self.connection.close()
+        self._process.kill()
 
 
 def _serve(connection: Connection, index: int, n_workers: int, payload: bytes, environment: Mapping[str, str]) -> None:

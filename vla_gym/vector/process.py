@@ -4,15 +4,10 @@ from __future__ import annotations
 
 import logging
 import mmap
-import multiprocessing
 import os
-import sys
 import time
-import types
 import weakref
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from multiprocessing.connection import wait
+from collections.abc import Sequence
 from multiprocessing.reduction import send_handle
 from typing import Any, NamedTuple
 
@@ -22,13 +17,13 @@ from gymnasium.vector import AutoresetMode
 
 from vla_gym.errors import WorkerError
 from vla_gym.vector.base import EnvFns, VLAVectorEnv
+from vla_gym.vector.child import ChildProcess, wait_for_end
 from vla_gym.vector.observations import ObservationSlots
 from vla_gym.vector.runner import Description, Reply, Request, StepResult
 from vla_gym.vector.worker import run_worker
 
 logger = logging.getLogger(__name__)
 
-_PRELOADED = ["vla_gym.vector.preload"]
 _CLOSING_TIME = 0.5
 """Seconds that workers get to close their environments before they are killed."""
 _MAX_DEATHS = 3
@@ -74,7 +69,7 @@ class ProcessVectorEnv(VLAVectorEnv):
     :param env_fns: makers of the environments
     :param autoreset_mode: see :class:`VLAVectorEnv`
     :param copy: see :class:`VLAVectorEnv`
-    :param worker_timeout: seconds within which a worker must answer
+    :param worker_timeout: seconds within which a worker must take a request and answer it
     :param start_timeout: the same for making its environment, which may include building scenes
     :raises WorkerError: if a worker cannot be kept alive
     """
@@ -112,7 +107,8 @@ class ProcessVectorEnv(VLAVectorEnv):
         return [self._bring_up(i)[0] for i in range(self.num_envs)]
 
     def _launch(self, index: int) -> _Worker:
-        return _Worker(index, cloudpickle.dumps(self.env_fns[index]), self.num_envs)
+        env_fn = cloudpickle.dumps(self.env_fns[index])
+        return _Worker(index, env_fn, self.num_envs, self.worker_timeout, self.start_timeout)
 
     def _bring_up(self, index: int) -> tuple[Description, dict[str, Any]]:
         """
@@ -267,32 +263,24 @@ class _SharedMemory:
 class _Worker:
     """The asking side of a worker process."""
 
-    def __init__(self, index: int, env_fn: bytes, n_envs: int) -> None:
-        context = worker_context()
-        self._connection, far_end = context.Pipe()
-        self.process = context.Process(
-            target=run_worker,
-            args=(far_end, index, env_fn, n_envs, dict(os.environ)),
-            name=f"vla-gym-env-{index}",
-            daemon=True,
-        )
-        with hidden_main_module():
-            self.process.start()
-        far_end.close()
-        self.pid: int = self.process.pid or 0
+    def __init__(self, index: int, env_fn: bytes, n_envs: int, timeout: float, start_timeout: float) -> None:
+        args = (index, env_fn, n_envs, dict(os.environ))
+        self.process = ChildProcess(run_worker, args, f"vla-gym-env-{index}", timeout, start_timeout)
+        self.pid = self.process.pid
+        self._timeout = timeout
         self._sent_at = time.monotonic()
 
-    def send(self, request: Request) -> None:
+    def send(self, request: Request, timeout: float | None = None) -> None:
         self._sent_at = time.monotonic()
         try:
-            self._connection.send(request)
+            self.process.channel.send(request, self._sent_at + (self._timeout if timeout is None else timeout))
         except OSError:
             pass  # found out when the answer is waited for
 
     def attach(self, number: int, memory: int) -> None:
         self.send(Request(number, "attach"))
         try:
-            send_handle(self._connection, memory, self.pid)
+            send_handle(self.process.channel, memory, self.pid)  # type: ignore[arg-type]
         except OSError:
             pass
 
@@ -300,43 +288,16 @@ class _Worker:
         """Answer to the request of that number; late answers to interrupted calls are dropped."""
         while True:
             try:
-                if not self._connection.poll(max(0.0, self._sent_at + timeout - time.monotonic())):
-                    raise _WorkerDiedError(f"(process {self.pid}) did not answer within {timeout:g} s")
-                reply: Reply = self._connection.recv()
+                reply: Reply = self.process.channel.receive(self._sent_at + timeout)
+            except TimeoutError:
+                raise _WorkerDiedError(f"(process {self.pid}) did not answer within {timeout:g} s") from None
             except (EOFError, OSError):
-                self.process.join(1.0)
-                raise _WorkerDiedError(f"(process {self.pid}) died with exit code {self.process.exitcode}") from None
+                raise _WorkerDiedError(f"(process {self.pid}) {self.process.ending()}") from None
             if reply.number == number:
                 return reply
 
     def kill(self) -> None:
-        if self.process.is_alive():
-            self.process.kill()
-        self.process.join(1.0)
-        self._connection.close()
-
-
-def worker_context() -> multiprocessing.context.ForkServerContext:
-    """Where worker processes come from: a server that has loaded and compiled the simulator."""
-    context = multiprocessing.get_context("forkserver")
-    # a server that runs already stays as it is
-    context.set_forkserver_preload(_PRELOADED)
-    return context
-
-
-@contextmanager
-def hidden_main_module() -> Iterator[None]:
-    """
-    Keep a process that is started now from importing the caller's script.
-
-    It would run a script without a ``__main__`` guard again, and import what a training script imports, torch for one.
-    """
-    main = sys.modules["__main__"]
-    sys.modules["__main__"] = types.ModuleType("__main__")
-    try:
-        yield
-    finally:
-        sys.modules["__main__"] = main
+        self.process.kill()
 
 
 def _with_cause(reply: Reply) -> Reply:
@@ -350,11 +311,8 @@ def _shut_down(workers: list[_Worker], memory: _SharedMemory, owner: int) -> Non
     if os.getpid() != owner:
         return
     for worker in workers:
-        worker.send(Request(-1, "close"))
-    waiting = {worker.process.sentinel for worker in workers}
-    deadline = time.monotonic() + _CLOSING_TIME
-    while waiting and (ended := wait(list(waiting), max(0.0, deadline - time.monotonic()))):
-        waiting.difference_update(ended)  # type: ignore[arg-type]
+        worker.send(Request(-1, "close"), timeout=0.0)
+    wait_for_end([worker.process for worker in workers], _CLOSING_TIME)
     for worker in workers:
         worker.kill()
     workers.clear()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -12,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
@@ -380,3 +382,109 @@ def test_rendering_threads_are_shared_out(
     monkeypatch.setenv("LP_NUM_THREADS", "7")
     share_out_rendering_threads(n_envs)
     assert os.environ["LP_NUM_THREADS"] == "7"
+
+
+def server_pid() -> int:
+    return int(forkserver._forkserver._forkserver_pid)  # type: ignore[attr-defined]
+
+
+@pytest.fixture
+def server() -> Iterator[int]:
+    """The server of worker processes, running; it is replaced afterwards."""
+    ProcessVectorEnv([TOY]).close()
+    pid = server_pid()
+    yield pid
+    if is_alive(pid):
+        os.kill(pid, signal.SIGKILL)
+
+
+def test_a_stopped_worker_with_a_full_pipe_hangs_neither_a_call_nor_close(make: Any) -> None:
+    env = make(fragile(), worker_timeout=1.0)
+    env.reset(seed=0)
+    pid = env.worker_pids[0]
+    os.kill(pid, signal.SIGSTOP)
+    with interrupt_after(LIVENESS_S):
+        assert env.call("is_goal_command", np.zeros(1 << 20)) == (False,)
+    assert_gone((pid,))
+    pid = env.worker_pids[0]
+    os.kill(pid, signal.SIGSTOP)
+    with pytest.raises(KeyboardInterrupt), interrupt_after(0.1):
+        env.call("is_goal_command", np.zeros(1 << 20))
+    with interrupt_after(LIVENESS_S):
+        env.close()
+    assert_gone((pid,))
+
+
+def test_hung_workers_are_killed_without_the_server_they_came_from(make: Any, server: int) -> None:
+    env = make(fragile(), fragile(), worker_timeout=1.0)
+    env.reset(seed=0)
+    pids = env.worker_pids
+    os.kill(server, signal.SIGKILL)
+    assert_gone((server,))
+    assert env.get_attr("horizon") == (50, 50)
+    with interrupt_after(LIVENESS_S):
+        *_, truncations, _ = env.step(miss(_0=HANG))
+    assert truncations.tolist() == [True, False]
+    assert_gone(pids[:1])
+    assert server_pid() != server
+    os.kill(env.worker_pids[1], signal.SIGSTOP)
+    env.close()
+    assert_gone(pids)
+
+
+def test_a_stopped_server_hangs_no_restart(make: Any, server: int, caplog: pytest.LogCaptureFixture) -> None:
+    env = make(fragile(), worker_timeout=1.0)
+    env.reset(seed=0)
+    os.kill(server, signal.SIGSTOP)
+    with interrupt_after(2 * LIVENESS_S), caplog.at_level(logging.WARNING):
+        *_, truncations, infos = env.step(miss(1, _0=DIE))
+    assert truncations.tolist() == infos["worker_restarted"].tolist() == [True]
+    assert f"The server of worker processes (process {server}) is gone" in caplog.text
+    assert_gone((server,))
+
+
+def test_a_stopped_server_hangs_no_close(make: Any, server: int) -> None:
+    env = make(fragile())
+    pids = env.worker_pids
+    os.kill(server, signal.SIGSTOP)
+    with interrupt_after(LIVENESS_S):
+        env.close()
+    assert all(not child.name.startswith("vla-gym-env") for child in multiprocessing.active_children())
+    os.kill(server, signal.SIGCONT)
+    assert_gone(pids)
+
+
+def in_fork(work: Callable[[], str], daemon: bool) -> str:
+    reader, writer = multiprocessing.Pipe(duplex=False)
+
+    def report() -> None:
+        try:
+            writer.send(work())
+        except Exception as error:
+            writer.send(f"{type(error).__name__}: {error}")
+
+    child = multiprocessing.get_context("fork").Process(target=report, daemon=daemon)
+    child.start()
+    try:
+        return reader.recv() if reader.poll(2 * LIVENESS_S) else "hangs"
+    finally:
+        child.kill()
+        child.join()
+
+
+def use_processes() -> str:
+    env = ProcessVectorEnv([TOY])
+    env.reset(seed=0)
+    env.close()
+    return "works"
+
+
+def test_a_daemonic_process_is_told_to_use_threads(server: int) -> None:
+    message = in_fork(use_processes, daemon=True)
+    assert message.startswith("WorkerError: Worker processes cannot be started from a daemonic process")
+    assert "backend='thread'" in message
+
+
+def test_a_forked_process_starts_a_server_of_its_own(server: int) -> None:
+    assert in_fork(use_processes, daemon=False) == "works"
+    assert is_alive(server)
