@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from vla_algos.bc import BC as BC
     from vla_algos.bc import DemonstrationSet as DemonstrationSet
+    from vla_algos.common.vec_env import SB3VecEnv as SB3VecEnv
     from vla_algos.curriculum import CurriculumCallback as CurriculumCallback
     from vla_algos.curriculum import SuccessSampler as SuccessSampler
     from vla_algos.evaluation import evaluate_policy_on_suite as evaluate_policy_on_suite
@@ -23,6 +24,7 @@ _EXPORTS = {
     "BC": "vla_algos.bc",
     "CurriculumCallback": "vla_algos.curriculum",
     "DemonstrationSet": "vla_algos.bc",
+    "SB3VecEnv": "vla_algos.common.vec_env",
     "TPO": "vla_algos.tpo",
     "TokenGRPO": "vla_algos.token_grpo",
     "SuccessSampler": "vla_algos.curriculum",

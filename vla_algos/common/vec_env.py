@@ -9,7 +9,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import VecEnv, VecMonitor
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 
 from vla_gym.vector.base import derive_seeds
@@ -26,13 +26,19 @@ class SB3VecEnv(VecEnv):
     ``info["TimeLimit.truncated"]``, by which SB3 bootstraps, is not set where an episode is broken (:func:`is_broken`).
 
     :param venv: vector environment that resets in the step that ends an episode, wrappers around it included
+    :raises TypeError: if it was not made by ``vla_gym``
     :raises ValueError: if it resets otherwise
     """
 
     def __init__(self, venv: VectorEnv) -> None:
+        if not isinstance(venv, VectorEnv) or not hasattr(venv.unwrapped, "call_some"):
+            raise TypeError(f"Expected a vector environment of vla_gym.make_vec, got {venv}. Make it with make_vec.")
         mode = venv.metadata.get("autoreset_mode")
         if mode is not AutoresetMode.SAME_STEP:
-            raise ValueError(f"The vector environment has autoreset_mode={mode}; SB3 needs {AutoresetMode.SAME_STEP}.")
+            raise ValueError(
+                f"The vector environment has autoreset_mode={mode}; SB3 needs {AutoresetMode.SAME_STEP}: leave "
+                "autoreset_mode out of make_vec's vector_kwargs."
+            )
         self.venv = venv
         self._actions: Any = None
         self._step_only: list[int] | None = None
@@ -199,6 +205,16 @@ def seed_environments(env: VecEnv, seed: int) -> None:
     innermost = env.unwrapped
     if type(innermost).seed is VecEnv.seed:
         innermost._seeds = list(derive_seeds(seed, innermost.num_envs))
+
+
+def as_vec_env(env: Any) -> Any:
+    """
+    Present a Gymnasium vector environment to SB3, with the figures of finished episodes; leave anything else alone.
+
+    :param env: environment of any kind
+    :return: ``VecMonitor(SB3VecEnv(env))`` for a vector environment, else ``env`` itself
+    """
+    return VecMonitor(SB3VecEnv(env)) if isinstance(env, VectorEnv) else env
 
 
 def is_broken(info: Mapping[str, Any]) -> bool:

@@ -11,11 +11,12 @@ import numpy as np
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback, ConvertCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
-from stable_baselines3.common.type_aliases import MaybeCallback
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
 from stable_baselines3.common.vec_env import VecEnv
 
 from vla_algos.common.interrupts import deferred_interrupt
 from vla_algos.common.resumption import generator_states, restore_generators
+from vla_algos.common.vec_env import as_vec_env
 from vla_algos.errors import TrainingDivergedError
 from vla_algos.on_policy.callbacks import TokenRolloutCallback, TolerantProgressBar
 from vla_algos.policies.saving import DIVERGED_FILE, LAST_FILE, SavedWithoutFrozenWeights
@@ -50,6 +51,11 @@ class ResumableAlgorithm(SavedWithoutFrozenWeights, OnPolicyAlgorithm):
         # in a file alone, and between ``load`` and the roll-out after it
         self._moment: dict[str, Any] | None = None
         self._is_interrupted: Callable[[], bool] = _never
+
+    @staticmethod
+    def _wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
+        """As SB3's; takes what ``vla_gym.make_vec`` returns, too."""
+        return OnPolicyAlgorithm._wrap_env(as_vec_env(env), verbose, monitor_wrapper)
 
     def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
         callbacks = callback if isinstance(callback, list) else [callback]

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
+from gymnasium.envs.registration import EnvSpec, load_env_creator
 
-from vla_gym.errors import UnknownNameError
+from vla_gym.arguments import checked_int
+from vla_gym.errors import InvalidArgumentError, UnknownNameError
 
 if TYPE_CHECKING:
     from vla_gym.vector.base import VLAVectorEnv
 
+EnvWrapper = Callable[[gym.Env[Any, Any]], gym.Env[Any, Any]]
 BACKENDS = {
     "sync": "vla_gym.vector.sync:SyncVectorEnv",
     "thread": "vla_gym.vector.thread:ThreadVectorEnv",
@@ -23,34 +27,81 @@ BACKENDS = {
 
 
 def make_vec(
-    id: str,
+    id: str | EnvSpec | Callable[..., gym.Env[Any, Any]],
     n_envs: int = 1,
     backend: str = "sync",
     *,
     vector_kwargs: Mapping[str, Any] | None = None,
+    wrappers: Sequence[EnvWrapper] | None = None,
+    wrapper_class: EnvWrapper | None = None,
+    wrapper_kwargs: Mapping[str, Any] | None = None,
     **kwargs: Any,
 ) -> VLAVectorEnv:
     """
-    Several copies of an environment, stepped as one.
+    Make several copies of an environment, stepped as one.
 
-    Same seed and actions give the same bits on every back end.
+    Same seed and actions give the same bits on every back end. Environments that the calling script registers or
+    defines work on all of them.
 
-    :param id: Gymnasium id of the environment
+    :param id: Gymnasium id, specification, or a class or function that makes an environment
     :param n_envs: number of copies
     :param backend: ``sync``: one after the other; ``thread``: one thread each; ``process``: one process each
     :param vector_kwargs: keywords of the back end's class: ``autoreset_mode``, ``copy``, with processes also
         ``worker_timeout`` and ``start_timeout``
-    :param kwargs: keywords of ``gymnasium.make``
+    :param wrappers: applied to each environment in this order, as in ``gymnasium.make_vec``
+    :param wrapper_class: one more wrapper, applied last, as in Stable-Baselines3's ``make_vec_env``
+    :param wrapper_kwargs: keywords of ``wrapper_class``
+    :param kwargs: keywords of ``gymnasium.make``, or of the class or function
     :return: the vector environment
     :raises UnknownNameError: for a back end that does not exist
-    :raises ValueError: if ``n_envs`` is below one
+    :raises InvalidArgumentError: for an argument of the wrong type, or ``n_envs`` below one
+    :raises gymnasium.error.Error: for an id that is not registered
     """
-    if n_envs < 1:
-        raise ValueError(f"n_envs is {n_envs}; expected at least 1.")
-    env_fn = partial(gym.make, id, **{"disable_env_checker": True, **kwargs})
-    env = vector_env_class(backend)([env_fn] * n_envs, **(vector_kwargs or {}))
-    env.spec = gym.spec(id)
+    n_envs = checked_int("n_envs", n_envs, 1)
+    backend_class = vector_env_class(backend)
+    spec = gym.spec(id) if isinstance(id, str) else id if isinstance(id, EnvSpec) else None
+    if spec is None and not callable(id):
+        raise InvalidArgumentError(
+            f"id is {id!r}; expected the id of a registered environment, its EnvSpec, or a class or function."
+        )
+    layers = _wrappers(wrappers, wrapper_class, wrapper_kwargs)
+    make: Any = id if spec is None else partial(gym.make, _portable(spec), disable_env_checker=True)
+    env = backend_class([partial(_make_wrapped, partial(make, **kwargs), layers)] * n_envs, **(vector_kwargs or {}))
+    env.spec = spec
     return env
+
+
+def _make_wrapped(make: Callable[[], gym.Env[Any, Any]], wrappers: Sequence[EnvWrapper]) -> gym.Env[Any, Any]:
+    env = make()
+    for wrapper in wrappers:
+        env = wrapper(env)
+    return env
+
+
+def _wrappers(
+    wrappers: Sequence[EnvWrapper] | None,
+    wrapper_class: EnvWrapper | None,
+    wrapper_kwargs: Mapping[str, Any] | None,
+) -> list[EnvWrapper]:
+    if wrappers is not None and (callable(wrappers) or isinstance(wrappers, (str, bytes))):
+        raise InvalidArgumentError(f"wrappers is {wrappers!r}; expected a list of wrappers, like [RescaleAction].")
+    layers = list(wrappers or ())
+    if wrapper_class is not None:
+        layers.append(partial(wrapper_class, **wrapper_kwargs) if wrapper_kwargs else wrapper_class)
+    elif wrapper_kwargs:
+        raise InvalidArgumentError("wrapper_kwargs is given without wrapper_class; name the class that they are for.")
+    for wrapper in layers:
+        if not callable(wrapper):
+            raise InvalidArgumentError(f"Wrapper {wrapper!r} cannot be called; expected a class, or a function of env.")
+    return layers
+
+
+def _portable(spec: EnvSpec) -> EnvSpec:
+    """A specification whose entry point is found in a process that does not import the caller's script."""
+    spec = copy.deepcopy(spec)
+    if isinstance(spec.entry_point, str) and spec.entry_point.startswith("__main__:"):
+        spec.entry_point = load_env_creator(spec.entry_point)  # type: ignore[assignment]
+    return spec
 
 
 def vector_env_class(backend: str) -> type[VLAVectorEnv]:

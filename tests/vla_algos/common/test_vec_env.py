@@ -15,8 +15,15 @@ from gymnasium.wrappers.vector import RecordEpisodeStatistics
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.evaluation import evaluate_policy
-from stable_baselines3.common.vec_env import DummyVecEnv, VecEnvWrapper, VecMonitor, VecTransposeImage
+from stable_baselines3.common.vec_env import (
+    DummyVecEnv,
+    VecEnvWrapper,
+    VecMonitor,
+    VecTransposeImage,
+    is_vecenv_wrapped,
+)
 
+import vla_algos
 import vla_gym
 from vla_algos import TokenPPO
 from vla_algos.common.vec_env import SB3VecEnv, info_of, seed_environments
@@ -290,3 +297,24 @@ def test_vector_wrappers_below_step_all() -> None:
     env.step_only([0])
     env.step(np.zeros((2, 7), int))
     assert env.get_attr("steps") == [1, 1]
+
+
+def test_our_algorithms_take_what_make_vec_returns() -> None:
+    env = vla_gym.make_vec(partial(ToyLiberoEnv, horizon=2, image_size=40), 2, wrappers=[gym.wrappers.OrderEnforcing])
+    model = TokenPPO("VLAPolicy", env, n_steps=4, policy_kwargs={"vla": "nano"}, device="cpu")
+    assert is_vecenv_wrapped(model.env, VecMonitor)
+    assert model.learn(8).num_timesteps == 8
+    assert len(model.ep_info_buffer or ()) > 0
+    model.set_env(env)
+    env.close()
+
+
+def test_other_vector_environments_are_refused_with_the_remedy() -> None:
+    with pytest.raises(TypeError, match="Make it with make_vec"):
+        SB3VecEnv(gym.vector.SyncVectorEnv(TOYS, autoreset_mode="SameStep"))
+    with pytest.raises(ValueError, match="leave autoreset_mode out of make_vec's vector_kwargs"):
+        make("sync", autoreset_mode="NextStep")
+
+
+def test_it_is_exported_at_the_top() -> None:
+    assert vla_algos.SB3VecEnv is SB3VecEnv
