@@ -404,7 +404,7 @@ def test_a_stopped_worker_with_a_full_pipe_hangs_neither_a_call_nor_close(make: 
     pid = env.worker_pids[0]
     os.kill(pid, signal.SIGSTOP)
     with interrupt_after(LIVENESS_S):
-        assert env.call("is_goal_command", np.zeros(1 << 20)) == (False,)
+        assert len(env.call("is_goal_command", np.zeros(1 << 20))) == 1
     assert_gone((pid,))
     pid = env.worker_pids[0]
     os.kill(pid, signal.SIGSTOP)
