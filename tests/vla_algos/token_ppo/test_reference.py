@@ -95,10 +95,11 @@ def test_what_is_penalised_is_the_exact_kl_at_the_temperature(algorithm, toy_vec
     kwargs = {"group_size": 4, "n_groups": 2} if algorithm is not TokenPPO else {"n_steps": 8}
     if algorithm is TokenPPO:
         kwargs |= {"critic_warmup_iterations": 0, "normalize_advantage": False}
+    if algorithm is not TokenRLOO:  # which takes one step over the whole roll-out
+        kwargs["batch_size"] = 1000
     model = algorithm(
         "VLAPolicy",
         toy_vec_env(4, chunk_size=2, horizon=3),
-        batch_size=1000,
         kl_coef=0.1,
         temperature=1.3,
         policy_kwargs={"vla": "nano", "seed": 0},
