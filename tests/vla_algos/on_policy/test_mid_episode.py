@@ -63,7 +63,7 @@ def start(name, env, folder=None, interval=1, callback=None, iterations=5, **kwa
         policy_kwargs={"vla": "nano"},
         checkpoint_folder=folder,
         checkpoint_interval=interval,
-        seed=1,  # with which episodes reach the horizon
+        seed=7,  # with which episodes reach the horizon
         device="cpu",
         **{**defaults, **kwargs},
     )
@@ -118,7 +118,7 @@ def test_ctrl_c_leaves_a_run_that_goes_on_with_the_same_bits(name, backend, tmp_
 def test_a_killed_run_goes_on_with_the_same_bits(name, backend, tmp_path):
     script = (
         f"import signal\nfrom {Path(__file__).stem} import *\n"
-        f"start({name!r}, make_env({backend!r}), {str(tmp_path)!r}, 1, Episodes(signal.SIGKILL, 21))\n"
+        f"start({name!r}, make_env({backend!r}), {str(tmp_path)!r}, 1, Episodes(signal.SIGKILL, 31))\n"
     )
     paths = [str(Path(__file__).parent), *sys.path]
     done = subprocess.run([sys.executable, "-c", script], env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)})

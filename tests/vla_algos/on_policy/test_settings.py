@@ -14,7 +14,7 @@ GROUPS = {"group_size": 2, "n_groups": 2}
 
 
 def make_model(algorithm=TokenPPO, **kwargs):
-    defaults = {"batch_size": 8, "learning_rate": 1e-3} if algorithm is not TPO else {}
+    defaults = {"batch_size": 8, "learning_rate": 1e-3} if algorithm in (TokenPPO, TokenGRPO) else {}
     defaults |= {"n_steps": 8, "critic_warmup_iterations": 0} if algorithm is TokenPPO else GROUPS
     env = make_vec_env(lambda: ToyLiberoEnv(image_size=32, horizon=2), 2)
     kwargs = {"policy_kwargs": {"vla": "nano", "seed": 0}, "seed": 0, "device": "cpu", **defaults, **kwargs}
