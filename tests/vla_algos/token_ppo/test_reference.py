@@ -118,6 +118,7 @@ def test_what_is_penalised_is_the_exact_kl_at_the_temperature(algorithm, toy_vec
 
     def spy(minibatch):
         figures = accumulate(minibatch)
+        (minibatch,) = minibatch.split(None)
         inputs = model.policy.model_inputs(minibatch.observations)
         with th.no_grad():
             p, q = (
