@@ -8,8 +8,6 @@ import json
 import logging
 import os
 import shutil
-import subprocess
-import sys
 import tempfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,7 +17,7 @@ from tqdm import tqdm
 
 from vla_gym.assets.resolve import AssetPack
 from vla_gym.errors import SceneBuildError
-from vla_gym.sim.libero_files import write_libero_config
+from vla_gym.sim.libero_process import LiberoProcessError, run_libero
 from vla_gym.tasks.registry import TaskSpec
 
 logger = logging.getLogger(__name__)
@@ -53,44 +51,27 @@ def build_bundles(
 
 def _run_builder(tasks: Sequence[TaskSpec], pack: AssetPack, out: Path, quality: str | None) -> Iterator[str]:
     """Run LIBERO; yields the name of each task as soon as it is built."""
-    config = out / "libero_config"
-    write_libero_config(config)
-    package_parent = str(Path(__file__).resolve().parents[2])
-    environment = {
-        **os.environ,
-        "LIBERO_CONFIG_PATH": str(config),
-        # robosuite imports a GL back end although nothing is rendered; this one needs no GPU, display or EGL library
-        "MUJOCO_GL": "glx",
-        "PYTHONPATH": os.pathsep.join(filter(None, [package_parent, os.environ.get("PYTHONPATH")])),
-    }
-    command = [sys.executable, "-m", "vla_gym.sim.scene_builder", "--suite", tasks[0].suite]
-    command += ["--task-ids", *(str(task.task_id) for task in tasks)]
-    command += ["--assets", str(pack.path), "--out", str(out)]
-    command += ["--quality", quality] if quality else []
-    # standard error goes to a file: a pipe that nobody reads would block the builder
-    with tempfile.TemporaryFile("w+", dir=out) as errors:
-        with subprocess.Popen(
-            command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, text=True
-        ) as process:
-            assert process.stdout is not None
-            # the bar appears on a terminal only
-            with tqdm(total=len(tasks), desc=f"Building {tasks[0].suite}", unit="scene", disable=None) as bar:
-                for line in process.stdout:
-                    if line.startswith(BUILT):
-                        yield line.removeprefix(BUILT).strip()
-                        bar.update()
-        errors.seek(0)
-        output = errors.read().strip()
-    if process.returncode == errno.ENOSPC:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(out))
-    if process.returncode != 0:
-        tail = "\n".join(output.splitlines()[-15:])
-        missing_library = "libGL" in output or "libgthread" in output
+    libero_folder = out / "libero"
+    libero_folder.mkdir()
+    arguments = ["--suite", tasks[0].suite, "--task-ids", *(str(task.task_id) for task in tasks)]
+    arguments += ["--assets", str(pack.path), "--out", str(out)]
+    arguments += ["--quality", quality] if quality else []
+    try:
+        # the bar appears on a terminal only
+        with tqdm(total=len(tasks), desc=f"Building {tasks[0].suite}", unit="scene", disable=None) as bar:
+            for line in run_libero("vla_gym.sim.scene_builder", arguments, libero_folder):
+                if line.startswith(BUILT):
+                    yield line.removeprefix(BUILT)
+                    bar.update()
+    except LiberoProcessError as error:
+        if error.status == errno.ENOSPC:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(out)) from error
+        missing_library = "libGL" in error.output or "libgthread" in error.output
         remedy = "apt-get install libgl1 libglib2.0-0 (OpenCV, which robosuite imports, needs them).\n"
         raise SceneBuildError(
             f"LIBERO could not build {[task.name for task in tasks]} from the assets in {pack.path}. "
-            f"{remedy if missing_library else ''}Last lines of its output:\n{tail}"
-        )
+            f"{remedy if missing_library else ''}Its output:\n{error.output}"
+        ) from error
 
 
 def _install(root: Path, target: Path, task: TaskSpec, pack: AssetPack, out: Path) -> None:

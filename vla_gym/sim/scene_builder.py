@@ -1,9 +1,7 @@
 """
 Builds scene bundles with LIBERO's own code; runs in a process of its own (``python -m vla_gym.sim.scene_builder``).
 
-Nothing of LIBERO or robosuite is imported by the process that steps the simulation. Two habits of LIBERO are kept from
-the user here: it asks a question on standard input when its configuration folder is missing (a folder of our own is
-named in ``LIBERO_CONFIG_PATH``), and it downloads its assets (the path it caches after a download is set beforehand).
+The process that steps the simulation imports nothing of LIBERO or robosuite.
 
 For each task this writes ``<name>.json`` and ``<name>.npz``; tasks that compile to the same scene share the models
 ``<hash>.physics.mjb`` and ``<hash>.<render quality>.mjb``. See ``bundle.py`` for their content.
@@ -27,12 +25,15 @@ from vla_gym.sim.bundle_build import BUILT
 from vla_gym.sim.decimation import TriangleMesh
 from vla_gym.sim.init_states import read_init_states
 from vla_gym.sim.libero_files import task_files
+from vla_gym.sim.libero_process import TIME_LIMIT, call_libero, import_libero, reset_libero, restart_clock
 from vla_gym.sim.scene_models import fast_model, full_model, physics_model
 from vla_gym.tasks.goals import Atom
 from vla_gym.tasks.registry import EVALUATION_SEED, N_INIT_STATES, RENDER_QUALITIES, TaskSpec, get_suite
 
 
-def build_tasks(tasks: list[TaskSpec], assets: Path, out: Path, quality: str | None = None) -> None:
+def build_tasks(
+    tasks: list[TaskSpec], assets: Path, out: Path, quality: str | None = None, time_limit: float = TIME_LIMIT
+) -> None:
     """
     Build and write the bundles of some tasks.
 
@@ -40,23 +41,23 @@ def build_tasks(tasks: list[TaskSpec], assets: Path, out: Path, quality: str | N
     :param assets: folder in LIBERO's asset layout
     :param out: existing folder to write to
     :param quality: of the render model, ``full`` or ``fast``; ``None`` writes no render model
+    :param time_limit: for each task (s)
     :raises OSError: if the folder cannot take the files
     """
-    import libero.libero as libero_package
-
-    libero_package._assets_path_cache = str(assets)
-    from libero.libero.envs.env_wrapper import ControlEnv
-
+    control_env_class = import_libero(assets)
     write_models = ModelWriter(out, quality)
     for task in tasks:
         bddl_file, init_file = task_files(task)
         init_states = read_init_states(init_file)
-        control_env = ControlEnv(bddl_file_name=str(bddl_file), has_offscreen_renderer=False, use_camera_obs=False)
+        control_env = control_env_class(
+            bddl_file_name=str(bddl_file), has_offscreen_renderer=False, use_camera_obs=False
+        )
         try:
             _write_task(control_env, task, init_states, out, write_models)
         finally:
             control_env.close()
         print(f"{BUILT}{task.name}", flush=True)
+        restart_clock(time_limit)
 
 
 class ModelWriter:
@@ -159,7 +160,7 @@ def _draw_fixture_poses(control_env: Any) -> tuple[np.ndarray, np.ndarray]:
     for _ in range(N_INIT_STATES):
         samplers.extend(samplers_of_one_build)
         model.body_pos[ids], model.body_quat[ids] = built_pos, built_quat
-        control_env.reset()
+        reset_libero(control_env)
         positions.append(model.body_pos[ids].copy())
         quaternions.append(model.body_quat[ids].copy())
     return np.stack(positions), np.stack(quaternions)
@@ -223,18 +224,11 @@ def _atom(env: Any, state: list[str]) -> Atom:
     )
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Entry point of the building process."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--suite", required=True)
-    parser.add_argument("--task-ids", type=int, nargs="+", required=True)
-    parser.add_argument("--assets", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--quality", choices=RENDER_QUALITIES)
-    args = parser.parse_args(argv)
-    suite = get_suite(args.suite)
+def _build(arguments: argparse.Namespace) -> int:
+    suite = get_suite(arguments.suite)
+    tasks = [suite.task(task_id) for task_id in arguments.task_ids]
     try:
-        build_tasks([suite.task(task_id) for task_id in args.task_ids], args.assets, args.out, args.quality)
+        build_tasks(tasks, arguments.assets, arguments.out, arguments.quality, arguments.time_limit)
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
@@ -242,5 +236,16 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
+def main(argv: list[str]) -> int:
+    """Entry point of the building process."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--suite", required=True)
+    parser.add_argument("--task-ids", type=int, nargs="+", required=True)
+    parser.add_argument("--assets", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--quality", choices=RENDER_QUALITIES)
+    return call_libero(parser, _build, argv)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -7,8 +7,7 @@ stand where they stand in that initial state, the state, the settle commands.
 
 from __future__ import annotations
 
-import os
-import subprocess
+import argparse
 import sys
 import tempfile
 from pathlib import Path
@@ -16,28 +15,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vla_gym.sim.libero_files import task_files, write_libero_config
-from vla_gym.tasks.registry import SETTLE_COMMAND, SETTLE_STEPS, TaskSpec
+from vla_gym.sim.libero_files import task_files
+from vla_gym.sim.libero_process import (
+    LiberoProcessError,
+    call_libero,
+    import_libero,
+    reset_libero,
+    restart_clock,
+    run_libero,
+)
+from vla_gym.tasks.registry import EVALUATION_SEED, SETTLE_COMMAND, SETTLE_STEPS, TaskSpec
 from vla_gym.type_aliases import BoolArray, Float64Array
-
-_PROGRAM = """
-import sys
-import numpy as np
-import libero.libero as libero_package
-assets, bddl, init, commands, out, resets = sys.argv[1:]
-libero_package._assets_path_cache = assets
-from libero.libero.envs.env_wrapper import ControlEnv
-env = ControlEnv(bddl_file_name=bddl, has_offscreen_renderer=False, use_camera_obs=False)
-env.seed(0)
-for _ in range(int(resets)):
-    env.reset()
-env.set_init_state(np.load(init))
-states, success = [], []
-for command in np.load(commands):
-    success.append(bool(env.step(command)[2]))
-    states.append(env.get_sim_state())
-np.savez(out, states=np.stack(states), success=np.array(success))
-"""
 
 
 class UpstreamReplay(NamedTuple):
@@ -71,23 +59,50 @@ def replay_upstream(
     """
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        write_libero_config(folder)
         np.save(folder / "init.npy", init_state)
         np.save(folder / "commands.npy", np.concatenate([np.tile(SETTLE_COMMAND, (SETTLE_STEPS, 1)), commands]))
-        files = [task_files(task)[0], folder / "init.npy", folder / "commands.npy", folder / "out.npz"]
-        result = subprocess.run(
-            [sys.executable, "-c", _PROGRAM, str(assets), *map(str, files), str(init_state_id + 1)],
-            # robosuite imports a GL back end although nothing is rendered; this one needs no GPU, display or EGL
-            env={**os.environ, "LIBERO_CONFIG_PATH": str(folder), "MUJOCO_GL": "glx"},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-        )
-        if result.returncode != 0:
-            tail = "\n".join(result.stderr.strip().splitlines()[-15:])
+        arguments = ["--assets", str(assets.absolute()), "--bddl", str(task_files(task)[0])]
+        arguments += ["--folder", temporary, "--resets", str(init_state_id + 1)]
+        try:
+            for _ in run_libero(__name__, arguments, folder):
+                pass
+        except LiberoProcessError as error:
             raise RuntimeError(
-                f"Upstream LIBERO could not replay {len(commands)} commands of {task.name}. Last lines of its output:\n"
-                f"{tail}"
-            )
+                f"Upstream LIBERO could not replay {len(commands)} commands of {task.name}. Its output:\n{error.output}"
+            ) from error
         with np.load(folder / "out.npz") as out:
             return UpstreamReplay(out["states"][SETTLE_STEPS - 1 :], out["success"][SETTLE_STEPS:])
+
+
+def _replay(arguments: argparse.Namespace) -> int:
+    """The separate process's part: replay what lies in the folder."""
+    control_env = import_libero(arguments.assets)(
+        bddl_file_name=str(arguments.bddl), has_offscreen_renderer=False, use_camera_obs=False
+    )
+    control_env.seed(EVALUATION_SEED)
+    for number in range(arguments.resets):
+        reset_libero(control_env)
+        # each restarts the clock
+        restart_clock(arguments.time_limit)
+        print(number, flush=True)
+    control_env.set_init_state(np.load(arguments.folder / "init.npy"))
+    states, success = [], []
+    for command in np.load(arguments.folder / "commands.npy"):
+        success.append(bool(control_env.step(command)[2]))
+        states.append(control_env.get_sim_state())
+    np.savez(arguments.folder / "out.npz", states=np.stack(states), success=np.array(success))
+    return 0
+
+
+def main(argv: list[str]) -> int:
+    """Entry point of the separate process."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--assets", type=Path, required=True)
+    parser.add_argument("--bddl", type=Path, required=True)
+    parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--resets", type=int, required=True)
+    return call_libero(parser, _replay, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -76,19 +76,41 @@ def test_a_damaged_entry_is_rebuilt_with_a_log_line(
     assert not list(tmp_path.rglob("building-*"))
 
 
-def test_building_asks_nothing_and_leaves_the_home_folder_alone(tmp_path: Path) -> None:
-    home = tmp_path / "home"
+_AUDIT = """
+import os, sys
+def record(event, arguments):
+    if event == "open" and isinstance(arguments[0], (str, bytes)) and arguments[2] & (os.O_WRONLY | os.O_RDWR):
+        path = os.path.abspath(os.fsdecode(arguments[0]))
+        if not path.startswith((os.environ["VLA_GYM_CACHE"], "/dev/")):
+            sys.__stdout__.write(f"wrote {path}\\n")
+sys.addaudithook(record)
+"""
+
+
+def test_building_asks_nothing_and_writes_into_the_cache_alone(tmp_path: Path) -> None:
+    home, site = tmp_path / "home", tmp_path / "site"
     home.mkdir()
+    site.mkdir()
+    # every Python process of the build reports what it opens for writing
+    (site / "sitecustomize.py").write_text(_AUDIT)
     program = (
         "from vla_gym.assets.resolve import resolve_assets\n"
+        "from vla_gym.sim import bundle_build\n"
         "from vla_gym.sim.bundle import load_bundles\n"
         "from vla_gym.tasks.registry import get_suite\n"
+        "run = bundle_build.run_libero\n"
+        "def run_aloud(*arguments):\n"
+        "    for line in run(*arguments):\n"
+        "        print(line)\n"
+        "        yield line\n"
+        "bundle_build.run_libero = run_aloud\n"
         "load_bundles([get_suite('goal').task(0)], resolve_assets('primitive'))\n"
     )
     environment = {**os.environ, "HOME": str(home), "VLA_GYM_CACHE": str(tmp_path / "cache")}
+    environment |= {"PYTHONPATH": os.pathsep.join([str(site), os.environ.get("PYTHONPATH", "")])}
     environment.pop("LIBERO_CONFIG_PATH", None)
     with subprocess.Popen(
-        [sys.executable, "-c", program],
+        [sys.executable, "-B", "-c", program],
         env=environment,
         stdin=subprocess.PIPE,  # never answered: a question would block
         stdout=subprocess.PIPE,
@@ -97,7 +119,9 @@ def test_building_asks_nothing_and_leaves_the_home_folder_alone(tmp_path: Path) 
     ) as process:
         output, _ = process.communicate(timeout=120)
     assert process.returncode == 0, output
-    assert not (home / ".libero").exists()
+    assert "built open_the_middle_drawer_of_the_cabinet" in output
+    assert not [line for line in output.splitlines() if line.startswith("wrote ")]
+    assert not list(home.iterdir())
     assert "Do you want" not in output
 
 
