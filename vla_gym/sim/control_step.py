@@ -10,8 +10,9 @@ The control step, fused: controller, gripper and 25 sub-steps of MuJoCo in one c
 
 from __future__ import annotations
 
+import importlib.util
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import mujoco
 import numpy as np
@@ -29,11 +30,16 @@ from vla_gym.sim.controller import (
     osc_torques,
 )
 from vla_gym.sim.mujoco_calls import MujocoCalls, call_jac_site, call_model_data
+from vla_gym.sim.plain_torques import plain_osc_torques
 from vla_gym.tasks.registry import OBSERVED_SUBSTEP, SUBSTEPS
 from vla_gym.type_aliases import Float64Array, Int64Array
 
 MIN_PIVOT_RATIO = 1e-10
 """Smallest ratio of Cholesky pivots; below it the arm is singular, and upstream's pseudo-inverse decides."""
+
+
+# numba compiles np.linalg only where SciPy is there
+_exact_torques: Any = plain_osc_torques if importlib.util.find_spec("scipy") is None else osc_torques
 
 
 class Views(NamedTuple):
@@ -223,7 +229,7 @@ def control_step(
         for i in range(7):
             bias[i] = views.bias[views.arm_qvel[i]]
         if exact or not _fast_torques(arm, bias, torques):
-            torques[:] = osc_torques(
+            torques[:] = _exact_torques(
                 arm.goal_pos,
                 arm.goal_mat,
                 arm.eef_pos,

@@ -12,6 +12,7 @@ from vla_gym.sim.bundle import SceneBundle, load_bundles
 from vla_gym.sim.controller import osc_torques, read_arm_state, rotation_matrix
 from vla_gym.sim.core import SimCore
 from vla_gym.sim.mujoco_calls import mujoco_calls
+from vla_gym.sim.plain_torques import plain_osc_torques, pseudo_inverse
 from vla_gym.sim.reference import ReferenceStepper
 from vla_gym.tasks.registry import get_suite
 
@@ -99,6 +100,29 @@ def test_torques_from_cholesky_factors_are_those_of_pseudo_inverses() -> None:
         arm, bias, torques = random_arm(seed), np.arange(7.0), np.empty(7)
         assert fused._fast_torques(arm, bias, torques)
         np.testing.assert_allclose(torques, plain_torques(arm, bias), rtol=1e-6, atol=1e-6)
+
+
+def test_torques_without_scipy_are_those_with_it() -> None:
+    for seed in range(20):
+        arm, bias = random_arm(seed), np.arange(7.0)
+        if seed % 4 == 0:
+            arm.jacobian[:, seed % 7] = 0.0
+        pose = (arm.goal_pos, arm.goal_mat, arm.eef_pos, arm.eef_mat, arm.eef_vel, arm.jacobian, arm.mass)
+        torques = plain_osc_torques(*pose, arm.rest - arm.joint_pos, arm.joint_vel, bias)
+        np.testing.assert_allclose(torques, plain_torques(arm, bias), rtol=1e-9, atol=1e-8)
+
+
+@pytest.mark.parametrize("rank", [1, 3, 6])
+def test_pseudo_inverses_drop_directions_without_extent(rank: int) -> None:
+    for seed in range(20):
+        root = np.random.default_rng(seed).normal(size=(6, rank))
+        matrix = root @ root.T
+        expected = np.linalg.pinv(matrix, rcond=1e-12)
+        found = pseudo_inverse(matrix)
+        if rank == 6:
+            np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-9 * np.abs(expected).max())
+        np.testing.assert_allclose(matrix @ found @ matrix, matrix, atol=1e-9 * np.abs(matrix).max())
+    assert np.isnan(pseudo_inverse(np.full((3, 3), np.nan))).any()
 
 
 def test_a_singular_arm_is_left_to_the_pseudo_inverse() -> None:
