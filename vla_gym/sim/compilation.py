@@ -1,19 +1,24 @@
-"""Compiles the control step ahead of its first use, for processes that are forked afterwards."""
+"""Compiles the control step before its first use, and says so where that takes long."""
 
 from __future__ import annotations
 
+import logging
+import sys
 from functools import lru_cache
 from typing import Any
 
 import mujoco
 import numba
 import numpy as np
+from numba.core import event
 
 from vla_gym.sim.control_step import Observed, control_step, make_arm_memory, make_views, read_arm, sense
 from vla_gym.sim.controller import RobotIds
 from vla_gym.sim.mujoco_calls import mujoco_calls
 
 typeof: Any = numba.typeof
+
+logger = logging.getLogger(__name__)
 
 _ANY_SCENE = """
 <mujoco>
@@ -25,12 +30,41 @@ _ANY_SCENE = """
 """
 
 
+def announce(message: str) -> None:
+    """
+    Say that something takes long: on the logger, or on standard error where the script has not set up logging.
+
+    :param message: one line
+    """
+    if logger.hasHandlers():
+        logger.info(message)
+    else:
+        # logging's last resort shows warnings alone, and waiting is none
+        print(message, file=sys.stderr, flush=True)
+
+
+class _FirstCompilation(event.Listener):  # type: ignore[misc]
+    """Announces the first function that numba compiles; what it loads from its cache causes no event."""
+
+    def __init__(self) -> None:
+        self._is_announced = False
+
+    def on_start(self, event: event.Event) -> None:
+        if not self._is_announced:
+            self._is_announced = True
+            announce("Compiling the control step (once per installation, 10 to 30 s).")
+
+    def on_end(self, event: event.Event) -> None:
+        pass
+
+
 @lru_cache(maxsize=1)
 def compile_control_step() -> None:
     """
     Compile what :class:`vla_gym.sim.core.SimCore` calls, or load it from numba's cache; nothing is executed.
 
-    Compiling takes some 10 s. Without this, every process would do it by itself at its first reset, all at once.
+    Compiling takes some 10 s, and is announced. A server of processes does it before it forks them; otherwise every one
+    would do it by itself at its first reset, all at once.
     """
     model = mujoco.MjModel.from_xml_string(_ANY_SCENE)
     # types do not depend on the scene, so any joint and any actuator will do
@@ -39,6 +73,7 @@ def compile_control_step() -> None:
     calls, views = typeof(mujoco_calls()), typeof(make_views(model, mujoco.MjData(model), ids))
     arm = typeof(make_arm_memory(np.zeros(7), model.nv))
     observed = typeof(Observed(*(np.zeros(1) for _ in Observed._fields)))
-    read_arm.compile((calls, views, arm))
-    sense.compile((views, observed))
-    control_step.compile((calls, views, arm, observed, typeof(np.zeros(7)), typeof(True)))
+    with event.install_listener("numba:compile", _FirstCompilation()):
+        read_arm.compile((calls, views, arm))
+        sense.compile((views, observed))
+        control_step.compile((calls, views, arm, observed, typeof(np.zeros(7)), typeof(True)))

@@ -17,6 +17,7 @@ import numpy as np
 
 from vla_gym.errors import UnknownNameError
 from vla_gym.sim.bundle import SceneBundle
+from vla_gym.sim.compilation import compile_control_step
 from vla_gym.sim.control_step import Observed, control_step, make_arm_memory, make_views, read_arm, sense
 from vla_gym.sim.controller import RobotIds
 from vla_gym.sim.mujoco_calls import mujoco_calls
@@ -94,6 +95,7 @@ class SimCore:
     def __init__(self, bundle: SceneBundle, physics: str = "fast") -> None:
         if physics not in PHYSICS:
             raise UnknownNameError("physics", physics, PHYSICS)
+        compile_control_step()
         self._exact = physics == "exact"
         self.model = bundle.load_model()
         self.data = mujoco.MjData(self.model)
