@@ -46,6 +46,10 @@ class SceneBuildError(VLAGymError, RuntimeError):
     """LIBERO could not build or compile a scene."""
 
 
+class SceneFileError(VLAGymError, ValueError):
+    """Scenes from elsewhere, or a file of them, that are damaged, unsafe or of another version."""
+
+
 class InitStatesError(VLAGymError, ValueError):
     """A file of initial states that is damaged or not of the expected shape."""
 

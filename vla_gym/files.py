@@ -1,13 +1,21 @@
-"""Files that exist whole or not at all, and files of others that are not trusted."""
+"""Files that exist whole or not at all, and files of others: read within bounds, and known by their checksums."""
 
 from __future__ import annotations
 
+import fcntl
+import hashlib
 import os
-from collections.abc import Iterator
+import re
+import stat
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 from vla_gym.errors import VLAGymError
+
+_SUMS_LINE = re.compile(r"([0-9a-f]{64})  ([\w.-]+)")
+_CHUNK = 1 << 20
 
 
 @contextmanager
@@ -52,23 +60,36 @@ def named_errors(error_type: type[VLAGymError], expected: str) -> Iterator[None]
         raise error_type(f"{expected} ({type(error).__name__}: {error}).") from error
 
 
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """
+    Hold a lock that ends with the process, however that ends.
+
+    :param path: file to lock; it is made, and stays
+    """
+    with open(path, "a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
 def read_bounded(path: Path, limit: int) -> bytes:
     """
-    Read a small file whole; a pipe or a device is refused, because reading it may never end.
+    Read a whole file, but nothing that never ends or does not fit into memory.
 
     :param path: the file
-    :param limit: largest size, bytes
-    :return: its content
-    :raises ValueError: if it is larger
-    :raises OSError: if it is missing, no regular file, or unreadable
+    :param limit: largest size (bytes)
+    :raises ValueError: if it is no regular file, or larger
+    :raises OSError: if it cannot be read
     """
-    if path.exists() and not path.is_file():
-        raise OSError(f"{path} is not a regular file")
-    with path.open("rb") as file:
-        content = file.read(limit + 1)
-    if len(content) > limit:
-        raise ValueError(f"{path} has more than {limit} bytes")
-    return content
+    # a FIFO without a writer would keep a plain open() waiting
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise ValueError(f"{path} is not a regular file")
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise ValueError(f"{path} has {max(status.st_size, len(data)):,} bytes, expected at most {limit:,}")
+    return data
 
 
 def is_inside(path: Path, folder: Path) -> bool:
@@ -84,3 +105,56 @@ def is_inside(path: Path, folder: Path) -> bool:
     if roots[0].parent.name == "snapshots":
         roots.append(roots[0].parent.parent / "blobs")
     return any(path.resolve().is_relative_to(root) for root in roots)
+
+
+def sha256(path: Path) -> str:
+    """
+    Checksum of a file, computed once per process as long as the file stays the same.
+
+    :param path: a regular file
+    :return: 64 hexadecimal digits
+    :raises ValueError: if it is no regular file
+    """
+    status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError(f"{path} is not a regular file")
+    return _sha256(path, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+
+
+@cache
+def _sha256(path: Path, *_state: int) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def write_sums(path: Path, files: Iterable[Path]) -> None:
+    """
+    Write the checksums of files in one folder, as ``sha256sum --check`` reads them.
+
+    :param path: file to write, in the same folder
+    :param files: what to sum up
+    """
+    path.write_text("".join(f"{sha256(file)}  {file.name}\n" for file in files))
+
+
+def check_sums(path: Path, files: Iterable[Path]) -> None:
+    """
+    Compare files with their checksums.
+
+    :param path: what ``write_sums`` wrote
+    :param files: the files that it has to name
+    :raises ValueError: if a checksum is missing or differs
+    :raises OSError: if a file cannot be read
+    """
+    lines = read_bounded(path, 1 << 16).decode("ascii", errors="replace").splitlines()
+    matches = [_SUMS_LINE.fullmatch(line) for line in lines]
+    sums = {match[2]: match[1] for match in matches if match}
+    expected = {file.name for file in files}
+    if None in matches or sums.keys() != expected:
+        raise ValueError(f"{path.name} does not name {', '.join(sorted(expected))}")
+    for file in files:
+        if sha256(file) != sums[file.name]:
+            raise ValueError(f"checksum of {file.name} differs")

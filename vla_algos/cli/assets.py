@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from enum import Enum
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -12,6 +13,9 @@ from rich.table import Table
 from rich.text import Text
 
 from vla_algos.cli.options import Assets, megabytes, numbers
+
+if TYPE_CHECKING:
+    from vla_gym.tasks.registry import SuiteSpec
 
 app = typer.Typer(help="Asset packs and the cache of built scenes.", no_args_is_help=True)
 
@@ -27,19 +31,22 @@ class Quality(str, Enum):
 @app.command()
 def check(assets: Assets = "auto") -> None:
     """Say which pack is in use, what it lacks, and what the cache holds."""
-    from vla_gym.assets.completeness import check_pack
+    from vla_gym.assets.completeness import PackCheck, check_pack
     from vla_gym.assets.resolve import resolve_assets
     from vla_gym.sim.cache import cache_usage
 
     pack = resolve_assets(assets)
-    found = check_pack(pack.path)
+    # of a pack that is elsewhere there is nothing to look at but scenes
+    found = check_pack(pack.path) if pack.has_files else PackCheck(0, ())
     usage = cache_usage()
     missing = f", {len(found.problems)} missing or damaged" if found.problems else ", all there"
     rows = {
         "pack": pack.name,
         "because": pack.chosen_by,
         "folder": str(pack.path),
-        "files": f"{found.n_files} that the 130 tasks read{missing}",
+        "files": f"{found.n_files} that the 130 tasks read{missing}"
+        if pack.has_files
+        else "elsewhere; scenes alone are here",
         "cache": str(usage.path),
         "writable": "yes" if usage.is_writable else "no: scenes are built anew in every process",
         "size": f"{megabytes(usage.size)}, {megabytes(usage.free)} free",
@@ -69,10 +76,8 @@ def build(
     """Build the scenes that the cache lacks, so that no run has to wait for them."""
     from vla_gym.assets.resolve import resolve_assets
     from vla_gym.sim.cache import fill_cache
-    from vla_gym.tasks.registry import SUITES, get_suite
 
-    names = suite or ["all"]
-    suites = list(SUITES.values()) if "all" in names else [get_suite(name) for name in names]
+    suites = _suites(suite or ["all"])
     ids = numbers(task_ids)
     pack = resolve_assets(assets)
     console = Console(highlight=False)
@@ -81,6 +86,55 @@ def build(
         filled = fill_cache(spec, ids, pack, None if quality is Quality.NONE else quality.value)
         counts = f"{_counted(filled.n_tasks, 'task')}, {_counted(filled.n_scenes, 'scene')}"
         console.print(f"{spec.env_id}: {counts}, {filled.seconds:.1f} s")
+
+
+@app.command()
+def export(
+    out: Annotated[Path, typer.Option(help="File to write.")],
+    suite: Annotated[list[str], typer.Option(help="spatial, object, goal, 10, 90 or all; repeatable.")],
+    task_ids: Annotated[str, typer.Option(help="Of each suite, e.g. 0,3,8; default: all.")] = "",
+    quality: Annotated[Quality, typer.Option(help="Render model that goes with them.")] = Quality.FAST,
+    assets: Assets = "auto",
+) -> None:
+    """Write scenes to one file, for machines without hf-libero and robosuite; what the cache lacks is built first."""
+    from vla_gym.assets.resolve import resolve_assets
+    from vla_gym.sim.scene_archive import export_scenes
+
+    ids = numbers(task_ids)
+    tasks = [task for spec in _suites(suite) for task in (spec.tasks if ids is None else map(spec.task, ids))]
+    done = export_scenes(tasks, resolve_assets(assets), None if quality is Quality.NONE else quality.value, out)
+    console = Console(highlight=False, soft_wrap=True)
+    counts = f"{_counted(len(done.tasks), 'task')}, {_counted(done.n_models, 'model')}, pack {done.pack}"
+    console.print(f"{out}: {counts}, {megabytes(done.size)}", markup=False)
+    console.print(f"sha256: {done.sha256}")
+    console.print(f"There: vla-rl assets import {out.name}", markup=False)
+
+
+@app.command("import")
+def import_(
+    file: Annotated[Path, typer.Argument(help="What export wrote.")],
+    into: Annotated[
+        Path | None, typer.Option(help="Folder to name in VLA_GYM_SCENES afterwards; default: the cache.")
+    ] = None,
+    sha256: Annotated[str, typer.Option(help="Checksum that export printed; the file is refused if it differs.")] = "",
+) -> None:
+    """
+    Check a file of scenes and put them where environments find them.
+
+    Checked: list, names, sizes and checksums of the members; every value that describes a scene; versions; that models
+    load and have what is named. Nothing is unpickled or run. Not checked: whether a scene is the one that it claims to
+    be. Models are binary files for MuJoCo's loader, which was not made for hostile ones: import from people you trust.
+    """
+    from vla_gym.assets.foreign import SCENES_VARIABLE
+    from vla_gym.sim.scene_archive import import_scenes
+
+    done = import_scenes(file, into, sha256 or None)
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(f"{done.path}: {_counted(len(done.tasks), 'task')}, pack {done.pack}", markup=False)
+    if into is not None:
+        console.print(f"To use them: export {SCENES_VARIABLE}={done.path}", markup=False)
+    if done.pack != "primitive":
+        console.print(f'They are used where an environment is made with assets="{done.pack}"', markup=False)
 
 
 @app.command()
@@ -97,6 +151,12 @@ def download(
     pack = resolve_assets()
     if pack.path != folder:
         console.print(f"Not in use: another pack is {pack.chosen_by} ({pack.path}).", style="yellow", markup=False)
+
+
+def _suites(names: list[str]) -> list[SuiteSpec]:
+    from vla_gym.tasks.registry import SUITES, get_suite
+
+    return list(SUITES.values()) if "all" in names else [get_suite(name) for name in names]
 
 
 def _counted(n: int, thing: str) -> str:

@@ -3,19 +3,23 @@ Which asset pack a scene is built from, and where the library keeps its cache.
 
 - An explicit argument wins over ``VLA_GYM_ASSETS``, which wins over a downloaded pack; the built-in pack needs nothing.
 - A pack that was asked for by name is never silently replaced by another: a bad value is an error.
+- Scenes that were built elsewhere can be used without the pack they were built from; ``assets="libero"`` asks for them.
 - The name of a pack says whether results on it may be called LIBERO's.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
+import sys
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
-import platformdirs
-
+from vla_gym.assets.foreign import SCENES_VARIABLE, packs_of_scenes
 from vla_gym.errors import AssetsError
+from vla_gym.files import read_bounded, write_then_rename
 
 ASSETS_VARIABLE = "VLA_GYM_ASSETS"
 CACHE_VARIABLE = "VLA_GYM_CACHE"
@@ -40,24 +44,56 @@ class AssetPack:
     :param name: ``primitive`` (built in), ``libero`` (LIBERO's own) or ``custom:<folder name>``
     :param path: root of the pack, absolute
     :param chosen_by: what decided for this pack, in words
+    :param has_files: whether scenes can be built from it; else ``path`` holds scenes that were built elsewhere
+    :param digest: its fingerprint, where that is known already
     """
 
     name: str
     path: Path
     chosen_by: str = field(default="", compare=False)
+    has_files: bool = True
+    digest: str = ""
 
     def fingerprint(self) -> str:
         """
-        Digest that changes whenever a file of the pack does; textures and meshes count by size and time stamp alone.
+        Digest of the names and contents of all files, equal on every machine.
+
+        Contents are read anew only when a name, size or time stamp changes.
 
         :return: sha256, 64 hexadecimal digits
         """
-        digest = hashlib.sha256()
-        for file in sorted(p for p in self.path.rglob("*") if p.is_file()):
+        if self.digest:
+            return self.digest
+        seen = hashlib.sha256()
+        files, size = sorted(p for p in self.path.rglob("*") if p.is_file()), 0
+        for file in files:
             status = file.stat()
-            digest.update(f"{file.relative_to(self.path).as_posix()}\0{status.st_size}\0".encode())
-            digest.update(file.read_bytes() if file.suffix == ".xml" else str(status.st_mtime_ns).encode())
-        return digest.hexdigest()
+            seen.update(f"{file}\0{status.st_size}\0{status.st_mtime_ns}\0{status.st_ctime_ns}\0".encode())
+            size += status.st_size
+        return _content_digest(self.path, tuple(files), seen.hexdigest(), size > _READ_EVERY_TIME)
+
+
+_READ_EVERY_TIME = 16 << 20
+"""Size (bytes) from which the digest of a pack is kept in the cache, for other processes."""
+
+
+@cache
+def _content_digest(root: Path, files: tuple[Path, ...], seen: str, is_kept: bool) -> str:
+    kept = cache_dir() / "packs" / seen
+    if is_kept:
+        with contextlib.suppress(OSError, ValueError):
+            found = read_bounded(kept, 64).decode()
+            if len(bytes.fromhex(found)) == hashlib.sha256().digest_size:
+                return found
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(f"{file.relative_to(root).as_posix()}\0".encode())
+        digest.update(hashlib.sha256(file.read_bytes()).digest())
+    if is_kept:
+        # a cache that cannot be written costs a second, no more
+        with contextlib.suppress(OSError), write_then_rename(kept) as temporary:
+            temporary.write_text(digest.hexdigest())
+    return digest.hexdigest()
 
 
 def cache_dir() -> Path:
@@ -67,7 +103,16 @@ def cache_dir() -> Path:
     :return: ``VLA_GYM_CACHE`` if set, else the user's cache folder; it need not exist yet
     """
     value = os.environ.get(CACHE_VARIABLE)
-    return Path(value).expanduser().absolute() if value else Path(platformdirs.user_cache_dir("vla_gym"))
+    if value:
+        return Path(value).expanduser().absolute()
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "vla_gym"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vla_gym"
+
+
+def scene_cache() -> Path:
+    """Folder of built and imported scenes; it need not exist."""
+    return cache_dir() / "scenes"
 
 
 def downloaded_assets_dir() -> Path:
@@ -81,7 +126,8 @@ def resolve_assets(assets: str | os.PathLike[str] = "auto") -> AssetPack:
 
     Search order: the argument, ``VLA_GYM_ASSETS``, a pack in ``<cache>/assets``, the built-in primitive pack.
 
-    :param assets: folder of a pack, ``primitive`` for the built-in one, or ``auto`` to search
+    :param assets: folder of a pack, ``primitive`` for the built-in one, the name of a pack (``libero``) whose scenes
+        were built elsewhere, or ``auto`` to search
     :return: the pack
     :raises AssetsError: if the argument or ``VLA_GYM_ASSETS`` names no complete pack
     """
@@ -98,13 +144,24 @@ def resolve_assets(assets: str | os.PathLike[str] = "auto") -> AssetPack:
 
 def _open_pack(value: str, source: str) -> AssetPack:
     path = Path(value).expanduser().absolute()
+    if not path.exists():
+        digests = packs_of_scenes(scene_cache()).get(value, {})
+        if len(digests) == 1:
+            ((digest, folder),) = digests.items()
+            return AssetPack(value, folder, f"named in {source}; its scenes were built elsewhere", False, digest)
+        if digests:
+            folders = ", ".join(str(folder) for folder in digests.values())
+            raise AssetsError(
+                f"{source} names {value!r}, but the scenes of that name come from {len(digests)} different packs "
+                f"({folders}). Remedy: keep those of one pack, or name a folder of scenes in {SCENES_VARIABLE}."
+            )
     missing = _missing_folders(path)
     if missing:
         problem = f"lacks the folders {', '.join(missing)}" if path.is_dir() else "is not a folder"
         raise AssetsError(
             f"{source} names {value!r}, which {problem}. Expected a folder with {', '.join(PACK_FOLDERS)} (the layout "
-            "of LIBERO's assets), or one of the words 'primitive' and 'auto'. Remedy: correct the path, run "
-            "`vla-rl assets download`, or use 'primitive' for the built-in pack."
+            "of LIBERO's assets), the name of a pack whose scenes were imported, or one of the words 'primitive' and "
+            "'auto'. Remedy: correct the path, run `vla-rl assets download`, or use 'primitive' for the built-in pack."
         )
     return AssetPack(_pack_name(path), path, f"named in {source}")
 

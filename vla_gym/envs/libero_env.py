@@ -346,9 +346,7 @@ class LiberoEnv(gym.Env[Observation, Any]):
         """
         if quality not in RENDER_QUALITIES:
             raise UnknownNameError("render_quality", quality, RENDER_QUALITIES)
-        bundle = self.bundle
-        if not bundle.model_file(quality).exists():
-            (bundle,) = load_bundles([bundle.task], self._pack, quality)
+        (bundle,) = load_bundles([self.bundle.task], self._pack, quality)
         return CameraRenderer(bundle.model_file(quality), image_size, [CAMERAS[name] for name in cameras], quality)
 
     def step(self, action: Any) -> tuple[Observation, float, bool, bool, dict[str, Any]]:

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
-import logging
 import os
 import shutil
 import tempfile
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -17,36 +14,38 @@ from tqdm import tqdm
 
 from vla_gym.assets.resolve import AssetPack
 from vla_gym.errors import SceneBuildError
+from vla_gym.files import write_sums
+from vla_gym.sim.bundle import SUMS, common_digest, facts, model_sums
+from vla_gym.sim.compilation import announce
+from vla_gym.sim.libero_files import libero_versions
 from vla_gym.sim.libero_process import LiberoProcessError, run_libero
 from vla_gym.tasks.registry import TaskSpec
-
-logger = logging.getLogger(__name__)
 
 BUILT = "built "
 """What the builder writes on standard output before the name of a finished task."""
 
 
 def build_bundles(
-    root: Path, tasks: Sequence[TaskSpec], keys: Mapping[TaskSpec, str], pack: AssetPack, quality: str | None
+    root: Path, tasks: Sequence[TaskSpec], folders: Mapping[TaskSpec, Path], pack: AssetPack, quality: str | None
 ) -> None:
     """
     Build some tasks of one suite and put them into the cache; the caller holds its lock.
 
     :param root: folder of the cache
     :param tasks: the tasks
-    :param keys: name of each task's folder
+    :param folders: where each task's bundle goes
     :param pack: the assets to build with
     :param quality: of the render model, or ``None`` for none
     :raises SceneBuildError: if LIBERO cannot build a scene
     :raises OSError: if the folder cannot take the files
     """
-    logger.info("Building %d scene(s) of %s with the %s assets (once).", len(tasks), tasks[0].suite, pack.name)
+    announce(f"Building {len(tasks)} scene(s) of {tasks[0].suite} with the {pack.name} assets (once, 1 to 5 s each).")
     by_name = {task.name: task for task in tasks}
     with tempfile.TemporaryDirectory(dir=root, prefix="building-") as temporary:
         out = Path(temporary)
         # one by one, so that an interruption loses one scene and not a suite
         for name in _run_builder(tasks, pack, out, quality):
-            _install(root, root / keys[by_name[name]], by_name[name], pack, out)
+            _install(root, folders[by_name[name]], by_name[name], pack, out)
 
 
 def _run_builder(tasks: Sequence[TaskSpec], pack: AssetPack, out: Path, quality: str | None) -> Iterator[str]:
@@ -59,7 +58,7 @@ def _run_builder(tasks: Sequence[TaskSpec], pack: AssetPack, out: Path, quality:
     try:
         # the bar appears on a terminal only
         with tqdm(total=len(tasks), desc=f"Building {tasks[0].suite}", unit="scene", disable=None) as bar:
-            for line in run_libero("vla_gym.sim.scene_builder", arguments, libero_folder):
+            for line in run_libero("vla_gym.sim.scene_builder", arguments, libero_folder, compiles=False):
                 if line.startswith(BUILT):
                     yield line.removeprefix(BUILT)
                     bar.update()
@@ -77,29 +76,20 @@ def _run_builder(tasks: Sequence[TaskSpec], pack: AssetPack, out: Path, quality:
 def _install(root: Path, target: Path, task: TaskSpec, pack: AssetPack, out: Path) -> None:
     """Move one built task into the cache: the model first, the folder that refers to it last and at once."""
     meta = json.loads((out / f"{task.name}.json").read_text())
-    scene = f"{meta['scene']}-{hashlib.sha256(pack.fingerprint().encode()).hexdigest()[:8]}"
+    scene = f"{meta['scene']}-{common_digest(pack)[:8]}"
     models = root / "models"
     models.mkdir(exist_ok=True)
     for built in out.glob(f"{meta['scene']}.*.mjb"):
-        os.replace(built, models / built.name.replace(meta["scene"], scene))
+        renamed = built.rename(out / built.name.replace(meta["scene"], scene))
+        write_sums(model_sums(renamed), [renamed])
+        os.replace(renamed, models / renamed.name)
+        os.replace(model_sums(renamed), model_sums(models / renamed.name))
     folder = out / "bundle"
     folder.mkdir()
     os.replace(out / f"{task.name}.npz", folder / "arrays.npz")
-    meta |= {
-        "scene": scene,
-        "model_crc32": crc32(models / f"{scene}.physics.mjb"),
-        "arrays_crc32": crc32(folder / "arrays.npz"),
-    }
+    meta |= facts(task, pack) | {"scene": scene, "pack": pack.name, "built_with": libero_versions()}
     (folder / "meta.json").write_text(json.dumps(meta, indent=1))
+    write_sums(folder / SUMS, [folder / "meta.json", folder / "arrays.npz"])
     if target.exists():
         shutil.rmtree(target)
     os.replace(folder, target)
-
-
-def crc32(path: Path) -> int:
-    """Checksum of a file."""
-    checksum = 0
-    with open(path, "rb") as file:
-        while chunk := file.read(1 << 22):
-            checksum = zlib.crc32(chunk, checksum)
-    return checksum

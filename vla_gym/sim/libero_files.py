@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 import json
+from functools import lru_cache
 from pathlib import Path
 
 from vla_gym.tasks.registry import TaskSpec
@@ -19,6 +21,16 @@ def libero_root() -> Path:
     if spec is None or not spec.submodule_search_locations:
         raise ModuleNotFoundError("Building scenes needs LIBERO: pip install 'hf-libero>=0.1.4,<0.2'")
     return Path(next(iter(spec.submodule_search_locations))) / "libero"
+
+
+@lru_cache(maxsize=1)
+def libero_versions() -> dict[str, str] | None:
+    """Versions of LIBERO and of what it builds scenes with; ``None`` if one of them is not installed."""
+    try:
+        libero_root()
+        return {name: importlib.metadata.version(name) for name in ("hf-libero", "robosuite", "bddl")}
+    except (ModuleNotFoundError, importlib.metadata.PackageNotFoundError):
+        return None
 
 
 def task_files(task: TaskSpec) -> tuple[Path, Path]:

@@ -27,7 +27,6 @@ from pathlib import Path
 from typing import IO, Any
 from unittest import mock
 
-from vla_gym.assets.resolve import cache_dir
 from vla_gym.sim.libero_files import write_libero_config
 
 TIME_LIMIT = 600.0
@@ -55,7 +54,9 @@ class LiberoProcessError(Exception):
         self.output = output
 
 
-def run_libero(module: str, arguments: Sequence[str], folder: Path, time_limit: float | None = None) -> Iterator[str]:
+def run_libero(
+    module: str, arguments: Sequence[str], folder: Path, time_limit: float | None = None, compiles: bool = True
+) -> Iterator[str]:
     """
     Run a module that calls :func:`call_libero`, and yield the lines that it prints as they come.
 
@@ -63,6 +64,7 @@ def run_libero(module: str, arguments: Sequence[str], folder: Path, time_limit: 
     :param arguments: of its command line; paths must be absolute
     :param folder: existing folder for everything that the process and its libraries write by themselves
     :param time_limit: for each line, and for the end after the last one (s); ``None``: ``TIME_LIMIT``
+    :param compiles: whether numba compiles robosuite's functions (5 s), which pays if the simulation is stepped
     :raises LiberoProcessError: if it fails or takes longer
     """
     limit = TIME_LIMIT if time_limit is None else time_limit
@@ -72,7 +74,7 @@ def run_libero(module: str, arguments: Sequence[str], folder: Path, time_limit: 
         process = subprocess.Popen(
             command,
             cwd=folder,
-            env=_environment(folder),
+            env=_environment(folder) | ({} if compiles else {"NUMBA_DISABLE_JIT": "1"}),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=errors,
@@ -101,8 +103,6 @@ def _environment(folder: Path) -> dict[str, str]:
     places = {
         name: folder / name for name in ("TMPDIR", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "MPLCONFIGDIR", "HF_HOME")
     }
-    # compiling robosuite's functions takes as long as a scene, so they are kept where scenes are kept
-    places["NUMBA_CACHE_DIR"] = (cache_dir() if folder.is_relative_to(cache_dir()) else folder) / "numba"
     for place in places.values():
         place.mkdir(exist_ok=True)
     return {

@@ -113,3 +113,28 @@ def test_download_says_where_and_whether_it_is_used(
     monkeypatch.setenv("VLA_GYM_ASSETS", "primitive")
     assert run(monkeypatch, "download") == 0
     assert "another pack is named in VLA_GYM_ASSETS" in " ".join(capsys.readouterr().out.split())
+
+
+def test_scenes_are_exported_and_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, folder = tmp_path / "goal.zip", tmp_path / "scenes"
+    some = ("--suite", "goal", "--task-ids", "8", "--assets", "primitive")
+    assert run(monkeypatch, "export", *some, "--quality", "none", "--out", str(file)) == 0
+    output = capsys.readouterr().out
+    assert "1 task, 1 model, pack primitive" in output and "vla-rl assets import goal.zip" in output
+    checksum = output.partition("sha256: ")[2].split()[0]
+    assert run(monkeypatch, "import", str(file), "--into", str(folder), "--sha256", checksum) == 0
+    assert f"export VLA_GYM_SCENES={folder}" in capsys.readouterr().out
+    assert run(monkeypatch, "import", str(file), "--sha256", "0" * 64) == 1
+    assert "its checksum is" in capsys.readouterr().err
+    file.write_bytes(b"PK")
+    assert run(monkeypatch, "import", str(file)) == 1
+    assert "cannot be imported: not a zip archive" in capsys.readouterr().err
+
+
+def test_help_of_import_says_what_is_not_checked(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "import", "--help") == 0
+    assert "import from people you trust" in " ".join(capsys.readouterr().out.replace("│", "").split())

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from vla_gym.assets import resolve
 from vla_gym.assets.resolve import PACK_FOLDERS, PRIMITIVE_PACK, AssetPack, cache_dir, resolve_assets
 from vla_gym.errors import AssetsError
 
@@ -97,14 +98,35 @@ def test_fingerprint_follows_the_files(tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(root, copy)
     assert AssetPack("x", copy).fingerprint() == first
-    # an XML counts by its contents, not by its time stamp
+    # files count by their contents, not by their time stamps
     os.utime(xml, ns=(1, 1))
+    os.utime(png, ns=(1, 1))
     assert AssetPack("x", root).fingerprint() == first
     xml.write_text("<mujocO/>")
     second = AssetPack("x", root).fingerprint()
     assert second != first
-    os.utime(png, ns=(1, 1))
+    png.write_bytes(b"124")
     third = AssetPack("x", root).fingerprint()
-    assert third != second
+    assert third not in (first, second)
     png.rename(root / "textures/b.png")
     assert AssetPack("x", root).fingerprint() != third
+
+
+def test_the_fingerprint_of_a_large_pack_is_kept_for_other_processes(tmp_path, monkeypatch):
+    monkeypatch.setattr(resolve, "_READ_EVERY_TIME", 2)
+    root = make_pack(tmp_path / "pack")
+    (root / "textures/a.png").write_bytes(b"123")
+    first = AssetPack("x", root).fingerprint()
+    (kept,) = (cache_dir() / "packs").iterdir()
+    assert kept.read_text() == first
+    resolve._content_digest.cache_clear()
+    monkeypatch.setattr(Path, "read_bytes", None)
+    assert AssetPack("x", root).fingerprint() == first
+    monkeypatch.undo()
+    monkeypatch.setattr(resolve, "_READ_EVERY_TIME", 2)
+    monkeypatch.setenv("VLA_GYM_CACHE", str(tmp_path / "cache"))
+    for damaged in ("zz" * 32, "ab", ""):
+        kept.write_text(damaged)
+        resolve._content_digest.cache_clear()
+        assert AssetPack("x", root).fingerprint() == first
+        assert kept.read_text() == first

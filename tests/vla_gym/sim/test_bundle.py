@@ -14,9 +14,10 @@ import pytest
 
 from vla_gym.assets.resolve import AssetPack, cache_dir, resolve_assets
 from vla_gym.errors import SceneBuildError
+from vla_gym.files import locked
 from vla_gym.sim import bundle as bundle_module
-from vla_gym.sim import scene_builder
-from vla_gym.sim.bundle import load_bundles
+from vla_gym.sim import bundle_build, scene_builder
+from vla_gym.sim.bundle import SceneBundle, load_bundles
 from vla_gym.tasks.registry import get_suite
 
 SUITE = get_suite("goal")
@@ -57,23 +58,94 @@ def test_collision_geoms_alone_give_mass(pack: AssetPack) -> None:
     assert 0.0056 * 0.8 < model.body("akita_black_bowl_1_main").subtreemass[0] < 0.0056 * 1.2
 
 
-@pytest.mark.parametrize("victim", ["arrays.npz", "meta.json", "model"])
-def test_a_damaged_entry_is_rebuilt_with_a_log_line(
-    victim: str, pack: AssetPack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+@pytest.fixture
+def copied(pack: AssetPack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SceneBundle:
+    """A bundle in a cache of its own, without LIBERO's slow builder."""
+    load_bundles([SUITE.task(0)], pack, "fast")
+    shutil.copytree(cache_dir(), tmp_path / "cache")
+    monkeypatch.setenv("VLA_GYM_CACHE", str(tmp_path / "cache"))
+    return load_bundles([SUITE.task(0)], pack, "fast")[0]
+
+
+def files_of(bundle: SceneBundle) -> dict[str, Path]:
+    """Every file that a bundle consists of."""
+    (key,) = bundle_module.bundle_keys([bundle.task], resolve_assets("primitive")).values()
+    (folder,) = bundle.models.parent.glob(f"{key}-*")
+    files = {path.name: path for path in folder.iterdir()}
+    for kind in ("physics", "fast"):
+        files |= {f"{kind}{end}": Path(f"{bundle.model_file(kind)}{end}") for end in ("", ".sha256")}
+    return files
+
+
+def scribble(path: Path, seed: int, n: int = 20) -> None:
+    """Change random bytes."""
+    rng = np.random.default_rng(seed)
+    data = bytearray(path.read_bytes())
+    for i in rng.choice(len(data), min(n, len(data)), replace=False):
+        data[i] ^= int(rng.integers(1, 256))
+    path.write_bytes(data)
+
+
+ALL_FILES = ("meta.json", "arrays.npz", "SHA256SUMS", "physics", "physics.sha256", "fast", "fast.sha256")
+
+
+def test_random_bytes_in_any_file_are_noticed(
+    copied: SceneBundle, pack: AssetPack, caplog: pytest.LogCaptureFixture
 ) -> None:
-    load_bundles([SUITE.task(0)], pack)
-    shutil.copytree(cache_dir(), tmp_path, dirs_exist_ok=True)
-    monkeypatch.setenv("VLA_GYM_CACHE", str(tmp_path))
-    (before,) = load_bundles([SUITE.task(0)], pack)
-    folder = next(p.parent for p in tmp_path.rglob("meta.json") if SUITE.task(0).name in p.read_text())
-    file = before.model_file("physics") if victim == "model" else folder / victim
-    file.write_bytes(file.read_bytes()[:-100])
+    files = files_of(copied)
+    assert set(files) == set(ALL_FILES)
+    root, folder = copied.models.parent, files["meta.json"].parent
+    for name in ALL_FILES:
+        content = files[name].read_bytes()
+        for seed in range(10):
+            scribble(files[name], seed)
+            caplog.clear()
+            assert bundle_module._load_all(root, {copied.task: folder}, pack, "fast") == {}, (name, seed)
+            assert "damaged" in caplog.text and copied.task.name in caplog.text
+        files[name].write_bytes(content)
+        assert copied.task in bundle_module._load_all(root, {copied.task: folder}, pack, "fast")
+
+
+@pytest.mark.parametrize("change", ["scribble", "truncate", "remove"])
+def test_a_damaged_entry_is_built_again_with_a_log_line(
+    change: str, copied: SceneBundle, pack: AssetPack, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in {"scribble": ("meta.json", "fast"), "truncate": ("physics",), "remove": ("arrays.npz",)}[change]:
+        file = files_of(copied)[name]
+        if change == "scribble":
+            scribble(file, seed=0)
+        elif change == "truncate":
+            file.write_bytes(file.read_bytes()[:-100])
+        else:
+            file.unlink()
     with caplog.at_level(logging.WARNING):
-        (after,) = load_bundles([SUITE.task(0)], pack)
+        (after,) = load_bundles([SUITE.task(0)], pack, "fast")
     assert "damaged" in caplog.text and SUITE.task(0).name in caplog.text
-    np.testing.assert_array_equal(after.init_states, before.init_states)
+    np.testing.assert_array_equal(after.init_states, copied.init_states)
     assert isinstance(after.load_model(), mujoco.MjModel)
     assert not list(tmp_path.rglob("building-*"))
+
+
+def test_what_killed_builders_left_is_removed(copied: SceneBundle, pack: AssetPack) -> None:
+    root = copied.models.parent
+    for name in ("building-abc", "importing-def"):
+        (root / name).mkdir()
+        (root / name / "half.mjb").write_bytes(b"half")
+    files_of(copied)["arrays.npz"].unlink()
+    load_bundles([SUITE.task(0)], pack, "fast")
+    assert not list(root.glob("*ing-*"))
+
+
+def test_temporary_folders_go_when_their_owner_is_gone(tmp_path: Path) -> None:
+    abandoned, in_use, foreign = (tmp_path / f"vla_gym-{name}" for name in ("abandoned", "in_use", "foreign"))
+    for folder in (abandoned, in_use, foreign):
+        folder.mkdir()
+    (abandoned / "owner.lock").touch()
+    with locked(in_use / "owner.lock"):
+        bundle_module._sweep_temporary(tmp_path)
+        assert sorted(tmp_path.iterdir()) == [foreign, in_use]
+    bundle_module._sweep_temporary(tmp_path)
+    assert sorted(tmp_path.iterdir()) == [foreign]
 
 
 _AUDIT = """
@@ -83,7 +155,8 @@ def record(event, arguments):
         path = os.path.abspath(os.fsdecode(arguments[0]))
         if not path.startswith((os.environ["VLA_GYM_CACHE"], "/dev/")):
             sys.__stdout__.write(f"wrote {path}\\n")
-sys.addaudithook(record)
+if "LIBERO_CONFIG_PATH" in os.environ:
+    sys.addaudithook(record)
 """
 
 
@@ -91,7 +164,7 @@ def test_building_asks_nothing_and_writes_into_the_cache_alone(tmp_path: Path) -
     home, site = tmp_path / "home", tmp_path / "site"
     home.mkdir()
     site.mkdir()
-    # every Python process of the build reports what it opens for writing
+    # the process that runs LIBERO reports what it opens for writing
     (site / "sitecustomize.py").write_text(_AUDIT)
     program = (
         "from vla_gym.assets.resolve import resolve_assets\n"
@@ -99,8 +172,8 @@ def test_building_asks_nothing_and_writes_into_the_cache_alone(tmp_path: Path) -
         "from vla_gym.sim.bundle import load_bundles\n"
         "from vla_gym.tasks.registry import get_suite\n"
         "run = bundle_build.run_libero\n"
-        "def run_aloud(*arguments):\n"
-        "    for line in run(*arguments):\n"
+        "def run_aloud(*arguments, **keywords):\n"
+        "    for line in run(*arguments, **keywords):\n"
         "        print(line)\n"
         "        yield line\n"
         "bundle_build.run_libero = run_aloud\n"
@@ -119,6 +192,7 @@ def test_building_asks_nothing_and_writes_into_the_cache_alone(tmp_path: Path) -
     ) as process:
         output, _ = process.communicate(timeout=120)
     assert process.returncode == 0, output
+    assert "Building 1 scene(s) of libero_goal with the primitive assets" in output
     assert "built open_the_middle_drawer_of_the_cabinet" in output
     assert not [line for line in output.splitlines() if line.startswith("wrote ")]
     assert not list(home.iterdir())
@@ -184,14 +258,14 @@ def test_a_disk_that_fills_up_while_building_is_replaced_by_memory(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setenv("VLA_GYM_CACHE", str(tmp_path / "cache"))
-    build = bundle_module.build_bundles
+    build = bundle_build.build_bundles
 
     def build_on_a_small_disk(root: Path, *args: object) -> None:
         if not root.is_relative_to(temporary_root):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(root))
         build(root, *args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(bundle_module, "build_bundles", build_on_a_small_disk)
+    monkeypatch.setattr(bundle_build, "build_bundles", build_on_a_small_disk)
     with caplog.at_level(logging.WARNING):
         (bundle,) = load_bundles([SUITE.task(0)], pack)
     assert "No space left on device" in caplog.text

@@ -1,0 +1,78 @@
+"""
+Scenes that were built elsewhere: where they are looked for, and from which packs they come.
+
+They lie in ``VLA_GYM_SCENES``, a folder that is only read, or in the cache. Both have the layout that
+``vla_gym/sim/bundle.py`` describes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import defaultdict
+from pathlib import Path
+
+from vla_gym.errors import AssetsError
+from vla_gym.files import read_bounded
+
+SCENES_VARIABLE = "VLA_GYM_SCENES"
+MAX_META = 1 << 20
+"""Largest size of ``meta.json`` (bytes); those of the 130 tasks have some 4,000."""
+
+
+def named_scenes() -> Path | None:
+    """
+    Folder named in ``VLA_GYM_SCENES``, if it is set.
+
+    :raises AssetsError: if there is no such folder
+    """
+    value = os.environ.get(SCENES_VARIABLE)
+    if not value:
+        return None
+    folder = Path(value).expanduser().absolute()
+    if not folder.is_dir():
+        raise AssetsError(
+            f"{SCENES_VARIABLE} names {value!r}, which is not a folder. Expected one with exported scenes: files that "
+            "`vla-rl assets export` wrote, or what `vla-rl assets import --into FOLDER` made of them."
+        )
+    return folder
+
+
+def read_meta(path: Path) -> dict[str, object]:
+    """
+    What a ``meta.json`` holds, unchecked.
+
+    :raises ValueError: if it is no JSON object, or too large
+    :raises OSError: if it cannot be read
+    """
+    try:
+        meta = json.loads(read_bounded(path, MAX_META))
+    except RecursionError as error:
+        raise ValueError(f"{path} is nested too deeply") from error
+    if not isinstance(meta, dict):
+        raise ValueError(f"{path} holds {type(meta).__name__}, expected an object")
+    return meta
+
+
+def packs_of_scenes(cached: Path) -> dict[str, dict[str, Path]]:
+    """
+    Packs that scenes were built from: name -> fingerprint -> folder of the scenes.
+
+    Where ``VLA_GYM_SCENES`` holds scenes of a name, those in the cache do not count.
+
+    :param cached: folder of the cached scenes
+    """
+    found: dict[str, dict[str, Path]] = defaultdict(dict)
+    for root in filter(None, (named_scenes(), cached)):
+        here: dict[str, dict[str, Path]] = defaultdict(dict)
+        for path in sorted(root.glob("*/meta.json")):
+            try:
+                meta = read_meta(path)
+            except (OSError, ValueError):
+                continue  # whoever loads the scene says so
+            name, digest = meta.get("pack"), meta.get("pack_digest")
+            if isinstance(name, str) and isinstance(digest, str):
+                here[name][digest] = root
+        for name, digests in here.items():
+            found.setdefault(name, digests)
+    return found
