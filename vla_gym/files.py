@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import json
 import os
 import re
 import stat
@@ -11,11 +12,14 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from vla_gym.errors import VLAGymError
 
 _SUMS_LINE = re.compile(r"([0-9a-f]{64})  ([\w.-]+)")
 _CHUNK = 1 << 20
+MAX_JSON_BYTES = 64 * 2**20
+"""Largest JSON file that is read; tokenizers of large vocabularies take about 20 MB."""
 
 
 @contextmanager
@@ -96,14 +100,15 @@ def is_inside(path: Path, folder: Path) -> bool:
     """
     Whether a file named by a downloaded or shared folder lies in that folder, symbolic links followed.
 
-    A snapshot in Hugging Face's cache links to the ``blobs`` folder of its repository, which counts as inside.
+    A snapshot in Hugging Face's cache links to the ``blobs`` folders of its repository and of the cache, which count as
+    inside.
 
     :param path: the file
     :param folder: the folder
     """
     roots = [folder.resolve()]
     if roots[0].parent.name == "snapshots":
-        roots.append(roots[0].parent.parent / "blobs")
+        roots += [roots[0].parents[1] / "blobs", roots[0].parents[2] / "blobs"]
     return any(path.resolve().is_relative_to(root) for root in roots)
 
 
@@ -158,3 +163,58 @@ def check_sums(path: Path, files: Iterable[Path]) -> None:
     for file in files:
         if sha256(file) != sums[file.name]:
             raise ValueError(f"checksum of {file.name} differs")
+
+
+def check_shared_file(path: str | Path, error: type[Exception]) -> Path:
+    """
+    Make sure that a file of a downloaded or shared folder is a file, and lies in that folder.
+
+    :param path: the file
+    :param error: what to raise
+    :return: the path
+    :raises FileNotFoundError: if there is no such file
+    :raises Exception: an ``error`` if it is a folder, a pipe or a device, or links to a file outside its folder
+    """
+    path = Path(path)
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        raise
+    except (OSError, RuntimeError) as cause:
+        raise error(f"{path} cannot be read ({cause}). Check the file and its permissions.") from cause
+    if not stat.S_ISREG(mode):
+        raise error(f"{path} is a {_kind(mode)}; expected a regular file. Save or download it again.")
+    if not is_inside(path, path.parent):
+        target = path.resolve()
+        raise error(f"{path} is a link to {target}, which is not in its folder. Copy the file there if you trust it.")
+    return path
+
+
+def read_json_object(path: str | Path, error: type[Exception], max_bytes: int = MAX_JSON_BYTES) -> dict[str, Any]:
+    """
+    Read a JSON object from a file that somebody else may have written.
+
+    :param path: the file
+    :param error: what to raise
+    :param max_bytes: a larger file is refused
+    :return: its content
+    :raises FileNotFoundError: if there is no such file
+    :raises Exception: an ``error`` for anything but a JSON object in a regular file of its folder
+    """
+    path = check_shared_file(path, error)
+    remedy = "Save or download it again."
+    size = path.stat().st_size
+    if size > max_bytes:
+        raise error(f"{path} has {size:,} bytes; expected {max_bytes:,} at most. {remedy}")
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as cause:
+        raise error(f"{path} is damaged: not valid JSON ({cause}). {remedy}") from cause
+    if not isinstance(values, dict):
+        raise error(f"{path} is damaged: it holds a {type(values).__name__}; expected an object. {remedy}")
+    return values
+
+
+def _kind(mode: int) -> str:
+    kinds = {stat.S_IFDIR: "folder", stat.S_IFIFO: "named pipe", stat.S_IFSOCK: "socket"}
+    return kinds.get(stat.S_IFMT(mode), "device")

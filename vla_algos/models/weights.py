@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from torch import nn
 from vla_algos.common.devices import check_memory
 from vla_algos.common.state_dicts import describe_mismatch
 from vla_algos.errors import CheckpointError
+from vla_gym.files import check_shared_file, read_json_object
 
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -23,34 +24,84 @@ OWN_FILE = "vla_gym.safetensors"
 """Weights that the original does not have; its code reads what it finds in the index or in ``WEIGHTS_FILE``."""
 MAX_SHARD_BYTES = 5 * 10**9
 _METADATA = {"format": "pt"}
-_DTYPES = {"F64": th.float64, "F32": th.float32, "F16": th.float16, "BF16": th.bfloat16, "I64": th.int64}
+_DTYPES = {"F64": th.float64, "F32": th.float32, "F16": th.float16, "BF16": th.bfloat16}
+
+
+class StoredWeights:
+    """
+    Weights of a checkpoint folder, of which only the headers are read at first.
+
+    :param folder: checkpoint
+    :raises CheckpointError: if a file is missing or damaged, or a weight is of another type than float
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._places = _find_weights(folder)
+        self.headers: dict[str, th.Tensor] = {}
+        """Name -> tensor of the stored shape and type that takes no memory."""
+        for path in self._files():
+            with _opened(path) as file:
+                for name in file.keys():
+                    if self._places.get(name) == path:
+                        self.headers[name] = _without_data(file, name, path)
+
+    def read_into(self, model: nn.Module, device: th.device, dtype: th.dtype | None) -> None:
+        """
+        Fill a model that was built on the meta device; there is never more than one tensor beside it in memory.
+
+        :param model: filled in place
+        :param device: where the weights go
+        :param dtype: their type; None: as they are stored
+        :raises CheckpointError: if the names or shapes are not those of the model, or a value is not finite
+        :raises DeviceError: if they do not fit into the memory
+        """
+        mismatch = describe_mismatch(model.state_dict(), self.headers)
+        if mismatch:
+            raise CheckpointError(f"The weights in {self.folder} do not fit its config.json. {mismatch}")
+        needed = sum(tensor.numel() * (dtype or tensor.dtype).itemsize for tensor in self.headers.values())
+        check_memory(needed, device, f"The model in {self.folder}")
+        for path in self._files():
+            with _opened(path) as file:
+                for name in (name for name, place in self._places.items() if place == path):
+                    tensor = file.get_tensor(name).to(device, dtype)
+                    _check_finite(tensor, name, path)
+                    _assign(model, name, tensor)
+
+    def _files(self) -> list[Path]:
+        return sorted(set(self._places.values()))
 
 
 def read_weights(model: nn.Module, folder: Path, device: th.device, dtype: th.dtype | None) -> None:
     """
-    Fill a model that was built on the meta device; there is never more than one tensor beside it in memory.
+    Fill a model from a folder, see :meth:`StoredWeights.read_into`.
 
-    :param model: filled in place
+    :param model: built on the meta device, filled in place
     :param folder: checkpoint
     :param device: where the weights go
     :param dtype: their type; None: as they are stored
-    :raises CheckpointError: if a file is missing or damaged, or the names or shapes are not those of the model
+    :raises CheckpointError: if a file is missing or damaged, the names or shapes are not those of the model, or a
+        weight is no float or not finite
     :raises DeviceError: if they do not fit into the memory
     """
-    places = _find_weights(folder)
-    stored: dict[str, th.Tensor] = {}
-    for path in sorted(set(places.values())):
-        with _opened(path) as file:
-            stored |= {name: _without_data(file, name) for name in file.keys() if places.get(name) == path}
-    mismatch = describe_mismatch(model.state_dict(), stored)
-    if mismatch:
-        raise CheckpointError(f"The weights in {folder} do not fit its config.json. {mismatch}")
-    needed = sum(tensor.numel() * (dtype or tensor.dtype).itemsize for tensor in stored.values())
-    check_memory(needed, device, f"The model in {folder}")
-    for path in sorted(set(places.values())):
-        with _opened(path) as file:
-            for name in (name for name, place in places.items() if place == path):
-                _assign(model, name, file.get_tensor(name).to(device, dtype))
+    StoredWeights(folder).read_into(model, device, dtype)
+
+
+def read_tensors(path: Path) -> dict[str, th.Tensor]:
+    """
+    Read all tensors of one file.
+
+    :param path: safetensors file
+    :return: name -> tensor on the CPU
+    :raises CheckpointError: if the file is missing or damaged, or a weight is no float or not finite
+    """
+    tensors: dict[str, th.Tensor] = {}
+    with _opened(path) as file:
+        for name in file.keys():
+            _without_data(file, name, path)
+            tensors[name] = file.get_tensor(name)
+            _check_finite(tensors[name], name, path)
+    return tensors
 
 
 def write_weights(
@@ -114,17 +165,24 @@ def _assign(model: nn.Module, name: str, tensor: th.Tensor) -> None:
     setattr(module, leaf, nn.Parameter(tensor) if is_parameter else tensor)
 
 
+def _check_finite(tensor: th.Tensor, name: str, path: Path) -> None:
+    if tensor.numel() == 0:
+        return
+    # one pass without a copy; both are NaN if a single value is
+    low, high = th.aminmax(tensor)
+    if not (low.isfinite() and high.isfinite()):
+        n = int((~tensor.isfinite()).sum())
+        raise CheckpointError(
+            f"{name} in {path} holds {n} of {tensor.numel()} values that are not finite as {tensor.dtype}. Load it in "
+            "a wider type, such as dtype=torch.float32; if that fails too, training had diverged: take an earlier one."
+        )
+
+
 def _find_weights(folder: Path) -> dict[str, Path]:
     """File of each weight."""
     index_file = folder / INDEX_FILE
-    if index_file.exists():
-        try:
-            weight_map = json.loads(index_file.read_text())["weight_map"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise CheckpointError(
-                f"{index_file} is damaged ({error!r}). Save or download the checkpoint again."
-            ) from error
-        places = {name: _inside(folder, file) for name, file in weight_map.items()}
+    if index_file.exists() or index_file.is_symlink():
+        places = {name: _inside(folder, file) for name, file in _weight_map(index_file).items()}
     else:
         with _opened(folder / WEIGHTS_FILE) as file:
             places = dict.fromkeys(file.keys(), folder / WEIGHTS_FILE)
@@ -134,9 +192,23 @@ def _find_weights(folder: Path) -> dict[str, Path]:
     return places
 
 
+def _weight_map(index_file: Path) -> Mapping[str, str]:
+    try:
+        weight_map = read_json_object(index_file, CheckpointError).get("weight_map")
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{index_file} is missing. Save or download the checkpoint again.") from error
+    if not isinstance(weight_map, dict) or not all(isinstance(file, str) for file in weight_map.values()):
+        found = "none" if weight_map is None else f"{weight_map!r:.80}"
+        raise CheckpointError(
+            f"{index_file} is damaged: its weight_map is {found}; expected the file name of each weight. Save or "
+            "download the checkpoint again."
+        )
+    return weight_map
+
+
 def _inside(folder: Path, name: str) -> Path:
     """A file of the folder, whatever an index says."""
-    if Path(name).name != name:
+    if Path(name).name != name or "\0" in name:
         raise CheckpointError(f"{folder / INDEX_FILE} names the file {name!r}, which is not in its folder.")
     return folder / name
 
@@ -144,7 +216,7 @@ def _inside(folder: Path, name: str) -> Path:
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
     try:
-        with safe_open(path, framework="pt") as file:
+        with safe_open(check_shared_file(path, CheckpointError), framework="pt") as file:
             yield file
     except FileNotFoundError as error:
         raise CheckpointError(f"{path} is missing. Save or download the checkpoint again.") from error
@@ -152,9 +224,12 @@ def _opened(path: Path) -> Iterator[Any]:
         raise CheckpointError(f"{path} is damaged ({error}). Save or download the checkpoint again.") from error
 
 
-def _without_data(file: Any, name: str) -> th.Tensor:
+def _without_data(file: Any, name: str, path: Path) -> th.Tensor:
     """A tensor of the stored shape and type that takes no memory."""
     part = file.get_slice(name)
     if part.get_dtype() not in _DTYPES:
-        raise CheckpointError(f"{name} is stored as {part.get_dtype()}; known are {', '.join(_DTYPES)}.")
+        raise CheckpointError(
+            f"{name} in {path} is stored as {part.get_dtype()}; expected one of {', '.join(_DTYPES)}. Quantised "
+            "checkpoints are not read: take the original weights."
+        )
     return th.empty(part.get_shape(), dtype=_DTYPES[part.get_dtype()], device="meta")
