@@ -54,6 +54,10 @@ class InitStatesError(VLAGymError, ValueError):
     """A file of initial states that is damaged or not of the expected shape."""
 
 
+class ActionStatisticsError(VLAGymError, ValueError):
+    """Action statistics that are missing, damaged, or of another number of dimensions."""
+
+
 class DemonstrationFileError(VLAGymError, ValueError):
     """A file of demonstrations that is damaged, of another layout, or recorded with other settings."""
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import re
 import shutil
 import tempfile
 from pathlib import Path
@@ -15,12 +14,18 @@ import torch as th
 
 from vla_algos.common.devices import check_device
 from vla_algos.errors import CheckpointError, UnknownNameError
+from vla_algos.models.download import download, is_hub_id
 from vla_algos.models.lora import TRAINED_IN_FULL, merged_weights
 from vla_algos.models.openvla.config import PRESETS, OpenVLAConfig, get_preset
+from vla_algos.models.openvla.config_checks import check_depth
 from vla_algos.models.openvla.llm import build_rotary
 from vla_algos.models.openvla.model import OpenVLA
 from vla_algos.models.openvla.processor import load_tokenizer
-from vla_algos.models.weights import INDEX_FILE, OWN_FILE, WEIGHTS_FILE, read_weights, write_weights
+from vla_algos.models.openvla.variants import refuse_other_files, refuse_other_weights
+from vla_algos.models.weights import INDEX_FILE, OWN_FILE, WEIGHTS_FILE, StoredWeights, write_weights
+from vla_gym.actions.statistics import check_norm_stats
+from vla_gym.errors import ActionStatisticsError
+from vla_gym.files import check_shared_file, read_json_object
 
 CONFIG_FILE = "config.json"
 PREPROCESSOR_FILE = "preprocessor_config.json"
@@ -51,17 +56,22 @@ def load_vla(
     dtype: th.dtype | None = th.float32,
     seed: int | None = None,
     config_changes: dict[str, Any] | None = None,
+    revision: str | None = None,
 ) -> OpenVLA:
     """
-    Model by name: a preset (fresh weights), a shipped checkpoint, a checkpoint folder, or a Hugging Face Hub id.
+    Load a model by name: a preset (fresh weights), a shipped checkpoint, a checkpoint folder, or a Hugging Face Hub id.
+
+    A name whose first part is a folder here is a path, never an id of the Hub, unless ``revision`` is given. Downloads
+    are announced with id and revision.
 
     :param id_or_folder: name of a preset or of one of :func:`shipped_checkpoints`, path of a folder, or
-        ``organisation/name``
+        ``organisation/name``; a ``Path`` is always a folder
     :param device: where the model goes
     :param dtype: type of the parameters; None: as they are stored
     :param seed: makes the fresh weights of a preset reproducible; ignored for a checkpoint
     :param config_changes: fields of a preset's configuration that shall differ, see :func:`get_preset`; of a
         checkpoint's only ``image_pipeline``
+    :param revision: branch, tag or commit on the Hub, which pins what is downloaded; None: the main branch
     :return: the model, in evaluation mode, as from transformers' ``from_pretrained``
     :raises UnknownNameError: if it is none of these
     :raises CheckpointError: if the checkpoint is missing, damaged or of another architecture, or shall be changed
@@ -69,21 +79,26 @@ def load_vla(
     """
     name, device = str(id_or_folder), check_device(device)
     if name in PRESETS:
+        _refuse_revision(name, revision)
         return _fresh(name, seed, config_changes or {}).to(device=device, dtype=dtype).eval()
-    return _load_folder(_find_folder(name), device, dtype, config_changes or {}).eval()
+    return _load_folder(_find_folder(id_or_folder, revision), device, dtype, config_changes or {}).eval()
 
 
-def load_config(id_or_folder: str | Path) -> OpenVLAConfig:
+def load_config(id_or_folder: str | Path, revision: str | None = None) -> OpenVLAConfig:
     """
     Configuration of a model, its action statistics included, without its weights.
 
     :param id_or_folder: as for :func:`load_vla`
+    :param revision: as for :func:`load_vla`
     :return: the configuration
     :raises UnknownNameError: if there is no such model
     :raises CheckpointError: if the checkpoint is missing, damaged or of another architecture
     """
     name = str(id_or_folder)
-    return get_preset(name) if name in PRESETS else _read_config(_find_folder(name))
+    if name in PRESETS:
+        _refuse_revision(name, revision)
+        return get_preset(name)
+    return _read_config(_find_folder(id_or_folder, revision))
 
 
 def save_vla(model: OpenVLA, folder: str | Path, dtype: th.dtype | None = None) -> None:
@@ -129,7 +144,7 @@ def _write_configuration(model: OpenVLA, folder: Path) -> None:
         # as they are: what today's transformers writes is not what that of 2024 reads
         for name in TOKENIZER_FILES:
             if (source / name).exists():
-                shutil.copyfile(source / name, folder / name)
+                shutil.copyfile(check_shared_file(source / name, CheckpointError), folder / name)
     elif processor.tokenizer is not None:
         processor.tokenizer.save_pretrained(str(folder))
 
@@ -168,42 +183,62 @@ def _fresh(preset: str, seed: int | None, config_changes: dict[str, Any]) -> Ope
         return OpenVLA(config)
 
 
-def _download(name: str) -> Path:
-    try:
-        from huggingface_hub import snapshot_download
-    except ModuleNotFoundError as error:
-        raise CheckpointError(
-            f"{name!r} is neither a preset ({', '.join(PRESETS)}) nor a folder, and reading it from the "
-            "Hugging Face Hub needs huggingface_hub. Run: pip install vla-gym[hub]"
-        ) from error
-    try:
-        return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "tokenizer.model"]))
-    except Exception as error:
-        raise CheckpointError(
-            f"Could not get {name!r} from the Hugging Face Hub: {error} Check the name and the connection, "
-            f"or give a local folder or a preset ({', '.join(PRESETS)})."
-        ) from error
-
-
-def _find_folder(name: str) -> Path:
+def _find_folder(id_or_folder: str | Path, revision: str | None) -> Path:
     """Folder of a checkpoint by path or name; one from the Hub is downloaded."""
-    shipped = shipped_checkpoints()
+    name, shipped = str(id_or_folder), shipped_checkpoints()
     if name in shipped:
+        _refuse_revision(name, revision)
         return shipped[name]
-    if Path(name).is_dir():
-        return Path(name)
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not name.startswith("."):
-        return _download(name)
+    path = Path(name).expanduser()
+    if revision is not None and isinstance(id_or_folder, str) and is_hub_id(name):
+        return download(name, revision)
+    if path.exists():
+        _refuse_revision(name, revision)
+        if not path.is_dir():
+            raise CheckpointError(f"{name} is a file; expected the folder of a checkpoint. Give the folder it is in.")
+        return path
+    first = path.parts[0] if path.parts else name
+    if len(path.parts) > 1 and (isinstance(id_or_folder, Path) or path.is_absolute() or Path(first).exists()):
+        nearest = next(parent for parent in path.parents if parent.exists())
+        there = ", ".join(sorted(entry.name for entry in nearest.iterdir())[:8]) if nearest.is_dir() else ""
+        hint = ' If you mean the model of that name on the Hugging Face Hub, add revision="main".'
+        raise UnknownNameError(
+            "VLA",
+            name,
+            [*PRESETS, *shipped],
+            f"There is no such checkpoint folder: {nearest.absolute()} has only {there or 'nothing'}."
+            f"{hint if is_hub_id(name) else ''}",
+        )
+    if isinstance(id_or_folder, str) and is_hub_id(name):
+        return download(name, revision)
     remedy = "Or give an existing checkpoint folder, or a Hugging Face id such as 'organisation/name'."
     raise UnknownNameError("VLA", name, [*PRESETS, *shipped], remedy)
 
 
+def _refuse_revision(name: str, revision: str | None) -> None:
+    if revision is not None:
+        raise CheckpointError(
+            f"revision={revision!r} is for models on the Hugging Face Hub; {name!r} is not one. Leave it out."
+        )
+
+
 def _read_config(folder: Path) -> OpenVLAConfig:
-    has_preprocessor = (folder / PREPROCESSOR_FILE).exists()
-    preprocessor = _read_json(folder / PREPROCESSOR_FILE) if has_preprocessor else None
-    config = OpenVLAConfig.from_dict(_read_json(folder / CONFIG_FILE), preprocessor)
-    if (folder / STATISTICS_FILE).exists():
+    names = [path.name for path in folder.iterdir()]
+    refuse_other_files(folder, names)
+    preprocessor = _read_json(folder / PREPROCESSOR_FILE) if PREPROCESSOR_FILE in names else None
+    values = _read_json(folder / CONFIG_FILE)
+    try:
+        config = OpenVLAConfig.from_dict(values, preprocessor)
+    except CheckpointError as error:
+        raise CheckpointError(f"{folder}: {error}") from error
+    config.statistics_file = str(folder / CONFIG_FILE)
+    if STATISTICS_FILE in names:
         config.norm_stats = _read_json(folder / STATISTICS_FILE)
+        config.statistics_file = str(folder / STATISTICS_FILE)
+    try:
+        check_norm_stats(config.norm_stats, config.statistics_file)
+    except ActionStatisticsError as error:
+        raise CheckpointError(str(error)) from error
     return config
 
 
@@ -214,10 +249,15 @@ def _load_folder(folder: Path, device: th.device, dtype: th.dtype | None, config
             f"itself how it is built. Only {', '.join(CHANGEABLE)} may be changed."
         )
     config = dataclasses.replace(_read_config(folder), **config_changes)
-    tokenizer = load_tokenizer(folder) if (folder / TOKENIZER_FILE).exists() else None
+    # before anything is built by what a file of a few bytes declares
+    stored = StoredWeights(folder)
+    refuse_other_weights(folder, stored.headers)
+    check_depth(config, len(stored.headers), folder)
+    has_tokenizer = os.path.lexists(folder / TOKENIZER_FILE)
+    tokenizer = load_tokenizer(folder, config.llm.rows) if has_tokenizer else None
     with th.device("meta"):
         model = OpenVLA(config, tokenizer)
-    read_weights(model, folder, device, dtype)
+    stored.read_into(model, device, dtype)
     # built on the meta device and not part of a checkpoint
     model.language_model.model.rotary_emb = build_rotary(model.language_model.config).to(device)
     return model
@@ -225,14 +265,12 @@ def _load_folder(folder: Path, device: th.device, dtype: th.dtype | None, config
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text())
+        return read_json_object(path, CheckpointError)
     except FileNotFoundError as error:
         raise CheckpointError(
             f"{path} is missing. A checkpoint folder holds {CONFIG_FILE}, {WEIGHTS_FILE}, tokenizer files and "
             f"{STATISTICS_FILE}; vla_algos.models.save_vla writes one."
         ) from error
-    except ValueError as error:
-        raise CheckpointError(f"{path} is not valid JSON ({error}). Save or download the checkpoint again.") from error
 
 
 def _write_json(path: Path, values: dict[str, Any]) -> None:

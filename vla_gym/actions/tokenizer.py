@@ -9,7 +9,6 @@ Action tokens: the 256 bins in which OpenVLA speaks, and the controller commands
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,7 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from vla_gym.errors import InvalidActionError, UnknownNameError
+from vla_gym.actions.statistics import check_norm_stats, choose_data_set, read_quantiles
+from vla_gym.errors import ActionStatisticsError, InvalidActionError
+from vla_gym.files import read_json_object
 from vla_gym.tasks.registry import COMMAND_DIM, GRIPPER_CLOSE, GRIPPER_OPEN
 from vla_gym.type_aliases import Float64Array, Int64Array
 
@@ -46,7 +47,11 @@ class ActionTokenizer:
     ) -> None:
         self.q01 = np.full(COMMAND_DIM, -1.0) if q01 is None else np.array(q01, dtype=np.float64)
         self.q99 = np.full(COMMAND_DIM, 1.0) if q99 is None else np.array(q99, dtype=np.float64)
-        self.mask = np.array([True] * 6 + [False] if mask is None else mask, dtype=bool)
+        mask = [True] * 6 + [False] if mask is None else list(mask)
+        if not all(value in (True, False) for value in mask):
+            # numpy takes any text, "false" too, for true
+            raise ValueError(f"mask is {mask}; expected {COMMAND_DIM} times True or False.")
+        self.mask = np.array(mask, dtype=bool)
         for name, value in (("q01", self.q01), ("q99", self.q99), ("mask", self.mask)):
             if value.shape != (COMMAND_DIM,):
                 raise ValueError(f"{name} has shape {value.shape}; expected ({COMMAND_DIM},).")
@@ -54,56 +59,62 @@ class ActionTokenizer:
             raise ValueError(f"Expected finite q01 <= q99 in every dimension, got q01={self.q01}, q99={self.q99}.")
 
     @classmethod
-    def from_norm_stats(cls, stats: Mapping[str, Any]) -> ActionTokenizer:
+    def from_norm_stats(cls, stats: Mapping[str, Any], data_set: str = "", source: str = "") -> ActionTokenizer:
         """
         Tokenizer from one data set's entry of OpenVLA's ``norm_stats``.
 
         :param stats: mapping with ``action`` -> ``q01``, ``q99`` and optionally ``mask``
-        :raises ValueError: if an entry is missing
+        :param data_set: its name, for messages
+        :param source: the file it comes from, for messages
+        :raises ActionStatisticsError: if an entry is missing, of another length or not finite
         """
-        try:
-            action = stats["action"]
-            return cls(action["q01"], action["q99"], action.get("mask"))
-        except KeyError as error:
-            raise ValueError(f"norm_stats lacks {error}; expected stats['action'] with q01, q99 (and mask).") from error
+        return cls(*read_quantiles(stats, data_set, source))
 
     @classmethod
     def from_checkpoint_stats(
-        cls, norm_stats: Mapping[str, Mapping[str, Any]], unnorm_key: str | None = None
+        cls,
+        norm_stats: Mapping[str, Mapping[str, Any]],
+        unnorm_key: str | None = None,
+        *,
+        suite: str | None = None,
+        source: str = "",
     ) -> ActionTokenizer:
         """
         Tokenizer of a checkpoint, from all of its ``norm_stats``.
 
         :param norm_stats: data set -> its entry; without any the tokenizer is the default one
-        :param unnorm_key: the data set; None: the only one
+        :param unnorm_key: the data set, with or without the ending ``_no_noops``; None: the only one, or the suite's
+        :param suite: Gymnasium id or name of the suite that is acted in; None: unknown
+        :param source: the file they come from, for messages
         :return: the tokenizer
         :raises UnknownNameError: if there is no such data set, or several and none is named
+        :raises ActionStatisticsError: if its entry is damaged or has another number of dimensions
         """
-        if unnorm_key is None and not norm_stats:
-            return cls()
-        if unnorm_key is None and len(norm_stats) == 1:
-            (unnorm_key,) = norm_stats
-        if unnorm_key is None or unnorm_key not in norm_stats:
-            remedy = "Name the data set whose action statistics the checkpoint shall use."
-            raise UnknownNameError("unnorm_key", unnorm_key, norm_stats, remedy)
-        return cls.from_norm_stats(norm_stats[unnorm_key])
+        data_set = choose_data_set(norm_stats, unnorm_key, suite)
+        return cls() if data_set is None else cls.from_norm_stats(norm_stats[data_set], data_set, source)
 
     @classmethod
-    def from_checkpoint(cls, folder: str | os.PathLike[str], unnorm_key: str | None = None) -> ActionTokenizer:
+    def from_checkpoint(
+        cls, folder: str | os.PathLike[str], unnorm_key: str | None = None, *, suite: str | None = None
+    ) -> ActionTokenizer:
         """
         Tokenizer of a checkpoint folder: from ``dataset_statistics.json``, else from ``norm_stats`` in ``config.json``.
 
         :param folder: the checkpoint
-        :param unnorm_key: the data set; None: the only one
+        :param unnorm_key: as for :meth:`from_checkpoint_stats`
+        :param suite: as for :meth:`from_checkpoint_stats`
         :return: the tokenizer; the default one if the folder holds no statistics
         :raises UnknownNameError: as :meth:`from_checkpoint_stats`
+        :raises ActionStatisticsError: if a file is damaged, or as :meth:`from_checkpoint_stats`
         :raises FileNotFoundError: if the folder has no ``config.json``
         """
-        norm_stats = _read_json(os.path.join(folder, "config.json")).get("norm_stats", {})
+        source = os.path.join(folder, "config.json")
+        norm_stats = read_json_object(source, ActionStatisticsError).get("norm_stats") or {}
         statistics_file = os.path.join(folder, "dataset_statistics.json")
-        if os.path.exists(statistics_file):
-            norm_stats = _read_json(statistics_file)
-        return cls.from_checkpoint_stats(norm_stats, unnorm_key)
+        if os.path.lexists(statistics_file):
+            source, norm_stats = statistics_file, read_json_object(statistics_file, ActionStatisticsError)
+        check_norm_stats(norm_stats, source)
+        return cls.from_checkpoint_stats(norm_stats, unnorm_key, suite=suite, source=source)
 
     def agrees_with(self, other: ActionTokenizer) -> bool:
         """
@@ -154,8 +165,3 @@ class ActionTokenizer:
         if ((array < 0) | (array >= N_BINS)).any():
             raise InvalidActionError(f"Action bins must lie in 0..{N_BINS - 1}, got {array.tolist()}.")
         return array.astype(np.int64)
-
-
-def _read_json(path: str) -> dict[str, Any]:
-    with open(path, encoding="utf-8") as file:
-        return json.load(file)

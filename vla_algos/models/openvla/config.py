@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vla_algos.errors import CheckpointError, UnknownNameError
+from vla_algos.models.openvla.config_checks import describe_faults
 from vla_algos.models.openvla.released import (
     DINOV2_ID,
     OWN_KEY,
@@ -17,6 +18,7 @@ from vla_algos.models.openvla.released import (
     released_config,
     released_fields,
 )
+from vla_algos.models.openvla.variants import refuse_other_kind
 
 N_BINS = 256
 ACTION_DIM = 7
@@ -31,6 +33,7 @@ LIBERO_PIPELINE = ("jpeg", "lanczos", "crop")
 
 _IN_RELEASED = ("image_size", "towers", "llm", "norm_stats", "prompt_end_id")
 """Fields that the original's files say in their own way."""
+_NOT_SAVED = ("released", "statistics_file")
 
 
 @dataclass
@@ -116,6 +119,7 @@ class OpenVLAConfig:
     :param norm_stats: OpenVLA's data set statistics, {data set: {"action": {"q01": ..., "q99": ..., "mask": ...}}}
     :param released: files of the released checkpoint that the model came from, whose layout it is saved in; None: the
         layout of this library
+    :param statistics_file: where ``norm_stats`` were read, for messages; not saved
     """
 
     image_size: int
@@ -136,6 +140,7 @@ class OpenVLAConfig:
     trained_camera_size: int | None = None
     norm_stats: dict[str, Any] = field(default_factory=dict)
     released: ReleasedFiles | None = None
+    statistics_file: str | None = field(default=None, compare=False, repr=False)
 
     @property
     def camera_size(self) -> int:
@@ -166,7 +171,7 @@ class OpenVLAConfig:
         :return: the content of ``config.json``, in the layout of the original for what came in it
         """
         values = dataclasses.asdict(self)
-        del values["released"]
+        del values["released"], values["statistics_file"]
         if self.released is None:
             return {"model_type": "openvla", "architectures": ["OpenVLA"], **values}
         said = dataclasses.asdict(self.from_dict(self.released.config, self.released.preprocessor))
@@ -181,8 +186,10 @@ class OpenVLAConfig:
         :param values: the content of ``config.json``, in this library's layout or in that of the original
         :param preprocessor: the content of ``preprocessor_config.json``, which the original has
         :return: the configuration
-        :raises CheckpointError: if a key is unknown or a needed one is missing
+        :raises CheckpointError: if it is of another kind of model, a key is unknown, a needed one is missing, or a
+            value is of another type or out of range
         """
+        refuse_other_kind(values)
         released = ReleasedFiles(values, preprocessor or {}) if is_released(values) else None
         if released is None:
             fields: dict[str, Any] = {
@@ -192,13 +199,17 @@ class OpenVLAConfig:
             fields = {"image_pipeline": list(LIBERO_PIPELINE), **released_fields(released)}
         try:
             towers = [VisionTowerConfig(**tower) for tower in fields.pop("towers")]
-            return cls(towers=towers, llm=LLMConfig(**fields.pop("llm")), released=released, **fields)
+            config = cls(towers=towers, llm=LLMConfig(**fields.pop("llm")), released=released, **fields)
         except (KeyError, TypeError) as error:
-            valid = ", ".join(f.name for f in dataclasses.fields(cls))
+            valid = ", ".join(f.name for f in dataclasses.fields(cls) if f.name not in _NOT_SAVED)
             raise CheckpointError(
                 f"config.json does not describe an OpenVLA of this library ({error!r}). Expected the keys: {valid}. "
                 "Save the model with vla_algos.models.save_vla."
             ) from error
+        faults = describe_faults(config)
+        if faults:
+            raise CheckpointError(f"config.json does not describe an OpenVLA of this library: {faults}")
+        return config
 
 
 def _released(*timm_ids: str) -> OpenVLAConfig:
@@ -259,12 +270,17 @@ def get_preset(name: str, **changes: Any) -> OpenVLAConfig:
         ``proprio_dim=0``
     :return: a copy that may be changed
     :raises UnknownNameError: if there is no such preset or field
+    :raises CheckpointError: if a value is of another type or out of range
     """
     if name not in PRESETS:
         raise UnknownNameError("preset", name, PRESETS)
     config = copy.deepcopy(PRESETS[name])
-    valid = [f.name for f in dataclasses.fields(config)]
+    valid = [f.name for f in dataclasses.fields(config) if f.name not in _NOT_SAVED]
     for key in changes:
         if key not in valid:
             raise UnknownNameError("field of a preset", key, valid)
-    return dataclasses.replace(config, **changes)
+    config = dataclasses.replace(config, **changes)
+    faults = describe_faults(config)
+    if faults:
+        raise CheckpointError(f"Preset {name!r} cannot be changed by {changes}: {faults}")
+    return config

@@ -17,9 +17,8 @@ from torch.utils.checkpoint import checkpoint
 from vla_algos.models.kv_cache import KVCache
 from vla_algos.models.openvla.attention import attend
 from vla_algos.models.openvla.config import LLMConfig
+from vla_algos.models.openvla.config_checks import MAX_POSITIONS
 from vla_algos.models.transformers_import import LlamaConfig, LlamaForCausalLM, LlamaRotaryEmbedding
-
-MAX_POSITIONS = 2048
 
 
 def build_llama(config: LLMConfig) -> LlamaForCausalLM:

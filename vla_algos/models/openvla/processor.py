@@ -2,31 +2,76 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import torch as th
 
-from vla_algos.errors import ModelInputError, UnknownNameError
+from vla_algos.errors import CheckpointError, ModelInputError, UnknownNameError
 from vla_algos.models.openvla.config import OpenVLAConfig
 from vla_algos.models.openvla.jpeg import jpeg_round_trip
 from vla_algos.models.openvla.resampling import crop_centre, resize_bicubic, resize_lanczos
 from vla_algos.models.transformers_import import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from vla_gym.files import check_shared_file, read_json_object
 
 BUILTIN_TOKENIZER = Path(__file__).parent / "tokenizer"
 EMPTY_PIECE = "\u2581"
 """A space by itself; 29871 in the tokenizer of Llama 2."""
 
 
-def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
+_TOKENIZER_JSON = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+_TOKENIZER_OTHER = ("tokenizer.model", "generation_config.json", "chat_template.jinja")
+_FOREIGN_FILES = ("gguf_file", "fast_tokenizer_files")
+"""Entries of ``tokenizer_config.json`` that name another file to read instead of ``tokenizer.json``."""
+
+
+def load_tokenizer(folder: str | Path, rows: int | None = None) -> PreTrainedTokenizerBase:
     """
-    Tokenizer saved in Hugging Face format.
+    Load a tokenizer saved in Hugging Face format.
 
     :param folder: folder with ``tokenizer.json``
+    :param rows: rows of the model's embedding, which every token must have; None: not checked
     :return: the tokenizer
+    :raises CheckpointError: if a file is damaged, lies elsewhere, or has tokens that the model has not
     """
-    return PreTrainedTokenizerFast.from_pretrained(str(folder))
+    folder = Path(folder)
+    _check_tokenizer_files(folder)
+    remedy = "Save or download the checkpoint again."
+    try:
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(str(folder), local_files_only=True)
+        start, highest = tokenizer.bos_token_id, max(tokenizer.get_vocab().values())
+        tokenizer("open the drawer", add_special_tokens=False)
+    except Exception as error:  # transformers raises what the content leads to
+        raise CheckpointError(f"The tokenizer files in {folder} are damaged ({error!r:.300}). {remedy}") from error
+    if not isinstance(start, int):
+        raise CheckpointError(f"The tokenizer in {folder} has no token for the start of a text (bos_token). {remedy}")
+    if rows is not None and highest >= rows:
+        raise CheckpointError(
+            f"The tokenizer in {folder} has token {highest}; the model's embedding has {rows} rows. It is another "
+            f"model's. {remedy}"
+        )
+    return tokenizer
+
+
+def _check_tokenizer_files(folder: Path) -> None:
+    """Refuse pipes, links to elsewhere and other types before transformers opens the files."""
+    for name in (*_TOKENIZER_JSON, *_TOKENIZER_OTHER):
+        if os.path.lexists(folder / name):
+            path = folder / name
+            values = read_json_object(path, CheckpointError) if name in _TOKENIZER_JSON else {}
+            check_shared_file(path, CheckpointError)
+            foreign = [key for key in _FOREIGN_FILES if key in values]
+            if foreign:
+                raise CheckpointError(
+                    f"{path} names other files to read ({', '.join(foreign)}); expected tokenizer.json alone. Save the "
+                    "tokenizer again with transformers."
+                )
+    if (folder / "additional_chat_templates").exists():
+        raise CheckpointError(
+            f"{folder} has a folder additional_chat_templates; a VLA has no chat templates. Remove it."
+        )
 
 
 IMAGE_STEPS: dict[str, Callable[[th.Tensor, int], th.Tensor]] = {

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vla_algos.errors import CheckpointError
+from vla_algos.models.openvla.variants import refuse_other_config, refuse_other_language_model
 
-MODEL_TYPE = "openvla"
 N_ACTION_BINS = 256
 OWN_KEY = "vla_gym"
 """Entry of ``config.json`` for what the original does not have; its code keeps unknown entries and ignores them."""
@@ -90,49 +90,48 @@ def released_fields(files: ReleasedFiles) -> dict[str, Any]:
     :raises CheckpointError: if it is no OpenVLA, or one of a kind that is not known here
     """
     values = files.config
-    kind = values.get("model_type")
-    if kind != MODEL_TYPE:
-        raise CheckpointError(
-            f"config.json says model_type={kind!r}; expected {MODEL_TYPE!r}. Give a checkpoint fine-tuned for actions, "
-            "such as 'openvla/openvla-7b'."
-        )
+    refuse_other_config(values)
     if values.get("n_action_bins", N_ACTION_BINS) != N_ACTION_BINS:
         raise CheckpointError(f"config.json says n_action_bins={values['n_action_bins']}; expected {N_ACTION_BINS}.")
     if values.get("image_resize_strategy", "resize-naive") != "resize-naive":
         strategy = values["image_resize_strategy"]
         raise CheckpointError(f"config.json says image_resize_strategy={strategy!r}; only 'resize-naive' is known.")
     try:
-        sizes, ids = values["image_sizes"], values["timm_model_ids"]
+        sizes, ids = list(values["image_sizes"]), list(values["timm_model_ids"])
         text = {**LLAMA_2_7B, **dict(values["text_config"])}
-        padding = values["pad_to_multiple_of"]
-    except (KeyError, TypeError, ValueError) as error:
+        padding = int(values["pad_to_multiple_of"])
+        vocab = int(text["vocab_size"]) - padding
+        n_sizes, own = len(set(sizes)), dict(values.get(OWN_KEY) or {})
+        towers = [_tower(files, i, timm_id) for i, timm_id in enumerate(ids)]
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
         raise CheckpointError(f"config.json lacks or garbles {error}. Download the checkpoint again.") from error
-    if len(set(sizes)) != 1:
+    if n_sizes != 1:
         raise CheckpointError(f"config.json says image_sizes={sizes}; expected one size for all towers.")
-    if text.get("num_key_value_heads", text["num_attention_heads"]) != text["num_attention_heads"]:
+    if text.get("num_key_value_heads", text["num_attention_heads"]) not in (text["num_attention_heads"], None):
         raise CheckpointError(
             "config.json says that keys and values share heads; Llama-2-7B, which is expected, does not."
         )
+    refuse_other_language_model(text)
     return {
         "image_size": sizes[0],
-        "towers": [_tower(files, i, timm_id) for i, timm_id in enumerate(ids)],
+        "towers": towers,
         "llm": {
             "hidden": text["hidden_size"],
             "layers": text["num_hidden_layers"],
             "heads": text["num_attention_heads"],
             "mlp": text["intermediate_size"],
-            "vocab": text["vocab_size"] - padding,
+            "vocab": vocab,
             "rows": text["vocab_size"],
             "rms_eps": text["rms_norm_eps"],
             "rope_base": text["rope_theta"],
         },
         "norm_stats": values.get("norm_stats") or {},
-        **values.get(OWN_KEY, {}),
+        **own,
     }
 
 
-def _tower(files: ReleasedFiles, index: int, timm_id: str) -> dict[str, Any]:
-    if timm_id not in TOWERS:
+def _tower(files: ReleasedFiles, index: int, timm_id: Any) -> dict[str, Any]:
+    if not isinstance(timm_id, str) or timm_id not in TOWERS:
         raise CheckpointError(f"config.json names the vision tower {timm_id!r}. Known: {', '.join(TOWERS)}.")
     fields = copy.deepcopy(TOWERS[timm_id])
     overrides = files.config.get("timm_model_overrides") or []
