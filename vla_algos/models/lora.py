@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -13,6 +14,8 @@ from vla_algos.errors import MissingPackageError, UnknownNameError
 from vla_algos.models.openvla.model import OpenVLA
 
 ADAPTER = "default"
+ALL_LINEAR = "all-linear"
+"""peft's word for every linear layer but the head over the vocabulary."""
 TRAINED_IN_FULL = ("value_head.", "proprio_encoder.")
 """Small parts that a released checkpoint does not have."""
 
@@ -22,30 +25,47 @@ def add_lora(
     rank: int = 32,
     alpha: float = 16,
     dropout: float = 0.0,
-    targets: Sequence[str] | None = None,
+    targets: Sequence[str] | str | None = None,
 ) -> OpenVLA:
     """
     Put an adapter around linear layers of vision, projector and language model, and freeze the rest.
 
-    Reference: Hu et al. 2021 (https://arxiv.org/abs/2106.09685). The head over the vocabulary gets none, as in OpenVLA;
-    value head and proprioception encoder are trained in full. What is trained is float32, whatever the model is. A
-    fresh adapter adds zero.
+    Reference: Hu et al. 2021 (https://arxiv.org/abs/2106.09685). The head over the vocabulary gets none unless a target
+    names it; value head and proprioception encoder are trained in full. What is trained is float32, whatever the model
+    is. A fresh adapter adds zero.
 
     :param model: changed in place
     :param rank: of the addition
     :param alpha: the addition is scaled by ``alpha / rank``
     :param dropout: on the adapters' inputs, where the model is in training mode
-    :param targets: names of layers, or how these end, such as "q_proj"; None: every linear layer
+    :param targets: names of layers, or how these end, such as ``["q_proj"]``; as in peft, a text is "all-linear" or a
+        regular expression that a whole name must match; None: every linear layer
     :return: the model
     :raises UnknownNameError: for a target that is no linear layer
+    :raises MissingPackageError: without peft
+    """
+    return put_adapters(model, adapted_names(model, targets), rank, alpha, dropout)
+
+
+def put_adapters(model: OpenVLA, names: Sequence[str], rank: int, alpha: float, dropout: float) -> OpenVLA:
+    """
+    As :func:`add_lora`, around the layers of a list.
+
+    :param model: changed in place
+    :param names: full names of layers
+    :param rank: as for :func:`add_lora`
+    :param alpha: as for :func:`add_lora`
+    :param dropout: as for :func:`add_lora`
+    :return: the model
     :raises MissingPackageError: without peft
     """
     try:
         from peft import LoraConfig, inject_adapter_in_model
     except ModuleNotFoundError as error:
         raise MissingPackageError("LoRA needs peft. Run: pip install vla-gym[lora]") from error
-    names = adapted_names(model, targets)
-    config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=names)  # type: ignore[arg-type]
+    # an expression of whole names: in a list, a name would also stand for those that end like it
+    pattern = "|".join(re.escape(name) for name in names)
+    config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=pattern)  # type: ignore[arg-type]
     inject_adapter_in_model(config, model, adapter_name=ADAPTER)
     for layer in _layers(model).values():
         # what was put in is in training mode
@@ -59,29 +79,63 @@ def add_lora(
     return model
 
 
-def adapted_names(model: OpenVLA, targets: Sequence[str] | None = None) -> list[str]:
+def adapted_names(model: OpenVLA, targets: Sequence[str] | str | None = None) -> list[str]:
     """
     Names of the layers that adapters go around.
 
     :param model: without adapters
-    :param targets: names of layers, or how these end; None: every linear layer
+    :param targets: as for :func:`add_lora`
     :raises UnknownNameError: for a target that is no linear layer
     """
-    names = [
+    layers = [
         name
         for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and not name.startswith(TRAINED_IN_FULL) and not name.endswith("lm_head")
+        if isinstance(module, nn.Linear) and not name.startswith(TRAINED_IN_FULL)
     ]
-    if targets is not None:
-        for target in targets:
-            if not any(_is_at(name, target) for name in names):
-                raise UnknownNameError("target of LoRA", target, sorted({name.rsplit(".", 1)[-1] for name in names}))
-        names = [name for name in names if any(_is_at(name, target) for target in targets)]
-    return names
+    if targets is None or targets == ALL_LINEAR:
+        return [name for name in layers if not name.endswith("lm_head")]
+    unmatched = unmatched_targets(layers, targets)
+    if unmatched:
+        remedy = (
+            f'As in peft, a text is a regular expression over whole names; for names give a list: ["{targets}"].'
+            if isinstance(targets, str)
+            else f'Or give "{ALL_LINEAR}".'
+        )
+        raise UnknownNameError(
+            "target of LoRA", unmatched[0], sorted({name.rsplit(".", 1)[-1] for name in layers}), remedy
+        )
+    return [name for name in layers if is_target(name, targets)]
 
 
-def _is_at(name: str, target: str) -> bool:
-    return name == target or name.endswith(f".{target}")
+def is_target(name: str, targets: Sequence[str] | str) -> bool:
+    """
+    Whether a layer is meant, by peft's rule.
+
+    :param name: full name of the layer
+    :param targets: names or how these end; a text is a regular expression over the whole name
+    :raises UnknownNameError: if the text is no regular expression
+    """
+    if not isinstance(targets, str):
+        return any(name == target or name.endswith(f".{target}") for target in targets)
+    try:
+        return re.fullmatch(targets, name) is not None
+    except re.error as error:
+        raise UnknownNameError("target of LoRA", targets, [ALL_LINEAR], f"No regular expression ({error}).") from error
+
+
+def unmatched_targets(names: Sequence[str], targets: Sequence[str] | str) -> list[str]:
+    """
+    Targets that no layer answers to.
+
+    :param names: of the layers
+    :param targets: as for :func:`is_target`; a text counts as one target
+    """
+    single: list[Sequence[str] | str] = [targets] if isinstance(targets, str) else [[target] for target in targets]
+    return [
+        target if isinstance(target, str) else target[0]
+        for target in single
+        if not any(is_target(name, target) for name in names)
+    ]
 
 
 def lora_of(model: OpenVLA) -> dict[str, Any] | None:

@@ -163,7 +163,7 @@ def dataset_statistics(
     return {**statistics, "num_transitions": len(actions), "num_trajectories": len(commands)}
 
 
-def _check_finite(name: str, episodes: Sequence[Float64Array] | Sequence[Float32Array]) -> None:
+def _check_finite(name: str, episodes: Sequence[Float64Array | Float32Array]) -> None:
     for i, values in enumerate(episodes):
         if not np.isfinite(values).all():
             step, dimension = np.argwhere(~np.isfinite(values))[0]

@@ -9,6 +9,7 @@ preallocated cache, and a last layer that computes only the rows somebody reads.
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import Any
 
 import torch as th
 from torch.nn import functional as F
@@ -153,16 +154,25 @@ def run_llama(
 def score_rows(llm: LlamaForCausalLM, hidden: th.Tensor, rows: slice) -> th.Tensor:
     """
     Logits of some rows of the vocabulary; under autocast, too, in the type of the weights, as rounding to bfloat16
-    would take log-probabilities of an update further from those of sampling time.
+    would take log-probabilities of an update further from those of sampling time. Adapters of the head are applied to
+    these rows alone.
 
     :param llm: the language model
     :param hidden: (..., hidden)
     :param rows: of the vocabulary
     :return: (..., rows)
     """
-    weight = llm.lm_head.weight[rows]
+    head: Any = llm.lm_head
+    weight = head.weight[rows]
     with th.autocast(hidden.device.type, enabled=False):
-        return F.linear(hidden.to(weight.dtype), weight)
+        scores = F.linear(hidden.to(weight.dtype), weight)
+        if hasattr(head, "lora_A") and not (head.merged or head.disable_adapters):
+            for name in head.active_adapters:
+                down, up = head.lora_A[name].weight, head.lora_B[name].weight[rows]
+                inputs = head.lora_dropout[name](hidden.to(down.dtype))
+                added = F.linear(F.linear(inputs, down), up) * head.scaling[name]
+                scores = scores + added.to(scores.dtype)
+        return scores
 
 
 def _take(x: th.Tensor, rows: th.Tensor) -> th.Tensor:

@@ -72,7 +72,7 @@ def refuse_other_files(where: str | Path, names: Iterable[str]) -> None:
         raise _oft(where, f"comes with OpenVLA-OFT's {MODELLING_FILE}")
     if _ADAPTER_CONFIG in names and "config.json" not in names:
         raise CheckpointError(
-            f"{where} holds adapters, not a model. Load the model they belong to, then call load_adapters(model, folder)."
+            f"{where} holds adapters, not a model. Load the model they belong to, then load_adapters(model, folder)."
         )
 
 
@@ -142,5 +142,5 @@ def _has_mark(path: Path) -> bool:
 def _oft(where: str | Path, sign: str) -> CheckpointError:
     return CheckpointError(
         f"{where} {sign}: this is OpenVLA-OFT (parallel decoding, action chunks), which is not read yet; as plain "
-        "OpenVLA it would act wrongly. Expected a checkpoint of OpenVLA, such as 'openvla/openvla-7b-finetuned-libero-goal'."
+        "OpenVLA it would act wrongly. Give one of OpenVLA, such as 'openvla/openvla-7b-finetuned-libero-goal'."
     )
