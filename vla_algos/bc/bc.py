@@ -25,6 +25,7 @@ from vla_algos.common.interrupts import deferred_interrupt
 from vla_algos.common.losses import smoothing_table, soft_cross_entropy
 from vla_algos.common.progress import progress_bar as tolerant_bar
 from vla_algos.common.schedules import warmup_cosine
+from vla_algos.common.sequences import as_list
 from vla_algos.common.type_aliases import UseBF16
 from vla_algos.models import save_vla
 from vla_algos.policies import VLAPolicy
@@ -133,7 +134,7 @@ class BC(SavedWithoutFrozenWeights):
         self.full_dropout = full_dropout
         self.label_smoothing = label_smoothing
         self.smoothing_width = smoothing_width
-        self.smoothed_dims = tuple(smoothed_dims)
+        self.smoothed_dims = tuple(as_list("smoothed_dims", smoothed_dims, "[0, 1, 2]"))
         self.augmentation = augmentation
         self.use_bf16 = use_bf16
         self.max_grad_norm = max_grad_norm

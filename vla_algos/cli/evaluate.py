@@ -34,7 +34,7 @@ def evaluate(
     from vla_algos.evaluation import evaluate_policy_on_suite
     from vla_algos.policies import VLAPolicy, env_kwargs
 
-    kwargs = env_kwargs(vla, unnorm_key) | {"assets": assets, "render_quality": render_quality}
+    kwargs = env_kwargs(vla, unnorm_key, env_id=env_id) | {"assets": assets, "render_quality": render_quality}
     with gym.make(env_id, **kwargs) as env:
         policy = VLAPolicy.from_checkpoint(vla, env, temperature=temperature, unnorm_key=unnorm_key)
     policy.to(get_device(device))

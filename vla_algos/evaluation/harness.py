@@ -16,6 +16,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 
 from vla_algos.common import provenance
 from vla_algos.common.progress import progress_bar
+from vla_algos.common.sequences import as_list
 from vla_algos.common.vec_env import SB3VecEnv
 from vla_algos.evaluation.statistics import wilson_interval
 from vla_algos.policies.env_kwargs import policy_env_kwargs
@@ -217,7 +218,8 @@ def evaluate_policy_on_suite(
     :param vec_env_cls: SB3 vector environment; None: a process per environment if ``n_envs`` > 1
     :return: episodes and figures
     :raises ValueError: if there is no episode to run, ``n_envs`` is below 1, or ``env_fn`` meets ``env_kwargs``
-    :raises UnknownNameError: if the model has several action statistics, and its policy no ``unnorm_key``
+    :raises UnknownNameError: if the model has several action statistics, and its policy no ``unnorm_key``, or
+        ``task_ids`` is a text
     """
     if env_fn is not None and env_kwargs is not None:
         raise ValueError("env_fn makes the environment by itself; env_kwargs would not be used. Give one of the two.")
@@ -225,6 +227,7 @@ def evaluate_policy_on_suite(
     if task_ids is None:
         with make_env() as env:
             task_ids = list(env.unwrapped.task_ids)  # type: ignore[attr-defined]
+    task_ids = as_list("task_ids", task_ids, "[0, 3]")
     episodes = [(int(task_id), k) for task_id in task_ids for k in range(n_init_states)]
     n_envs = min(n_envs, len(episodes))
     if n_envs < 1:

@@ -154,7 +154,7 @@ def _read_weights(folder: Path) -> tuple[dict[str, th.Tensor], dict[str, th.Tens
         for name, tensor in stored.items()
         if not name.endswith((".lora_A.weight", ".lora_B.weight", *_EMBEDDINGS)) or tensor.ndim < 2
     ]
-    if strange or not stored:
+    if strange or not any(".lora_" in name for name in stored):
         raise CheckpointError(
             f"{folder / WEIGHTS_FILE} holds {strange[0] if strange else 'no weights'}; expected lora_A.weight and "
             f"lora_B.weight of linear layers and convolutions. {_MERGE}"

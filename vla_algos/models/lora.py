@@ -10,6 +10,7 @@ from typing import Any
 import torch as th
 from torch import nn
 
+from vla_algos.common.sequences import as_list
 from vla_algos.errors import MissingPackageError, UnknownNameError
 from vla_algos.models.openvla.model import OpenVLA
 
@@ -94,6 +95,8 @@ def adapted_names(model: OpenVLA, targets: Sequence[str] | str | None = None) ->
     ]
     if targets is None or targets == ALL_LINEAR:
         return [name for name in layers if not name.endswith("lm_head")]
+    if not isinstance(targets, str):
+        targets = as_list("targets of LoRA", targets, '["q_proj", "v_proj"]')
     unmatched = unmatched_targets(layers, targets)
     if unmatched:
         remedy = (

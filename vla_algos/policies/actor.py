@@ -51,7 +51,7 @@ def load_actor(
     if detach_value is not None:
         model.detach_value = detach_value
     if norm_stats is not None:
-        config.norm_stats = norm_stats
+        config.norm_stats, config.statistics_file = norm_stats, None
     if lora is not None:
         add_lora(model, **lora)
     return model

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch as th
 from torch import nn
 
+from vla_algos.common.sequences import as_list
+
 MAX_NORMALISED = 10.0
 
 
@@ -20,6 +22,7 @@ class PrivilegedCritic(nn.Module):
 
     :param dim: numbers in the privileged observation
     :param net_arch: widths of the hidden layers
+    :raises UnknownNameError: if ``net_arch`` is not a list
     """
 
     mean: th.Tensor
@@ -32,7 +35,7 @@ class PrivilegedCritic(nn.Module):
         self.register_buffer("var", th.ones(dim))
         self.register_buffer("count", th.zeros(()))
         layers: list[nn.Module] = []
-        for width in net_arch:
+        for width in as_list("net_arch", net_arch, "[256, 256]"):
             layers += [nn.Linear(dim, width), nn.GELU()]
             dim = width
         self.layers = nn.Sequential(*layers)

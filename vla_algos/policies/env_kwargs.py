@@ -11,33 +11,45 @@ from vla_algos.policies.vla_policy import VLAPolicy
 from vla_gym.actions.tokenizer import ActionTokenizer
 
 
-def env_kwargs(vla: str | Path, unnorm_key: str | None = None) -> dict[str, Any]:
+def env_kwargs(
+    vla: str | Path, unnorm_key: str | None = None, *, env_id: str | None = None, revision: str | None = None
+) -> dict[str, Any]:
     """
     Keywords of ``gymnasium.make`` and ``vla_gym.make_vec`` for an environment that a model fits.
 
     :param vla: preset, shipped checkpoint, checkpoint folder, or Hugging Face id; weights are not loaded
-    :param unnorm_key: data set of the action statistics that hold; None: the only one
+    :param unnorm_key: data set of the action statistics that hold, with or without OpenVLA's ending ``_no_noops``;
+        None: the only one, or that of the suite
+    :param env_id: suite that the environment is made for, such as "LIBERO-Goal-v0"; None: unknown
+    :param revision: of a model on the Hub, see :func:`vla_algos.models.load_vla`
     :return: ``chunk_size``, ``image_size`` (px), ``cameras`` and ``action_tokenizer``
-    :raises UnknownNameError: if there is no such model or data set
+    :raises UnknownNameError: if there is no such model, suite or data set, or several data sets and none is known
     :raises CheckpointError: if the checkpoint is missing, damaged or of another architecture
+    :raises ActionStatisticsError: if the data set's statistics are damaged or have another number of dimensions
     """
-    return config_env_kwargs(load_config(vla), unnorm_key)
+    return config_env_kwargs(load_config(vla, revision), unnorm_key, env_id)
 
 
-def config_env_kwargs(config: OpenVLAConfig, unnorm_key: str | None = None) -> dict[str, Any]:
+def config_env_kwargs(
+    config: OpenVLAConfig, unnorm_key: str | None = None, env_id: str | None = None
+) -> dict[str, Any]:
     """
     As :func:`env_kwargs`, for a model that is at hand.
 
     :param config: of the model
-    :param unnorm_key: data set of the action statistics that hold; None: the only one
+    :param unnorm_key: as for :func:`env_kwargs`
+    :param env_id: as for :func:`env_kwargs`
     :return: as :func:`env_kwargs`
-    :raises UnknownNameError: if there is no such data set, or several and none is named
+    :raises UnknownNameError: if there is no such data set, or several and none is known
+    :raises ActionStatisticsError: as for :func:`env_kwargs`
     """
     return {
         "chunk_size": config.chunk_size,
         "image_size": config.camera_size,
         "cameras": tuple(config.cameras),
-        "action_tokenizer": ActionTokenizer.from_checkpoint_stats(config.norm_stats, unnorm_key),
+        "action_tokenizer": ActionTokenizer.from_checkpoint_stats(
+            config.norm_stats, unnorm_key, suite=env_id, source=config.statistics_file or ""
+        ),
     }
 
 

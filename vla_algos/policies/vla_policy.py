@@ -15,7 +15,7 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import Schedule, TensorDict
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
-from vla_algos.errors import CheckpointError, SpaceError, UnknownNameError
+from vla_algos.errors import CheckpointError, ModelInputError, SpaceError, UnknownNameError
 from vla_algos.models.decoding import DecodedActions
 from vla_algos.models.lora import is_merged
 from vla_algos.models.openvla.config import PRESETS
@@ -28,6 +28,7 @@ from vla_algos.policies.spaces import (
     chunk_size_of,
     privileged_dim,
 )
+from vla_gym.actions.statistics import choose_data_set
 from vla_gym.actions.tokenizer import ActionTokenizer
 from vla_gym.instructions import decode_instruction
 
@@ -73,7 +74,7 @@ class VLAPolicy(BasePolicy):
     :param gradient_checkpointing: compute activations again in backward passes: more time, less memory
     :param seed: makes the fresh weights of a preset reproducible; None: torch's generator decides
     :param norm_stats: action statistics of the data that the model is trained on; None: those of the checkpoint
-    :param unnorm_key: data set of the statistics that hold; None: the only one
+    :param unnorm_key: data set of the statistics that hold; None: the only one, or that of the environment's suite
     :param lora: train adapters instead of the model: keywords of :func:`vla_algos.models.lora.add_lora`, which may be
         empty; None: train the model
     :param optimizer_class: the optimizer
@@ -239,19 +240,29 @@ class VLAPolicy(BasePolicy):
     @property
     def action_tokenizer(self) -> ActionTokenizer:
         """What the bins mean: by the model's action statistics, else over the controller's whole range."""
-        return ActionTokenizer.from_checkpoint_stats(self.vla.config.norm_stats, self.unnorm_key)
+        config = self.vla.config
+        return ActionTokenizer.from_checkpoint_stats(
+            config.norm_stats, self.unnorm_key, source=config.statistics_file or ""
+        )
 
     def check_env(self, env: VecEnv) -> None:
         """
         Make sure that an environment means by bins and observations what the model means.
 
+        Of several action statistics those of the environment's suite hold from here on, unless ``unnorm_key`` is given.
+
         :param env: with all wrappers; environments without an ``action_tokenizer`` pass
         :raises SpaceError: if they decode bins by other statistics, or normalise what the model reads
+        :raises UnknownNameError: if the model has several action statistics and none are the suite's
         """
         check_not_normalized(env, self.vla.config)
-        if env.has_attr("action_tokenizer") and not self.action_tokenizer.agrees_with(
-            env.get_attr("action_tokenizer")[0]
-        ):
+        if not env.has_attr("action_tokenizer"):
+            return
+        if self.unnorm_key is None and env.has_attr("suite"):
+            suite = getattr(env.get_attr("suite")[0], "env_id", None)
+            self.unnorm_key = choose_data_set(self.vla.config.norm_stats, suite=suite)
+            self._init_kwargs["unnorm_key"] = self.unnorm_key
+        if not self.action_tokenizer.agrees_with(env.get_attr("action_tokenizer")[0]):
             raise SpaceError(
                 "The environment decodes bins by other action statistics than the model was trained with. "
                 "Make it with action_tokenizer=ActionTokenizer.from_checkpoint(<folder of the model>)."
@@ -353,6 +364,42 @@ class VLAPolicy(BasePolicy):
         if self.critic is not None:
             return self.critic(obs[PRIVILEGED]).unsqueeze(1)
         return self.vla.predict_values(**self.model_inputs(obs)).unsqueeze(1)
+
+    def predict(
+        self,
+        observation: np.ndarray | dict[str, np.ndarray],
+        state: tuple[np.ndarray, ...] | None = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+    ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
+        """
+        As SB3's, from the entries that the actor reads; others are ignored, such as those of a robot or a critic.
+
+        :param observation: one observation or N of them, per key
+        :param state: as SB3's; not used
+        :param episode_start: as SB3's; not used
+        :param deterministic: greedy instead of sampled
+        :return: bins (A,) or (N, A), and ``state``
+        :raises ModelInputError: if the observation is no dictionary or lacks an entry that the model reads
+        """
+        needed = self.actor_keys
+        if not isinstance(observation, dict):
+            raise ModelInputError(
+                f"The observation is a {type(observation).__name__}; expected a dictionary with {', '.join(needed)}."
+            )
+        missing = [key for key in needed if key not in observation]
+        if missing:
+            raise ModelInputError(
+                f"The observation lacks {', '.join(missing)}; it has {', '.join(map(str, observation)) or 'nothing'}. "
+                f"The model reads {', '.join(needed)}."
+            )
+        return super().predict({key: observation[key] for key in needed}, state, episode_start, deterministic)
+
+    @property
+    def actor_keys(self) -> list[str]:
+        """Entries of an observation that the model reads to act."""
+        config = self.vla.config
+        return [*config.cameras, "instruction", *(["proprio"] if config.proprio_dim else [])]
 
     def _predict(  # type: ignore[override]
         self, observation: TensorDict, deterministic: bool = False
