@@ -64,8 +64,9 @@ class StoredWeights:
         for path in self._files():
             with _opened(path) as file:
                 for name in (name for name, place in self._places.items() if place == path):
-                    tensor = file.get_tensor(name).to(device, dtype)
-                    _check_finite(tensor, name, path)
+                    stored = file.get_tensor(name)
+                    tensor = stored.to(device, dtype)
+                    _check_finite(tensor, stored, name, path)
                     _assign(model, name, tensor)
 
     def _files(self) -> list[Path]:
@@ -100,7 +101,7 @@ def read_tensors(path: Path) -> dict[str, th.Tensor]:
         for name in file.keys():
             _without_data(file, name, path)
             tensors[name] = file.get_tensor(name)
-            _check_finite(tensors[name], name, path)
+            _check_finite(tensors[name], tensors[name], name, path)
     return tensors
 
 
@@ -165,16 +166,22 @@ def _assign(model: nn.Module, name: str, tensor: th.Tensor) -> None:
     setattr(module, leaf, nn.Parameter(tensor) if is_parameter else tensor)
 
 
-def _check_finite(tensor: th.Tensor, name: str, path: Path) -> None:
+def _check_finite(tensor: th.Tensor, stored: th.Tensor, name: str, path: Path) -> None:
+    """Refuse values that are not finite, or no longer once converted."""
     if tensor.numel() == 0:
         return
     # one pass without a copy; both are NaN if a single value is
     low, high = th.aminmax(tensor)
     if not (low.isfinite() and high.isfinite()):
-        n = int((~tensor.isfinite()).sum())
+        wrong = int((~stored.isfinite()).sum())
+        if wrong:
+            raise CheckpointError(
+                f"{name} in {path} holds NaN or infinity in {wrong} of {stored.numel()} values: the training that "
+                "saved it had diverged. Take an earlier checkpoint."
+            )
         raise CheckpointError(
-            f"{name} in {path} holds {n} of {tensor.numel()} values that are not finite as {tensor.dtype}. Load it in "
-            "a wider type, such as dtype=torch.float32; if that fails too, training had diverged: take an earlier one."
+            f"{name} in {path} holds values that are infinite in {tensor.dtype}. Load it with dtype=torch.float32 or "
+            "torch.bfloat16."
         )
 
 

@@ -79,6 +79,8 @@ def describe_faults(config: OpenVLAConfig) -> str:
     faults += [f"llm.{fault}" for fault in _wrong_types(config.llm, _LLM_TYPES)]
     if not faults:
         faults = [*_towers_apart(config), *_llm_apart(config.llm), *_inputs_apart(config)]
+    if not faults:
+        faults = _sequence_too_long(config)
     return " ".join(f"{fault}." for fault in faults[:8])
 
 
@@ -180,10 +182,14 @@ def _inputs_apart(config: OpenVLAConfig) -> list[str]:
         faults.append(f"proprio_std={config.proprio_std}, expected numbers above 0")
     if config.prompt_end_id is not None and config.prompt_end_id >= config.llm.rows:
         faults.append(f"prompt_end_id={config.prompt_end_id}, expected less than llm.rows={config.llm.rows}")
-    tokens = config.patches * len(config.cameras) + config.action_tokens
-    if not faults and not 0 < tokens < MAX_POSITIONS:
-        faults.append(f"images and actions take {tokens} tokens, expected less than {MAX_POSITIONS}")
     return faults
+
+
+def _sequence_too_long(config: OpenVLAConfig) -> list[str]:
+    tokens = config.patches * len(config.cameras) + config.action_tokens
+    if tokens < MAX_POSITIONS:
+        return []
+    return [f"images and actions take {tokens} tokens, expected less than {MAX_POSITIONS}"]
 
 
 def _is_template(text: str) -> bool:
