@@ -7,9 +7,12 @@ import sys
 
 import pytest
 import torch as th
+from safetensors.torch import load_file, save_file
 
 from vla_algos.errors import CheckpointError, MissingPackageError, UnknownNameError
 from vla_algos.models import (
+    OpenVLA,
+    OpenVLAConfig,
     add_lora,
     load_adapters,
     load_vla,
@@ -19,6 +22,7 @@ from vla_algos.models import (
     unmerge_adapters,
 )
 from vla_algos.models.lora import adapters_disabled, is_merged, lora_of, merged_weights
+from vla_algos.models.openvla.released import DINOV2_ID, SIGLIP_ID
 
 
 @pytest.fixture
@@ -173,6 +177,185 @@ def test_adapters_of_peft_with_short_names_are_read(adapted, lively_nano, inputs
     with pytest.raises(CheckpointError, match=r"of another model.*target of LoRA 'query'"):
         load_adapters(untouched, tmp_path)
     assert lora_of(untouched) is None
+
+
+LEAVES = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+LEAVES += ["qkv", "proj", "fc1", "fc2", "fc3", "q", "kv"]
+"""What peft's all-linear comes to on OpenVLA; "proj" is also the patch embedding's convolution."""
+
+
+@pytest.fixture(scope="module")
+def released():
+    """A tiny model of the released architecture: two towers, a pooling head that never runs."""
+    small = {"embed_dim": 16, "depth": 2, "num_heads": 2}
+    text = {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2, "num_hidden_layers": 2}
+    values = {
+        "model_type": "openvla",
+        "image_sizes": [28, 28],
+        "pad_to_multiple_of": 64,
+        "text_config": {**text, "vocab_size": 832},
+        "timm_model_ids": [DINOV2_ID, SIGLIP_ID],
+        "timm_model_overrides": [small, small],
+    }
+    return OpenVLA(OpenVLAConfig.from_dict(values))
+
+
+def written_by_peft(model, folder, targets):
+    """Adapters with random weights in a folder, and the weights that peft merges them into."""
+    peft = pytest.importorskip("peft")
+    config = peft.LoraConfig(r=4, lora_alpha=2, target_modules=targets, init_lora_weights="gaussian")
+    wrapped = peft.get_peft_model(copy.deepcopy(model), config)
+    generator = th.Generator().manual_seed(5)
+    for name, parameter in wrapped.named_parameters():
+        if "lora_" in name:
+            parameter.data.normal_(0, 0.3, generator=generator)
+    wrapped.save_pretrained(folder)
+    return wrapped.merge_and_unload().state_dict()
+
+
+@pytest.mark.filterwarnings("ignore:.*embedding layer")
+@pytest.mark.parametrize(
+    "targets",
+    [
+        "all-linear",
+        LEAVES,
+        [*LEAVES, "lm_head"],
+        ["q_proj"],
+        r".*(q_proj|attn\.qkv|patch_embed\.proj)",
+        r"(?!vision_backbone).*fc\d",
+    ],
+    ids=["all-linear", "leaves", "leaves and head", "one", "expression", "another expression"],
+)
+@pytest.mark.parametrize("kind", ["released", "own"])
+def test_merged_weights_equal_those_of_peft(released, lively_nano, tmp_path, kind, targets):
+    base = released if kind == "released" else lively_nano
+    if kind == "own" and targets in (LEAVES, [*LEAVES, "lm_head"]):
+        targets = [leaf for leaf in targets if leaf not in ("fc3", "q", "kv")]
+    expected = written_by_peft(base, tmp_path / "peft", targets)
+    model = load_adapters(copy.deepcopy(base), tmp_path / "peft")
+    merged = dict(merged_weights(model))
+    assert merged.keys() == expected.keys()
+    assert all(th.equal(merged[name], expected[name]) for name in expected)
+    assert any(not th.equal(merged[name], tensor) for name, tensor in base.state_dict().items())
+    # and through this library's own files
+    save_adapters(model, tmp_path / "own")
+    again = dict(merged_weights(load_adapters(copy.deepcopy(base), tmp_path / "own")))
+    assert all(th.equal(again[name], expected[name]) for name in expected)
+
+
+@pytest.mark.filterwarnings("ignore:.*embedding layer")
+@pytest.mark.parametrize("targets", [["q_proj", "lm_head"], "all-linear"])
+def test_adapters_of_the_head_act_without_being_merged(lively_nano, inputs, tmp_path, targets):
+    expected = copy.deepcopy(lively_nano)
+    expected.load_state_dict(written_by_peft(lively_nano, tmp_path, targets))
+    model = load_adapters(copy.deepcopy(lively_nano), tmp_path)
+    th.testing.assert_close(logits(model, inputs), logits(expected, inputs), atol=1e-4, rtol=1e-4)
+    bins = [
+        m.decode_actions(inputs.images, inputs.instructions, inputs.proprio, deterministic=True).bins
+        for m in (model, expected)
+    ]
+    assert th.equal(*bins)
+    with adapters_disabled(model):
+        th.testing.assert_close(logits(model, inputs), logits(lively_nano, inputs), atol=1e-5, rtol=1e-5)
+    merge_adapters(model)
+    th.testing.assert_close(logits(model, inputs), logits(expected, inputs), atol=1e-4, rtol=1e-4)
+    unmerge_adapters(model)
+    scored = model.score_actions(inputs.images, inputs.instructions, inputs.bins, inputs.proprio)
+    scored.log_probs.sum().backward()
+    head = model.language_model.lm_head
+    assert ("lm_head" in targets) == hasattr(head, "lora_A") or targets == "all-linear"
+    if hasattr(head, "lora_A"):
+        assert head.lora_A["default"].weight.grad.abs().sum() > 0
+
+
+@pytest.mark.filterwarnings("ignore:.*embedding layer")
+def test_embeddings_that_peft_stores_with_a_head_are_loaded_too(lively_nano, tmp_path):
+    written_by_peft(lively_nano, tmp_path, ["q_proj", "lm_head"])
+    stored = load_file(tmp_path / "adapter_model.safetensors")
+    language_model = "base_model.model.language_model"
+    stored[f"{language_model}.lm_head.base_layer.weight"] = lively_nano.language_model.lm_head.weight.detach() + 1
+    stored[f"{language_model}.model.embed_tokens.weight"] = (
+        lively_nano.language_model.model.embed_tokens.weight.detach()
+    )
+    save_file(stored, tmp_path / "adapter_model.safetensors")
+    model = load_adapters(copy.deepcopy(lively_nano), tmp_path)
+    assert th.equal(model.language_model.lm_head.base_layer.weight, lively_nano.language_model.lm_head.weight + 1)
+
+
+def test_a_text_as_target_is_never_read_letter_by_letter(lively_nano):
+    pytest.importorskip("peft")
+    everywhere = add_lora(copy.deepcopy(lively_nano), rank=2)
+    for targets in ("all-linear", r".*\.(?!lm_head)\w+"):
+        model = add_lora(copy.deepcopy(lively_nano), rank=2, targets=targets)
+        assert lora_of(model)["target_modules"] == lora_of(everywhere)["target_modules"]
+    model = add_lora(copy.deepcopy(lively_nano), rank=2, targets=r".*layers\.0\..*q_proj")
+    assert lora_of(model)["target_modules"] == ["language_model.model.layers.0.self_attn.q_proj"]
+    with pytest.raises(UnknownNameError, match=r"target of LoRA 'q_proj'.*give a list: \[\"q_proj\"\]"):
+        add_lora(copy.deepcopy(lively_nano), targets="q_proj")
+    with pytest.raises(UnknownNameError, match="No regular expression"):
+        add_lora(copy.deepcopy(lively_nano), targets="(")
+    with pytest.raises(UnknownNameError, match="a list such as"):
+        add_lora(copy.deepcopy(lively_nano), targets=3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"r": 0}, "says r=0"),
+        ({"r": "8"}, "says r='8'"),
+        ({"r": 10**9}, r"says r=1000000000; .* is \("),
+        ({"lora_alpha": None}, "says lora_alpha=None"),
+        ({"lora_alpha": float("nan")}, "says lora_alpha=nan"),
+        ({"lora_dropout": 2}, "says lora_dropout=2"),
+        ({"target_modules": 3}, "says target_modules=3"),
+        ({"target_modules": [1]}, r"says target_modules=\[1\]"),
+        ({"target_modules": ["q_proj"]}, "Weights of layers that are not named there: "),
+        ({"exclude_modules": 3}, "says exclude_modules=3"),
+        ({"bias": ["all"]}, "made with bias="),
+    ],
+)
+def test_configurations_of_adapters_that_are_damaged_are_named(adapted, lively_nano, tmp_path, changes, message):
+    save_adapters(adapted, tmp_path)
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    (tmp_path / "adapter_config.json").write_text(json.dumps({**config, **changes}))
+    model = copy.deepcopy(lively_nano)
+    with pytest.raises(CheckpointError, match=message):
+        load_adapters(model, tmp_path)
+    assert lora_of(model) is None
+
+
+def test_an_expression_that_takes_for_ever_is_not_matched(adapted, lively_nano, tmp_path):
+    save_adapters(adapted, tmp_path)
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    (tmp_path / "adapter_config.json").write_text(json.dumps({**config, "target_modules": r"(\w+\.?)+$^"}))
+    load_adapters(copy.deepcopy(lively_nano), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda name, tensor: {name: tensor * float("nan")}, "holds NaN or infinity"),
+        (lambda name, tensor: {name: tensor.to(th.int64)}, "is stored as I64"),
+        (lambda name, tensor: {name.replace("lora_A", "lora_embedding_A"): tensor}, "lora_embedding_A.*Merge them"),
+        (lambda name, tensor: {name.replace("fc1", "fc9"): tensor}, "of another model: Unknown layer 'projector.fc9'"),
+        (lambda name, tensor: {}, "Missing: projector.fc1.lora_A.weight"),
+    ],
+)
+def test_weights_of_adapters_that_are_damaged_are_named(adapted, lively_nano, tmp_path, change, message):
+    save_adapters(adapted, tmp_path)
+    state = load_file(tmp_path / "adapter_model.safetensors")
+    name = "base_model.model.projector.fc1.lora_A.weight"
+    tensor = state.pop(name)
+    save_file({**state, **change(name, tensor)}, tmp_path / "adapter_model.safetensors")
+    with pytest.raises(CheckpointError, match=message):
+        load_adapters(copy.deepcopy(lively_nano), tmp_path)
+
+
+def test_pickled_adapters_are_not_read(adapted, lively_nano, tmp_path):
+    save_adapters(adapted, tmp_path)
+    (tmp_path / "adapter_model.safetensors").rename(tmp_path / "adapter_model.bin")
+    with pytest.raises(CheckpointError, match=r"adapter_model\.bin is a pickle, which runs code.*safe_serialization"):
+        load_adapters(copy.deepcopy(lively_nano), tmp_path)
 
 
 def test_what_is_trained_is_float32_in_a_smaller_model(lively_nano, inputs):

@@ -9,7 +9,7 @@ from stable_baselines3.common.utils import obs_as_tensor
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from vla_algos import TokenPPO
-from vla_algos.errors import CheckpointError, SpaceError, UnknownNameError
+from vla_algos.errors import CheckpointError, ModelInputError, SpaceError, UnknownNameError
 from vla_algos.models import load_vla, merge_adapters, save_vla, unmerge_adapters
 from vla_algos.policies import VLAPolicy
 from vla_gym import ActionTokenizer
@@ -67,6 +67,30 @@ def test_temperature_flattens_samples_but_not_greedy_actions():
     tensors = obs_as_tensor(obs, "cpu")
     actions = th.zeros(6, 7)
     assert (sharp.evaluate_actions(tensors, actions)[2] < flat.evaluate_actions(tensors, actions)[2]).all()
+
+
+def test_predict_ignores_entries_that_it_does_not_read_and_names_those_it_lacks():
+    policy, obs = make_policy(), observations()
+    expected, _ = policy.predict(obs, deterministic=True)
+    more = {**obs, "wrist_depth": np.zeros((6, 3)), "state": None, 3: "robot"}
+    assert np.array_equal(policy.predict(more, deterministic=True)[0], expected)
+    for lacking in ("agentview", "instruction", "proprio"):
+        rest = {key: value for key, value in obs.items() if key != lacking}
+        with pytest.raises(ModelInputError, match=rf"lacks {lacking}; it has .*reads agentview, instruction, proprio"):
+            policy.predict(rest)
+    with pytest.raises(ModelInputError, match="lacks agentview, instruction, proprio; it has nothing"):
+        policy.predict({})
+    for wrong in (obs["agentview"], (obs, {}), None):
+        with pytest.raises(ModelInputError, match="expected a dictionary with agentview"):
+            policy.predict(wrong)
+
+
+def test_a_robot_has_no_privileged_entry_to_predict_from():
+    env = ToyLiberoEnv()
+    with_state = spaces.Dict({**env.observation_space.spaces, "privileged": spaces.Box(-1, 1, (5,), np.float32)})
+    policy = VLAPolicy(with_state, env.action_space, lambda _: 1e-3, vla="nano", seed=0, critic="privileged")
+    obs = observations()
+    assert np.array_equal(policy.predict(obs, deterministic=True)[0], make_policy().predict(obs, deterministic=True)[0])
 
 
 def test_predict_takes_single_and_batched_images_of_either_layout():

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 
 from vla_gym import ActionTokenizer
 from vla_gym.actions.tokenizer import CENTRES, EDGES
-from vla_gym.errors import InvalidActionError, UnknownNameError
+from vla_gym.errors import ActionStatisticsError, InvalidActionError, UnknownNameError
 
 HALF_BIN = (EDGES[1] - EDGES[0]) / 2
 
@@ -84,6 +85,24 @@ def test_statistics_of_a_checkpoint_folder(tmp_path: Path) -> None:
     assert (ActionTokenizer.from_checkpoint(tmp_path).q99 == 0.4).all()
 
 
+def test_damaged_files_of_statistics_are_named(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("[]")
+    with pytest.raises(ActionStatisticsError, match=r"config\.json is damaged: it holds a list"):
+        ActionTokenizer.from_checkpoint(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"norm_stats": 3}))
+    with pytest.raises(ActionStatisticsError, match=r"norm_stats in .*config\.json is 3"):
+        ActionTokenizer.from_checkpoint(tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    statistics = tmp_path / "dataset_statistics.json"
+    statistics.write_text(json.dumps({"goal": {"action": {"q01": [0] * 14, "q99": [1] * 14}}}))
+    with pytest.raises(ActionStatisticsError, match=r"data set 'goal' in .*dataset_statistics\.json has 14 dimensions"):
+        ActionTokenizer.from_checkpoint(tmp_path)
+    statistics.unlink()
+    os.mkfifo(statistics)
+    with pytest.raises(ActionStatisticsError, match="named pipe"):
+        ActionTokenizer.from_checkpoint(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("bins", "message"),
     [
@@ -104,6 +123,8 @@ def test_bad_statistics_are_refused() -> None:
         ActionTokenizer(q01=[0.0])
     with pytest.raises(ValueError, match="q01 <= q99"):
         ActionTokenizer(q01=np.ones(7), q99=np.zeros(7))
+    with pytest.raises(ValueError, match="7 times True or False"):
+        ActionTokenizer(mask=["false"] * 7)  # type: ignore[list-item]
 
 
 def test_agrees_with_the_original_tables(golden: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch as th
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from vla_algos.errors import CheckpointError
 from vla_algos.models import OpenVLA, OpenVLAConfig, load_vla, save_vla
@@ -136,12 +136,111 @@ def test_what_the_original_lacks_is_kept_apart(folder: Path, tmp_path: Path) -> 
         ({"text_config": {**CONFIG["text_config"], "num_key_value_heads": 1}}, "share heads"),
         ({"timm_model_overrides": [{"img_size": 28}, SMALL]}, "overrides 'img_size' of a tower. Known: embed_dim"),
         ({"text_config": 5}, "lacks or garbles"),
+        ({"image_sizes": 28}, "lacks or garbles"),
+        ({"timm_model_ids": [[SIGLIP_ID], SIGLIP_ID]}, "names the vision tower"),
+        ({"timm_model_overrides": [3, 3]}, "lacks or garbles"),
+        ({"pad_to_multiple_of": None}, "lacks or garbles"),
+        ({"vla_gym": 3}, "lacks or garbles"),
+        ({"text_config": {**CONFIG["text_config"], "hidden_size": "16"}}, r"llm\.hidden='16', expected a whole number"),
         ({"vla_gym": {"valu_head": 8}}, "valu_head.*Expected the keys"),
     ],
 )
 def test_other_kinds_are_refused_by_name(folder: Path, changes: dict, message: str) -> None:
     change_config(folder, **changes)
     with pytest.raises(CheckpointError, match=message):
+        load_vla(folder)
+
+
+def text_config(**changes: object) -> dict:
+    return {"text_config": {**CONFIG["text_config"], **changes}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (text_config(model_type="qwen2"), r"\(text_config\) has model_type='qwen2'; only 'llama' is read"),
+        (text_config(model_type="mistral"), "model_type='mistral'"),
+        (text_config(model_type=None), "model_type=None"),
+        (text_config(rope_scaling={"type": "linear", "factor": 2.0}), "'rope_scaling'.*changes what it computes"),
+        (text_config(rope_parameters={"rope_type": "llama3", "factor": 8.0}), "'rope_parameters'"),
+        (text_config(rope_parameters=[1]), "'rope_parameters'"),
+        (text_config(hidden_act="gelu"), "'hidden_act': 'gelu'"),
+        (text_config(attention_bias=True), "'attention_bias'"),
+        (text_config(tie_word_embeddings=True), "'tie_word_embeddings'"),
+        (text_config(head_dim=16), "'head_dim': 16"),
+    ],
+)
+def test_other_language_models_are_refused_by_name(folder: Path, changes: dict, message: str) -> None:
+    change_config(folder, **changes)
+    with pytest.raises(CheckpointError, match=message):
+        load_vla(folder)
+
+
+def test_a_language_model_that_says_what_is_usual_is_read(folder: Path) -> None:
+    usual = {"head_dim": 8, "hidden_act": "silu", "rope_scaling": None, "num_key_value_heads": 2, "mlp_bias": False}
+    change_config(folder, **text_config(**usual, rope_parameters={"rope_type": "default", "rope_theta": 10000.0}))
+    assert load_vla(folder).config.llm.hidden == 16
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("num_action_chunks", 8),
+        ("num_images_in_input", 2),
+        ("num_images_in_input", 1),
+        ("use_proprio", False),
+        ("proprio_dim", 8),
+        ("use_film", True),
+        ("use_l1_regression", True),
+        ("use_diffusion", False),
+        ("action_head", "l1"),
+        ("action_chunk_size", 8),
+    ],
+)
+def test_openvla_oft_is_recognised_by_its_configuration(folder: Path, name: str, value: object) -> None:
+    change_config(folder, **{name: value})
+    for load in (load_vla, env_kwargs):
+        with pytest.raises(CheckpointError, match=rf"config\.json says {name}={value!r}: this is OpenVLA-OFT"):
+            load(folder)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "action_head--150000_checkpoint.pt",
+        "action_head--latest_checkpoint.pt",
+        "proprio_projector--50000_checkpoint.pt",
+        "noisy_action_projector--50000_checkpoint.pt",
+        "vision_backbone--50000_checkpoint.pt",
+        "action_head.safetensors",
+    ],
+)
+def test_openvla_oft_is_recognised_by_its_files(folder: Path, name: str) -> None:
+    (folder / name).write_bytes(b"")
+    for load in (load_vla, env_kwargs):
+        with pytest.raises(CheckpointError, match=rf"has {name}: this is OpenVLA-OFT \(parallel decoding"):
+            load(folder)
+
+
+def test_openvla_oft_is_recognised_by_its_code_and_its_weights(folder: Path) -> None:
+    code = folder / "modeling_prismatic.py"
+    code.write_text("from prismatic.vla.constants import NUM_ACTIONS_CHUNK\n")
+    with pytest.raises(CheckpointError, match=r"comes with OpenVLA-OFT's modeling_prismatic\.py"):
+        load_vla(folder)
+    code.write_text("class OpenVLAForActionPrediction: ...\n")
+    load_vla(folder)
+    state = load_file(folder / "model.safetensors")
+    save_file({**state, "proprio_projector.fc1.weight": th.zeros(16, 8)}, folder / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"has the weights proprio_projector\.fc1\.weight: this is OpenVLA-OFT"):
+        load_vla(folder)
+
+
+@pytest.mark.parametrize("name", ["tokens_2cam_proprio", "l1_2cam_proprio", "film_l1_2cam_proprio"])
+def test_folders_of_openvla_oft_itself_are_refused(golden: Path, name: str) -> None:
+    folder = golden.parent / "openvla_oft" / name
+    if not folder.is_dir():
+        pytest.skip(f"needs OpenVLA-OFT's reference data: {folder}")
+    with pytest.raises(CheckpointError, match="this is OpenVLA-OFT"):
         load_vla(folder)
 
 
