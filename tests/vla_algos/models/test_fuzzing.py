@@ -25,7 +25,7 @@ from hypothesis import strategies as st  # noqa: E402
 
 NAMED = (CheckpointError, ActionStatisticsError, UnknownNameError)
 bounded = settings(
-    max_examples=60,
+    max_examples=25,
     deadline=None,
     derandomize=True,
     database=None,
