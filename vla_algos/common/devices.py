@@ -8,12 +8,16 @@ import time
 import warnings
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch as th
 
-from vla_algos.common.type_aliases import UseBF16
 from vla_algos.errors import DeviceError, UnknownNameError
 from vla_gym.processors import processor_flags, processor_name
+
+if TYPE_CHECKING:
+    # it brings Stable-Baselines3 along, which models do without
+    from vla_algos.common.type_aliases import UseBF16
 
 logger = logging.getLogger(__name__)
 
