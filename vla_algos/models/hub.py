@@ -189,10 +189,10 @@ def _find_folder(id_or_folder: str | Path, revision: str | None) -> Path:
     if name in shipped:
         _refuse_revision(name, revision)
         return shipped[name]
-    path = Path(name).expanduser()
+    path, exists = _looked_up(name)
     if revision is not None and isinstance(id_or_folder, str) and is_hub_id(name):
         return download(name, revision)
-    if path.exists():
+    if exists:
         _refuse_revision(name, revision)
         if not path.is_dir():
             raise CheckpointError(f"{name} is a file; expected the folder of a checkpoint. Give the folder it is in.")
@@ -215,6 +215,17 @@ def _find_folder(id_or_folder: str | Path, revision: str | None) -> Path:
     raise UnknownNameError("VLA", name, [*PRESETS, *shipped], remedy)
 
 
+def _looked_up(name: str) -> tuple[Path, bool]:
+    """A name as a path, and whether there is anything."""
+    try:
+        path = Path(name).expanduser()
+        # an empty name would be the current folder
+        return path, bool(name) and path.exists()
+    except (OSError, RuntimeError, ValueError):
+        # too long for a path, or the home of nobody
+        return Path(name[:100]), False
+
+
 def _refuse_revision(name: str, revision: str | None) -> None:
     if revision is not None:
         raise CheckpointError(
@@ -223,7 +234,10 @@ def _refuse_revision(name: str, revision: str | None) -> None:
 
 
 def _read_config(folder: Path) -> OpenVLAConfig:
-    names = [path.name for path in folder.iterdir()]
+    try:
+        names = [path.name for path in folder.iterdir()]
+    except OSError as error:
+        raise CheckpointError(f"{folder} cannot be read ({error}). Check its permissions.") from error
     refuse_other_files(folder, names)
     preprocessor = _read_json(folder / PREPROCESSOR_FILE) if PREPROCESSOR_FILE in names else None
     values = _read_json(folder / CONFIG_FILE)

@@ -162,7 +162,7 @@ def test_weights_can_be_stored_smaller(tmp_path, lively_nano):
         assert loaded[name].dtype == th.float32 and th.equal(loaded[name], tensor.bfloat16().float())
 
 
-@pytest.mark.parametrize("name", ["nanno", "no_such_folder", "./a/b", "/a/b/c"])
+@pytest.mark.parametrize("name", ["nanno", "no_such_folder", "./a/b", "/a/b/c", "~nobody/a", "a" * 5000, "a\0b", ""])
 def test_unknown_name(name):
     with pytest.raises(
         UnknownNameError,
