@@ -74,5 +74,9 @@ class RenderingError(VLAGymError, RuntimeError):
     """No OpenGL back end could be started."""
 
 
+class SnapshotError(VLAGymError, ValueError):
+    """A snapshot that is damaged, or of an environment that was made or wrapped otherwise."""
+
+
 class WorkerError(VLAGymError, RuntimeError):
     """A worker process that cannot be kept alive, or an exception in it that cannot be sent as it is."""

@@ -2,22 +2,32 @@
 Snapshots of an environment and of the wrappers around it, as plain data: numbers, texts and arrays in containers.
 
 An environment offers ``snapshot()`` and ``restore(snapshot)``, and so may a wrapper. Of a wrapper that does not, the
-attributes with plain data are kept (counters, clocks, last observations), and random generators and objects that hold
-plain data alone (running means).
+attributes with plain data are kept (counters, clocks, last observations), random generators, and objects that hold
+nothing else (running means, stacks of frames).
 """
 
 from __future__ import annotations
 
 import copy
+import random
 from collections import deque
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 
-_SCALARS = (bool, int, float, str, bytes, type(None), np.generic)
+from vla_gym.errors import SnapshotError
+
+# exact types: a subclass would need its own class to be read again
+_SCALARS = (bool, int, float, complex, str, bytes, type(None))
+_CONTAINERS = (list, tuple, set, deque)
+_MAX_DEPTH = 5
+"""Objects within objects that are looked into; what refers back to itself is no plain data."""
 _BELOW = ("venv", "env")
 """Attributes under which wrappers keep what they wrap, of Stable-Baselines3 and of Gymnasium."""
+_KEYWORDS = "_saved_kwargs"
+"""Attribute in which Gymnasium's wrappers keep the keywords that they were made with."""
 
 
 def take_snapshot(env: Any) -> list[dict[str, Any]] | None:
@@ -29,11 +39,12 @@ def take_snapshot(env: Any) -> list[dict[str, Any]] | None:
     """
     snapshot = []
     for layer in _layers(env):
-        entry = {"class": _name(layer), **_attributes(layer)}
         if _offers_snapshots(layer):
             entry = {"class": _name(layer), "own": layer.snapshot()}
-        elif "envs" in vars(layer):
-            entry["envs"] = [take_snapshot(each) for each in layer.envs]
+        else:
+            entry = {"class": _name(layer), "attributes": _read_attributes(layer, 0)}
+            if "envs" in vars(layer):
+                entry["envs"] = [take_snapshot(each) for each in layer.envs]
         snapshot.append(entry)
     innermost = snapshot[-1]
     is_complete = innermost.get("own") is not None or None not in innermost.get("envs", [None])
@@ -46,24 +57,59 @@ def restore_snapshot(env: Any, snapshot: list[dict[str, Any]]) -> None:
 
     :param env: wrapped as the one that the snapshot is of
     :param snapshot: from :func:`take_snapshot`
-    :raises ValueError: if it is wrapped otherwise, or an environment refuses its part
+    :raises SnapshotError: if it is wrapped otherwise, or an environment refuses its part; environments that come after
+        that one, and the wrappers around all of them, are as they were
     """
     layers = list(_layers(env))
     found, expected = list(map(_name, layers)), [entry["class"] for entry in snapshot]
     if found != expected:
-        raise ValueError(
+        raise SnapshotError(
             f"The environment is {' around '.join(found)}; the snapshot is of {' around '.join(expected)}."
         )
     for layer, entry in zip(layers, snapshot, strict=True):
-        if "own" in entry:
-            layer.restore(entry["own"])
-            continue
-        _set_attributes(layer, entry)
-        if "envs" in entry:
-            if len(entry["envs"]) != len(layer.envs):
-                raise ValueError(f"The snapshot is of {len(entry['envs'])} environments; there are {len(layer.envs)}.")
-            for each, part in zip(layer.envs, entry["envs"], strict=True):
+        _check_alike(layer, entry)
+    # wrappers last: an environment may refuse
+    for layer, entry in reversed(list(zip(layers, snapshot, strict=True))):
+        try:
+            if "own" in entry:
+                layer.restore(entry["own"])
+                continue
+            for each, part in zip(layer.envs if "envs" in entry else (), entry.get("envs", ()), strict=True):
                 restore_snapshot(each, part)
+            _write_attributes(layer, entry["attributes"])
+        except (AttributeError, KeyError, TypeError) as error:
+            raise SnapshotError(
+                f"{_name(layer)} does not take its part of the snapshot ({type(error).__name__}: {error}). "
+                "It was made by another version of that class."
+            ) from error
+
+
+def plain_part(info: Mapping[str, Any]) -> dict[str, Any]:
+    """
+    What of an info a snapshot can hold.
+
+    :param info: of a step or reset
+    :return: copies of the entries with plain data
+    """
+    return {name: copy.deepcopy(value) for name, value in info.items() if _is_plain(value)}
+
+
+def _check_alike(layer: Any, entry: Mapping[str, Any]) -> None:
+    """Refuse what is of another number of environments, or of a wrapper made with other keywords."""
+    for name in ("num_envs", _KEYWORDS):
+        kind, kept = entry.get("attributes", {}).get(name, ("", None))
+        own = vars(layer).get(name)
+        if kind == "plain" and _is_plain(own) and repr(_settings(kept)) != repr(_settings(own)):
+            what = "keywords" if name == _KEYWORDS else name
+            raise SnapshotError(
+                f"{_name(layer)} has {what} {own}; the snapshot is of {kept}. "
+                "Make the environment like the one that the snapshot comes from."
+            )
+
+
+def _settings(value: Any) -> Any:
+    """Without texts: folders and names of recordings may change."""
+    return {key: part for key, part in value.items() if type(part) is not str} if type(value) is dict else value
 
 
 def _layers(env: Any) -> Iterator[Any]:
@@ -83,42 +129,80 @@ def _name(layer: Any) -> str:
     return getattr(cls, "snapshot_kind", f"{cls.__module__}.{cls.__qualname__}")
 
 
-def _attributes(layer: Any) -> dict[str, Any]:
-    """What is kept of an object: plain attributes, generators, and objects that hold plain attributes alone."""
-    plain, generators, objects = {}, {}, {}
-    for name, value in vars(layer).items():
-        if name in _BELOW:
-            continue
-        if _is_plain(value):
-            plain[name] = copy.deepcopy(value)
-        elif isinstance(value, np.random.Generator):
-            generators[name] = value.bit_generator.state
-        elif _holds_plain_data(value):
-            objects[name] = copy.deepcopy(vars(value))
-    return {"plain": plain, "generators": generators, "objects": objects}
+def _read_attributes(owner: Any, depth: int) -> dict[str, tuple[str, Any]]:
+    kept = {name: _read(value, depth + 1) for name, value in vars(owner).items() if name not in _BELOW}
+    return {name: entry for name, entry in kept.items() if entry is not None}
 
 
-def _set_attributes(layer: Any, kept: Mapping[str, Any]) -> None:
-    current = vars(layer)
-    for name, value in kept["plain"].items():
+def _read(value: Any, depth: int) -> tuple[str, Any] | None:
+    """A value as its kind and plain data; None for what is not kept."""
+    if _is_plain(value):
+        return "plain", copy.deepcopy(value)
+    if isinstance(value, np.random.Generator):
+        return "generator", copy.deepcopy(value.bit_generator.state)
+    if isinstance(value, np.random.RandomState):
+        return "random state", value.get_state(legacy=False)
+    if isinstance(value, random.Random):
+        return "random", value.getstate()
+    is_container = type(value) in (dict, list, tuple)
+    if depth > _MAX_DEPTH or _is_ignored(value) or not (is_container or getattr(value, "__dict__", None)):
+        return None
+    if is_container:
+        parts = value if isinstance(value, dict) else dict(enumerate(value))
+    else:
+        parts = {name: part for name, part in vars(value).items() if not _is_ignored(part)}
+    kept = {}
+    for name, part in parts.items():
+        entry = _read(part, depth + 1) if _is_plain(name) else None
+        if entry is None:
+            return None
+        kept[name] = entry
+    return ("parts" if is_container else "object"), kept
+
+
+def _write_attributes(owner: Any, kept: Mapping[str, tuple[str, Any]]) -> None:
+    own = vars(owner)
+    for name, (kind, data) in kept.items():
         # what is no plain data here, such as an open file, stays
-        if _is_plain(current.get(name)):
-            setattr(layer, name, copy.deepcopy(value))
-    for name, state in kept["generators"].items():
-        current[name].bit_generator.state = state
-    for name, attributes in kept["objects"].items():
-        vars(current[name]).update(copy.deepcopy(attributes))
+        if kind != "plain" or _is_plain(own.get(name)):
+            own[name] = _written(own.get(name), kind, data)
+
+
+def _written(current: Any, kind: str, data: Any) -> Any:
+    """What :func:`_read` was given; generators and objects that are there already keep their identity."""
+    if kind == "plain":
+        return copy.deepcopy(data)
+    if kind == "generator":
+        if not isinstance(current, np.random.Generator):
+            current = np.random.Generator(getattr(np.random, data["bit_generator"])())
+        current.bit_generator.state = data
+    elif kind == "random state":
+        current = current if isinstance(current, np.random.RandomState) else np.random.RandomState()
+        current.set_state(data)
+    elif kind == "random":
+        current = current if isinstance(current, random.Random) else random.Random()
+        current.setstate(data)
+    elif kind == "parts":
+        old = current if isinstance(current, dict) else dict(enumerate(current))
+        parts = {key: _written(old.get(key), *entry) for key, entry in data.items()}
+        return parts if isinstance(current, dict) else type(current)(parts.values())
+    else:
+        if current is None:
+            raise TypeError("an object that the snapshot holds the attributes of is not there yet")
+        _write_attributes(current, data)
+    return current
 
 
 def _is_plain(value: Any) -> bool:
-    if isinstance(value, Mapping):
-        return type(value) is dict and all(_is_plain(part) for pair in value.items() for part in pair)
-    if isinstance(value, (list, tuple, set, deque)):
-        return type(value) in (list, tuple, set, deque) and all(map(_is_plain, value))
-    if isinstance(value, np.ndarray):
+    if type(value) is dict:
+        return all(_is_plain(part) for pair in value.items() for part in pair)
+    if type(value) in _CONTAINERS:
+        return all(map(_is_plain, value))
+    if type(value) is np.ndarray or isinstance(value, np.generic):
         return not value.dtype.hasobject
-    return isinstance(value, _SCALARS)
+    return type(value) in _SCALARS
 
 
-def _holds_plain_data(value: Any) -> bool:
-    return not isinstance(value, type) and hasattr(value, "__dict__") and bool(vars(value)) and _is_plain(vars(value))
+def _is_ignored(value: Any) -> bool:
+    """Whether a value is code, or says what data look like: that is made with the environment, and no state."""
+    return callable(value) or isinstance(value, (gym.Space, gym.Env, np.dtype))

@@ -27,8 +27,7 @@ class CurriculumCallback(BaseCallback):
     ``curriculum/success/<task_id>``: recent successes over recent episodes, without any prior.
 
     :param sampler: statistics and scheme
-    :param every: roll-outs from one sending of weights to the next, at least 1; with more than 1 a resumed run does not
-        have the bits of one that was never stopped
+    :param every: roll-outs from one sending of weights to the next, at least 1
     :param verbose: as in SB3
     :raises ValueError: if ``every`` is below 1
     """
@@ -45,6 +44,8 @@ class CurriculumCallback(BaseCallback):
         self.model.success_sampler = self.sampler  # type: ignore[attr-defined]
 
     def _on_training_start(self) -> None:
+        # a resumed run sends when one that was never stopped would
+        self._rollouts = getattr(self.model, "_n_iterations", 0)
         self._send()
 
     def _on_step(self) -> bool:

@@ -138,7 +138,7 @@ class ResumableAlgorithm(SavedWithoutFrozenWeights, OnPolicyAlgorithm):
         """Put environments and generators back; where that cannot be, start new episodes and say so."""
         try:
             if moment["envs"] is None:
-                raise ValueError("Its environments offer no snapshots.")
+                raise ValueError("Its environments offered no snapshots.")
             restore_snapshot(env, moment["envs"])
         except (ValueError, KeyError, VLAGymError) as error:
             logger.warning(

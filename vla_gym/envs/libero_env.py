@@ -16,7 +16,7 @@ from vla_gym.arguments import checked_bool, checked_int, checked_list, checked_n
 from vla_gym.assets.resolve import resolve_assets
 from vla_gym.envs.privileged import PRIVILEGED_DIM, PRIVILEGED_LIMIT, PrivilegedObserver
 from vla_gym.envs.starts import Starts
-from vla_gym.errors import InvalidActionError, InvalidArgumentError, UnknownNameError
+from vla_gym.errors import InvalidActionError, InvalidArgumentError, SnapshotError, UnknownNameError
 from vla_gym.instructions import INSTRUCTION_BYTES, encode_instruction
 from vla_gym.sim.bundle import SceneBundle, load_bundles
 from vla_gym.sim.core import PHYSICS, SimCore, View
@@ -287,8 +287,11 @@ class LiberoEnv(gym.Env[Observation, Any]):
         Unlike ``get_state`` it holds the clock, the generator, controller, gripper and fixtures, so that an episode
         continues with the same bits, in another process, too.
 
+        An episode that ended as its physics diverged cannot go on: restored, the environment needs ``reset``.
+
         :return: numbers, texts and arrays
         """
+        core = self._core if self._core is not None and self._core.is_stable() else None
         return {
             "suite": self.suite.env_id,
             "physics": self.physics,
@@ -298,7 +301,7 @@ class LiberoEnv(gym.Env[Observation, Any]):
             "elapsed_steps": self._elapsed_steps,
             "np_random": self.np_random.bit_generator.state,
             "starts": self.starts.snapshot(),
-            "core": None if self._core is None else self._core.snapshot(),
+            "core": None if core is None else core.snapshot(),
             "initial_heights": None if self._privileged is None else self._privileged.initial_heights.copy(),
         }
 
@@ -307,11 +310,11 @@ class LiberoEnv(gym.Env[Observation, Any]):
         Go on from a snapshot, to the bit; what was observed then is observed again.
 
         :param snapshot: of an environment made with the same keywords
-        :raises ValueError: if it is of another suite or task, of other physics or another chunk size, or damaged
+        :raises SnapshotError: if it is of another suite or task, of other physics or another chunk size, or damaged
         """
         for name, own in (("suite", self.suite.env_id), ("physics", self.physics), ("chunk_size", self.chunk_size)):
             if snapshot.get(name) != own:
-                raise ValueError(
+                raise SnapshotError(
                     f"The snapshot has {name}={snapshot.get(name)!r}, this environment {own!r}. "
                     "Make the environment with the keywords of the one that the snapshot comes from."
                 )

@@ -12,7 +12,7 @@ from gymnasium import spaces
 from vla_gym.actions.tokenizer import N_BINS
 from vla_gym.arguments import checked_int
 from vla_gym.envs.starts import Starts
-from vla_gym.errors import InvalidActionError
+from vla_gym.errors import InvalidActionError, SnapshotError
 from vla_gym.instructions import INSTRUCTION_BYTES, encode_instruction
 from vla_gym.tasks.registry import COMMAND_DIM
 from vla_gym.type_aliases import Int64Array, Observation, UInt8Array
@@ -123,6 +123,8 @@ class ToyLiberoEnv(gym.Env[Observation, Int64Array]):
     def snapshot(self) -> dict[str, Any]:
         """Everything that the rest of the episode, and the draws after it, depend on."""
         return {
+            "horizon": self.horizon,
+            "n_init_states": self.n_init_states,
             "task_id": self.task_id,
             "init_state_id": self.init_state_id,
             "elapsed": self._elapsed,
@@ -135,7 +137,14 @@ class ToyLiberoEnv(gym.Env[Observation, Int64Array]):
         Go on from a snapshot.
 
         :param snapshot: what :meth:`snapshot` returned
+        :raises SnapshotError: if it is of an environment made with another ``horizon`` or ``n_init_states``
         """
+        for name in ("horizon", "n_init_states"):
+            if snapshot.get(name) != getattr(self, name):
+                raise SnapshotError(
+                    f"The snapshot has {name}={snapshot.get(name)!r}, this environment {getattr(self, name)!r}. "
+                    "Make the environment with the keywords of the one that the snapshot comes from."
+                )
         self.starts.restore(snapshot["starts"])
         self.np_random.bit_generator.state = snapshot["np_random"]
         self.task_id, self.init_state_id = int(snapshot["task_id"]), int(snapshot["init_state_id"])

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import mujoco
 import numpy as np
 
-from vla_gym.errors import UnknownNameError
+from vla_gym.errors import SnapshotError, UnknownNameError
 from vla_gym.sim.bundle import SceneBundle
 from vla_gym.sim.compilation import compile_control_step
 from vla_gym.sim.control_step import Observed, control_step, make_arm_memory, make_views, read_arm, sense
@@ -212,13 +212,13 @@ class SimCore:
         Go back to a moment of an episode, to the bit.
 
         :param snapshot: of a simulation with the same scene, task and physics
-        :raises ValueError: if an array is missing, has another shape, or is not finite; nothing is changed
+        :raises SnapshotError: if an array is missing, has another shape, or is not finite; nothing is changed
         """
         expected = self.snapshot()
         for name, array in expected.items():
             given = np.asarray(snapshot.get(name))
             if given.dtype.kind not in "fi" or given.shape != array.shape or not np.isfinite(given).all():
-                raise ValueError(
+                raise SnapshotError(
                     f"{name!r} of the snapshot is {given.dtype} of shape {given.shape}; expected finite numbers of "
                     f"shape {array.shape}. It was made by another scene, or by another version."
                 )

@@ -12,7 +12,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space, iterate
 
-from vla_gym.errors import UnknownNameError
+from vla_gym.errors import SnapshotError, UnknownNameError
 from vla_gym.type_aliases import BoolArray, Float64Array
 from vla_gym.vector.observations import ObservationSlots
 from vla_gym.vector.runner import Description, Reply, Request, StepResult
@@ -300,6 +300,7 @@ class VLAVectorEnv(VectorEnv[Any, Any, Any]):
             "seeds": list(self._seeds),
             "has_reset": self._has_reset,
             "is_over": self._is_over.copy(),
+            "needs_reset": self._needs_reset.copy(),
             "observations": copy.deepcopy(self.slots.batch(self._slot)),
         }
 
@@ -309,15 +310,23 @@ class VLAVectorEnv(VectorEnv[Any, Any, Any]):
 
         :param snapshot: of a vector environment of equal environments
         :return: the observations of that moment, (N, ...)
-        :raises ValueError: if it is of another number of environments, or an environment refuses its part
+        :raises SnapshotError: if it is of another number of environments or of other observations, or an environment
+            refuses its part
         """
+        observations = snapshot["observations"]
         if len(snapshot["envs"]) != self.num_envs:
-            raise ValueError(f"The snapshot is of {len(snapshot['envs'])} environments; there are {self.num_envs}.")
+            raise SnapshotError(f"The snapshot is of {len(snapshot['envs'])} environments; there are {self.num_envs}.")
+        found, expected = (_layout(batch) for batch in (observations, self.slots.batch(self._slot)))
+        if found != expected:
+            raise SnapshotError(
+                f"The snapshot has observations {found}; expected {expected}, those of this environment."
+            )
         self._values(self._exchange({i: ("restore", env) for i, env in enumerate(snapshot["envs"])}))
         self._seeds = list(snapshot["seeds"])
         self._has_reset = bool(snapshot["has_reset"])
         self._is_over[:] = snapshot["is_over"]
-        slot, observations = 1 - self._slot, snapshot["observations"]
+        self._needs_reset[:] = snapshot["needs_reset"]
+        slot = 1 - self._slot
         for i in range(self.num_envs):
             is_dict = isinstance(observations, Mapping)
             row = {name: array[i] for name, array in observations.items()} if is_dict else observations[i]
@@ -375,3 +384,9 @@ class VLAVectorEnv(VectorEnv[Any, Any, Any]):
         if len(values) != self.num_envs:
             raise ValueError(f"{name} has {len(values)} values for {self.num_envs} environments; expected one each.")
         return values
+
+
+def _layout(observations: Any) -> dict[str, tuple[Any, ...]]:
+    """Shape and type of each array of a batch."""
+    arrays = observations if isinstance(observations, Mapping) else {"": observations}
+    return {name: (np.shape(array), str(np.asarray(array).dtype)) for name, array in arrays.items()}

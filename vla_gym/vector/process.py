@@ -7,7 +7,7 @@ import mmap
 import os
 import time
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from multiprocessing.reduction import send_handle
 from typing import Any, NamedTuple
 
@@ -16,6 +16,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode
 
 from vla_gym.errors import WorkerError
+from vla_gym.snapshots import plain_part
 from vla_gym.vector.base import EnvFns, VLAVectorEnv
 from vla_gym.vector.child import ChildProcess, wait_for_end
 from vla_gym.vector.observations import ObservationSlots
@@ -100,6 +101,27 @@ class ProcessVectorEnv(VLAVectorEnv):
     def worker_pids(self) -> tuple[int, ...]:
         """Process ids of the workers."""
         return tuple(worker.pid for worker in self._workers)
+
+    def snapshot(self) -> dict[str, Any] | None:
+        """As of :class:`VLAVectorEnv`; None, too, while the restart of a worker waits to be reported by a step."""
+        snapshot = super().snapshot()
+        # asked afterwards: the worker may have died of the question
+        if snapshot is None or any(pending is not None for pending in self._pending):
+            return None
+        return {**snapshot, "last_infos": [plain_part(info) for info in self._last_infos]}
+
+    def restore(self, snapshot: Mapping[str, Any]) -> Any:
+        """
+        As of :class:`VLAVectorEnv`.
+
+        :param snapshot: of any back end
+        :return: the observations of that moment, (N, ...)
+        :raises SnapshotError: see there
+        """
+        observations = super().restore(snapshot)
+        self._pending = [None] * self.num_envs
+        self._last_infos = [dict(info) for info in snapshot.get("last_infos", [{}] * self.num_envs)]
+        return observations
 
     def _start(self) -> Sequence[Description]:
         for i in range(self.num_envs):

@@ -114,6 +114,29 @@ def test_ctrl_c_leaves_a_run_that_goes_on_with_the_same_bits(name, backend, tmp_
     env.close()
 
 
+def test_weights_are_sent_in_the_same_iterations_after_a_resumption(tmp_path):
+    def learn(folder, iterations):
+        model = TokenPPO(
+            "VLAPolicy",
+            make_env(horizon=2),
+            policy_kwargs={"vla": "nano"},
+            checkpoint_folder=folder,
+            checkpoint_interval=1,
+            n_steps=8,
+            batch_size=16,
+            seed=3,
+            device="cpu",
+        )
+        return model.learn(16 * iterations, CurriculumCallback(SuccessSampler(STARTS, half_life=5), every=3))
+
+    whole = learn(None, 4)
+    # between two sendings
+    learn(tmp_path, 2)
+    part = TokenPPO.load(tmp_path / "last.zip", env=make_env(horizon=2), device="cpu")
+    part.learn(32, CurriculumCallback(part.success_sampler, every=3), reset_num_timesteps=False)
+    assert_same(part, whole)
+
+
 @pytest.mark.parametrize(("name", "backend"), [("TokenPPO", "process"), ("TokenGRPO", "thread")])
 def test_a_killed_run_goes_on_with_the_same_bits(name, backend, tmp_path):
     script = (

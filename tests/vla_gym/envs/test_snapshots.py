@@ -10,7 +10,7 @@ import pytest
 
 from vla_gym.envs.libero_env import LiberoEnv
 from vla_gym.envs.toy_env import ToyLiberoEnv
-from vla_gym.errors import UnknownNameError
+from vla_gym.errors import SnapshotError, UnknownNameError
 
 # a drawer, a bowl that is pushed about, a burner whose site changes colour
 TASKS = (3, 7, 8)
@@ -177,3 +177,28 @@ def test_physics_that_diverges_right_after_a_restore_shows_what_there_was() -> N
         np.testing.assert_array_equal(observation[name], before[name])
     env.close()
     other.close()
+
+
+def test_an_episode_whose_physics_diverged_is_not_gone_on_with_but_those_after_it_are() -> None:
+    env, other = make(task_ids=[8]), make(task_ids=[8])
+    env.reset(seed=0)
+    env.core.data.qvel[:] = 1e30
+    (action,) = random_actions(env, 1, seed=0)
+    assert env.step(action)[4]["unstable"]
+    env.core.data.qpos[0] = np.nan
+    other.reset(seed=5)
+    other.restore(env.snapshot())
+    with pytest.raises(gym.error.ResetNeeded):
+        other.step(action)
+    assert_equal(other.reset(), env.reset())
+    assert_equal(trace(other, [action]), trace(env, [action]))
+    env.close()
+    other.close()
+
+
+@pytest.mark.parametrize("kwargs", [{"horizon": 4}, {"n_init_states": 5}])
+def test_toy_snapshots_of_other_keywords_are_refused(kwargs: dict[str, int]) -> None:
+    toy = ToyLiberoEnv(image_size=16, horizon=3)
+    toy.reset(seed=0)
+    with pytest.raises(SnapshotError, match=rf"The snapshot has {next(iter(kwargs))}=.*Make the environment with"):
+        ToyLiberoEnv(image_size=16, **{"horizon": 3, **kwargs}).restore(toy.snapshot())
