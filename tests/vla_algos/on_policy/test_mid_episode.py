@@ -135,6 +135,8 @@ def test_weights_are_sent_in_the_same_iterations_after_a_resumption(tmp_path):
     part = TokenPPO.load(tmp_path / "last.zip", env=make_env(horizon=2), device="cpu")
     part.learn(32, CurriculumCallback(part.success_sampler, every=3), reset_num_timesteps=False)
     assert_same(part, whole)
+    weights = [model.get_env().env_method("snapshot")[0]["starts"]["weights"] for model in (part, whole)]
+    np.testing.assert_array_equal(*weights)
 
 
 @pytest.mark.parametrize(("name", "backend"), [("TokenPPO", "process"), ("TokenGRPO", "thread")])
