@@ -153,7 +153,8 @@ class _Worker(Generic[Job]):
         if kind == "ready":
             self._is_ready = True
             self._start_clock()
-            return None
+            # the result may have arrived with it, and then nothing more comes that could be waited for
+            return self.collect()
         return Done(self.job, result=value) if kind == "result" else Done(self.job, loss=value)
 
     def end(self) -> None:
