@@ -354,7 +354,7 @@ def test_a_moved_checkpoint_can_be_named_at_load(tmp_path, toy_vec_env):
     model = TokenPPO("VLAPolicy", toy_vec_env(1), policy_kwargs={"vla": str(tmp_path / "vla")}, device="cpu")
     model.save(tmp_path / "model")
     (tmp_path / "vla").rename(tmp_path / "moved")
-    with pytest.raises(UnknownNameError, match="existing checkpoint folder"):
+    with pytest.raises(UnknownNameError, match="There is no such checkpoint folder"):
         TokenPPO.load(tmp_path / "model", device="cpu")
     replaced = {"policy_kwargs": {"vla": str(tmp_path / "moved")}}
     loaded = TokenPPO.load(tmp_path / "model", device="cpu", custom_objects=replaced)
