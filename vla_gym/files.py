@@ -86,10 +86,12 @@ def read_bounded(path: Path, limit: int) -> bytes:
     :raises OSError: if it cannot be read
     """
     # a FIFO without a writer would keep a plain open() waiting
-    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-        status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode):
-            raise ValueError(f"{path} is not a regular file")
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(descriptor)
+        raise ValueError(f"{path} is not a regular file")
+    with open(descriptor, "rb") as file:
         data = file.read(limit + 1)
     if len(data) > limit:
         raise ValueError(f"{path} has {max(status.st_size, len(data)):,} bytes, expected at most {limit:,}")

@@ -71,7 +71,7 @@ def test_a_zip_bomb_is_refused_before_it_fills_the_memory(tmp_path: Path, monkey
     with pytest.raises(InitStatesError, match="unpacks to more than 100000 bytes"):
         read_init_states(tmp_path / "bomb")
     (tmp_path / "large").write_bytes(bytes(100_001))
-    with pytest.raises(InitStatesError, match="large has more than 100000 bytes"):
+    with pytest.raises(InitStatesError, match="large has 100,001 bytes, expected at most 100,000"):
         read_init_states(tmp_path / "large")
 
 
