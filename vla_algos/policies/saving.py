@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import io
 import json
+import pickle
 import zipfile
-from collections.abc import Callable, Iterable
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.save_util import load_from_zip_file, open_path
+from stable_baselines3.common.type_aliases import GymEnv
 
 from vla_algos.common.state_dicts import describe_mismatch
+from vla_algos.common.unpickling import load_entries
 from vla_algos.errors import CheckpointError
 from vla_algos.models.openvla.config import PRESETS
 from vla_gym.files import write_then_rename
@@ -46,19 +51,41 @@ class SavedWithoutFrozenWeights(BaseAlgorithm):
         save_zip(super().save, path, exclude=exclude, include=include)
 
     @classmethod
-    def load(cls, path: str | Path | io.BufferedIOBase, *args: Any, **kwargs: Any) -> Any:
+    def load(  # type: ignore[override]
+        cls,
+        path: str | Path | io.BufferedIOBase,
+        env: GymEnv | None = None,
+        device: th.device | str = "auto",
+        custom_objects: dict[str, Any] | None = None,
+        print_system_info: bool = False,
+        force_reset: bool = True,
+        *,
+        trust: bool = False,
+        **kwargs: Any,
+    ) -> Any:
         """
-        Load as SB3 does; only what this class, in this version, has saved.
+        Load as SB3 does; only what this class, in this version, has saved, and without running code of the file.
+
+        A zip file holds pickles. Share models as folders (``save_vla``), never as zip files.
 
         :param path: file written by :meth:`save`, or opened for reading
-        :param args: as SB3's
+        :param env: as SB3's
+        :param device: as SB3's
+        :param custom_objects: as SB3's: entries that replace the file's, which are then not unpickled
+        :param print_system_info: as SB3's
+        :param force_reset: as SB3's
+        :param trust: unpickle everything, which runs any code that the file names: for files of your own whose
+            schedules, policies or buffers are classes or functions of your own
         :param kwargs: as SB3's
         :return: the algorithm
-        :raises CheckpointError: if the file is damaged, of another algorithm, of another version of the format, or if
-            its weights do not fit the model that it names
+        :raises CheckpointError: if the file is damaged, of another algorithm, of another version of the format, would
+            run code, or if its weights do not fit the model that it names
         """
-        _check_saved_as(path, [base.__name__ for base in cls.__mro__])
-        return super().load(path, *args, **kwargs)  # type: ignore[arg-type]
+        data = _read_saved(path, [base.__name__ for base in cls.__mro__])
+        if not trust:
+            custom_objects = {**load_entries(data, path, custom_objects or {}), **(custom_objects or {})}
+        with _damage_named(path):
+            return super().load(path, env, device, custom_objects, print_system_info, force_reset, **kwargs)  # type: ignore[arg-type]
 
     def get_parameters(self) -> dict[str, dict[str, Any]]:
         """
@@ -117,16 +144,30 @@ def read_parameters(path_or_dict: str | dict[str, Any], device: th.device | str 
     """
     if isinstance(path_or_dict, dict):
         return path_or_dict
-    return load_from_zip_file(path_or_dict, device=device, load_data=False)[1]
+    with _damage_named(path_or_dict):
+        return load_from_zip_file(path_or_dict, device=device, load_data=False)[1]
 
 
-def _check_saved_as(path: str | Path | io.BufferedIOBase, loadable: list[str]) -> None:
-    """Read who saved a file, without unpickling anything."""
+@contextmanager
+def _damage_named(path: object) -> Iterator[None]:
+    """Weights that torch refuses to unpickle, as they are not tensors alone, are an error of the file."""
+    try:
+        yield
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{path} was not loaded: its weights are not tensors alone ({str(error).splitlines()[0]}). "
+            "Save the run again, or load another file."
+        ) from error
+
+
+def _read_saved(path: str | Path | io.BufferedIOBase, loadable: list[str]) -> dict[str, Any]:
+    """Read the settings in a file and see who saved it, without unpickling anything."""
     file = open_path(path, "r", suffix="zip")
     try:
         with zipfile.ZipFile(file) as archive:  # type: ignore[arg-type]
-            saved_as = json.loads(archive.read("data")).get("saved_as") or {}
-    except (zipfile.BadZipFile, KeyError, ValueError) as error:
+            data = dict(json.loads(archive.read("data").decode()))
+        saved_as = dict(data.get("saved_as") or {})
+    except (zipfile.BadZipFile, zlib.error, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"{path} is not a file that an algorithm has saved ({error}). Save it again, or load another."
         ) from error
@@ -147,6 +188,7 @@ def _check_saved_as(path: str | Path | io.BufferedIOBase, loadable: list[str]) -
             f"{path} has version {version} of the format; this vla_algos reads {FORMAT_VERSION}. Load it with the "
             "version that saved it and write its model out with save_vla."
         )
+    return data
 
 
 def save_zip(save: Callable[..., None], path: str | Path | io.BufferedIOBase, **kwargs: Any) -> None:
