@@ -14,6 +14,7 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecMonitor
 
 from vla_algos import TokenPPO
@@ -37,7 +38,7 @@ def make_model(folder, **kwargs):
         make_env(),
         n_steps=N_STEPS,
         batch_size=8,
-        learning_rate=lambda progress: 1e-3 * progress,
+        learning_rate=LinearSchedule(1e-3, 0.0, 1.0),
         critic_warmup_iterations=1,
         kl_coef=0.1,
         policy_kwargs={"vla": "nano"},
