@@ -13,6 +13,7 @@ __all__ = [
     "RandomWeightsWarning",
     "RecipeError",
     "RemovedKeywordError",
+    "SavingError",
     "SettingsError",
     "SpaceError",
     "TrainingDivergedError",
@@ -51,6 +52,10 @@ class RecipeError(VLAAlgosError, ValueError):
 
 class RemovedKeywordError(VLAAlgosError, TypeError):
     """A keyword without a meaning for the algorithm."""
+
+
+class SavingError(VLAAlgosError, OSError):
+    """A file that could not be written, as the disk is full or failed."""
 
 
 class SettingsError(VLAAlgosError, ValueError):

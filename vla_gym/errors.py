@@ -34,6 +34,14 @@ class InvalidArgumentError(VLAGymError, ValueError):
     """An argument of the wrong type or out of range."""
 
 
+class FolderInUseError(VLAGymError, RuntimeError):
+    """A folder or file that another process is writing."""
+
+
+class FolderNotWritableError(VLAGymError, OSError):
+    """A folder that cannot be written."""
+
+
 class AssetsError(VLAGymError, FileNotFoundError):
     """An asset folder that is missing or incomplete."""
 

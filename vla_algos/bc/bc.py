@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,7 +30,13 @@ from vla_algos.common.sequences import as_list
 from vla_algos.common.type_aliases import UseBF16
 from vla_algos.models import save_vla
 from vla_algos.policies import VLAPolicy
-from vla_algos.policies.saving import LAST_FILE, SavedWithoutFrozenWeights
+from vla_algos.policies.saving import (
+    LAST_FILE,
+    SavedWithoutFrozenWeights,
+    disk_errors_named,
+    owned_folder,
+    save_or_warn,
+)
 from vla_gym.actions.tokenizer import N_BINS, ActionTokenizer
 from vla_gym.instructions import INSTRUCTION_BYTES
 from vla_gym.tasks.registry import COMMAND_DIM
@@ -147,6 +154,7 @@ class BC(SavedWithoutFrozenWeights):
         """Wall time in ``learn`` so far, validation included; it goes on after ``load``."""
         self._stream: TrainingStream | None = None
         self._skipped_updates = SkippedUpdates()
+        self._best_error = math.inf
         if env is None and dataset is not None:
             self.observation_space, self.action_space = _spaces(dataset)
         if _init_setup_model:
@@ -200,6 +208,8 @@ class BC(SavedWithoutFrozenWeights):
         :raises ValueError: without a dataset, or with one whose bins mean something else than the model's
         :raises TrainingDivergedError: after three gradient steps in a row whose loss or gradient was not finite
         :raises KeyboardInterrupt: after Ctrl-C, once the gradient step in progress is done and saved
+        :raises FolderInUseError: if another run is writing to ``checkpoint_folder``
+        :raises FolderNotWritableError: if ``checkpoint_folder`` cannot be written
         """
         if self.dataset is None:
             raise ValueError("There is nothing to learn from: set model.dataset to a DemonstrationSet.")
@@ -211,6 +221,7 @@ class BC(SavedWithoutFrozenWeights):
             self.num_timesteps = 0
             self.validations = []
             self.training_seconds = 0.0
+            self._best_error = math.inf
             self._skipped_updates = SkippedUpdates()
             self._stream = TrainingStream(int(np.random.randint(2**31)) if self.seed is None else self.seed)
         self._total_timesteps = self.num_timesteps + total_timesteps
@@ -226,16 +237,17 @@ class BC(SavedWithoutFrozenWeights):
             unit="step",
             mininterval=1.0,
         )
-        with deferred_interrupt() as is_interrupted, bar:
+        with owned_folder(self.checkpoint_folder), deferred_interrupt() as is_interrupted, bar:
             for step in range(self.num_timesteps, self._total_timesteps):
                 self._advance(step, *split, log_interval, bar)
                 callback.update_locals(locals())
                 if not callback.on_step() or is_interrupted():
                     break
+            if is_interrupted() and self.checkpoint_folder is not None:
+                last = Path(self.checkpoint_folder) / LAST_FILE
+                save_or_warn(lambda: self.save(last))
         callback.on_training_end()
         if is_interrupted():
-            if self.checkpoint_folder is not None:
-                self.save(Path(self.checkpoint_folder) / LAST_FILE)
             raise KeyboardInterrupt
         return self
 
@@ -330,10 +342,15 @@ class BC(SavedWithoutFrozenWeights):
 
     def _save_checkpoints(self) -> None:
         folder = Path(str(self.checkpoint_folder))
-        errors = [figures["l1_error_free"] for figures in self.validations]
-        if not errors or errors[-1] == min(errors):
-            save_vla(self.policy.vla, folder / BEST_FOLDER)
-        self.save(folder / LAST_FILE)
+        error = self.validations[-1]["l1_error_free"] if self.validations else self._best_error
+        # what could not be saved is not the best
+        if error <= self._best_error and save_or_warn(lambda: self._save_best(folder / BEST_FOLDER)):
+            self._best_error = error
+        save_or_warn(lambda: self.save(folder / LAST_FILE))
+
+    def _save_best(self, folder: Path) -> None:
+        with disk_errors_named(folder):
+            save_vla(self.policy.vla, folder)
 
     def dump_logs(self) -> None:
         """Write the log."""

@@ -114,7 +114,7 @@ def save_vla(model: OpenVLA, folder: str | Path, dtype: th.dtype | None = None) 
     """
     folder = Path(folder).absolute()
     folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-{os.getpid()}-", dir=folder.parent))
     try:
         _write_configuration(model, temporary)
         weights = ((name, tensor.to("cpu").contiguous()) for name, tensor in merged_weights(model, dtype))

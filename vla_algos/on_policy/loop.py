@@ -19,7 +19,7 @@ from vla_algos.common.resumption import generator_states, restore_generators
 from vla_algos.common.vec_env import as_vec_env
 from vla_algos.errors import TrainingDivergedError
 from vla_algos.on_policy.callbacks import TokenRolloutCallback, TolerantProgressBar
-from vla_algos.policies.saving import DIVERGED_FILE, LAST_FILE, SavedWithoutFrozenWeights
+from vla_algos.policies.saving import DIVERGED_FILE, LAST_FILE, SavedWithoutFrozenWeights, owned_folder, save_or_warn
 from vla_gym.errors import VLAGymError
 from vla_gym.snapshots import restore_snapshot, take_snapshot
 
@@ -28,7 +28,8 @@ logger = logging.getLogger(__name__)
 
 class ResumableAlgorithm(SavedWithoutFrozenWeights, OnPolicyAlgorithm):
     """
-    With ``checkpoint_folder`` the run is saved every ``checkpoint_interval`` iterations, and at Ctrl-C.
+    With ``checkpoint_folder`` the run is saved every ``checkpoint_interval`` iterations, at its end, and at Ctrl-C. The
+    folder is locked while it learns. A checkpoint that the disk does not take is given up with a warning.
 
     ``load`` what is in ``last.zip`` there and call ``learn(model.remaining_timesteps, reset_num_timesteps=False)``: on
     a CPU the run continues with the same bits as if nothing had happened, killed or not. The file holds the
@@ -103,18 +104,21 @@ class ResumableAlgorithm(SavedWithoutFrozenWeights, OnPolicyAlgorithm):
         :return: self
         :raises KeyboardInterrupt: after Ctrl-C, once the iteration in progress is done and saved
         :raises TrainingDivergedError: after three updates in a row whose loss or gradient was not finite
+        :raises FolderInUseError: if another run is writing to ``checkpoint_folder``
+        :raises FolderNotWritableError: if ``checkpoint_folder`` cannot be written
         """
         if reset_num_timesteps:
             self._start_anew()
         name = tb_log_name or type(self).__name__
-        with deferred_interrupt() as self._is_interrupted:
+        with owned_folder(self.checkpoint_folder), deferred_interrupt() as self._is_interrupted:
             try:
                 super().learn(total_timesteps, callback, log_interval, name, reset_num_timesteps, progress_bar)
             except TrainingDivergedError as error:
                 raise TrainingDivergedError(f"{error} {self._save_diverged()}") from None
+            if self.checkpoint_folder is not None and self._n_saved_iterations != self._n_iterations:
+                # of a run that is over, too: it may be extended
+                self._save_checkpoint()
             if self._is_interrupted():
-                if self.checkpoint_folder is not None and self._n_saved_iterations != self._n_iterations:
-                    self._save_checkpoint()
                 raise KeyboardInterrupt
         return self
 
@@ -165,15 +169,16 @@ class ResumableAlgorithm(SavedWithoutFrozenWeights, OnPolicyAlgorithm):
 
     def _save_checkpoint(self) -> None:
         assert self.env is not None
-        self._n_saved_iterations = self._n_iterations
         self._moment = {
             "generators": generator_states(),
             "envs": take_snapshot(self.env),
             "last_obs": self._last_obs,
             "last_episode_starts": self._last_episode_starts,
         }
+        path = Path(str(self.checkpoint_folder)) / LAST_FILE
         try:
-            self.save(Path(str(self.checkpoint_folder)) / LAST_FILE)
+            if save_or_warn(lambda: self.save(path)):
+                self._n_saved_iterations = self._n_iterations
         finally:
             self._moment = None
 
@@ -182,7 +187,8 @@ class ResumableAlgorithm(SavedWithoutFrozenWeights, OnPolicyAlgorithm):
         if self.checkpoint_folder is None:
             return "Nothing was saved, as there is no checkpoint_folder; the model is as it was before these updates."
         path = Path(self.checkpoint_folder) / DIVERGED_FILE
-        self.save(path)
+        if not save_or_warn(lambda: self.save(path)):
+            return f"The model as it is could not be saved to {path}."
         return f"The model as it is was saved to {path}; {LAST_FILE} beside it, if there is one, is older."
 
 

@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import pickle
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch as th
+from safetensors import SafetensorError
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.save_util import load_from_zip_file, open_path
 from stable_baselines3.common.type_aliases import GymEnv
 
 from vla_algos.common.state_dicts import describe_mismatch
 from vla_algos.common.unpickling import load_entries
-from vla_algos.errors import CheckpointError
+from vla_algos.errors import CheckpointError, SavingError, VLAAlgosError
 from vla_algos.models.openvla.config import PRESETS
 from vla_gym.files import write_then_rename
+from vla_gym.owned import own_folder
+
+logger = logging.getLogger(__name__)
 
 LAST_FILE = "last.zip"
 """In the folder of a run: what it goes on from."""
@@ -198,9 +203,65 @@ def save_zip(save: Callable[..., None], path: str | Path | io.BufferedIOBase, **
     :param save: bound ``BaseAlgorithm.save``
     :param path: file, ``.zip`` is added if it has no suffix; an open file is written to directly
     :param kwargs: further keywords of ``save``
+    :raises SavingError: if the disk does not take it
     """
     if not isinstance(path, (str, Path)):
         save(path, **kwargs)
         return
-    with write_then_rename(path if Path(path).suffix else f"{path}.zip") as temporary:
+    path = path if Path(path).suffix else f"{path}.zip"
+    with disk_errors_named(path), write_then_rename(path) as temporary:
         save(temporary, **kwargs)
+
+
+@contextmanager
+def disk_errors_named(path: str | Path) -> Iterator[None]:
+    """
+    Give one name to what a full or failing disk raises in Python, torch and safetensors.
+
+    :param path: what is written inside the block
+    :raises SavingError: if the disk does not take it
+    """
+    try:
+        yield
+    except Exception as error:
+        if not _is_of_disk(error):
+            raise
+        raise SavingError(f"{path} could not be written: {error} Free space on its disk.") from error
+
+
+def _is_of_disk(error: BaseException | None) -> bool:
+    while error is not None:
+        # torch's and safetensors' writers say no more than that
+        is_writer = isinstance(error, RuntimeError) and "PytorchStreamWriter" in str(error)
+        is_writer = is_writer or (isinstance(error, RuntimeError) and "inline_container" in str(error))
+        if is_writer or (isinstance(error, OSError) and not isinstance(error, VLAAlgosError)):
+            return True
+        if isinstance(error, SafetensorError) and "I/O error" in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def owned_folder(folder: str | None) -> AbstractContextManager[object]:
+    """
+    As :func:`vla_gym.files.own_folder`, for runs that may be saved nowhere.
+
+    :param folder: of the run, or None
+    :return: context manager
+    """
+    return nullcontext() if folder is None else own_folder(folder)
+
+
+def save_or_warn(save: Callable[[], None]) -> bool:
+    """
+    Save a run that goes on; a disk that is full for a moment does not end it.
+
+    :param save: raises :class:`SavingError` if the disk does not take it
+    :return: whether it was saved
+    """
+    try:
+        save()
+    except SavingError as error:
+        logger.warning("%s The run goes on, and is saved again at its next checkpoint.", error)
+        return False
+    return True

@@ -7,16 +7,23 @@ import io
 import json
 import os
 import pickle
+import resource
+import threading
 import zipfile
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch as th
+from stable_baselines3.common.callbacks import BaseCallback
 
 from vla_algos import BC, TokenGRPO, TokenPPO
-from vla_algos.errors import CheckpointError
-from vla_algos.policies.saving import FORMAT_VERSION
+from vla_algos.errors import CheckpointError, SavingError
+from vla_algos.models import save_vla
+from vla_algos.policies.saving import FORMAT_VERSION, disk_errors_named
 from vla_gym.envs.toy_env import ToyLiberoEnv
+from vla_gym.errors import VLAGymError
+from vla_gym.owned import own_folder
 
 
 @pytest.fixture(scope="module")
@@ -141,3 +148,96 @@ def test_functions_of_ones_own_are_loaded_on_trust_alone(tmp_path):
     assert TokenPPO.load(tmp_path / "mine.zip", device="cpu", trust=True).lr_schedule(0.5) == 0.25
     replaced = {"learning_rate": 0.1, "lr_schedule": None}
     assert TokenPPO.load(tmp_path / "mine.zip", device="cpu", custom_objects=replaced).lr_schedule(0.5) == 0.1
+
+
+@contextmanager
+def full_disk(n_bytes: int = 20_000):
+    """No file of this process can grow beyond a few bytes."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+@pytest.mark.parametrize("n_bytes", [0, 100, 20_000, 300_000])
+def test_a_disk_that_is_full_gets_one_name_and_the_earlier_file_stays(n_bytes, tmp_path):
+    path = tmp_path / "model.zip"
+    path.write_text("earlier")
+    with full_disk(n_bytes), pytest.raises(SavingError, match=r"model\.zip could not be written: .*Free space"):
+        make().save(path)
+    with full_disk(n_bytes), pytest.raises(SavingError, match=r"folder could not be written"):
+        with disk_errors_named("folder"):
+            save_vla(make().policy.vla, tmp_path / "folder")
+    assert path.read_text() == "earlier" and [p.name for p in tmp_path.iterdir()] == ["model.zip"]
+
+
+def test_errors_that_are_not_the_disks_keep_their_name(tmp_path):
+    model = make()
+    model.cannot_be_pickled = threading.Lock()
+    with pytest.raises(TypeError, match="pickle"):
+        model.save(tmp_path / "model.zip")
+
+
+class FullFor(BaseCallback):
+    """The disk is full during some roll-outs and their updates."""
+
+    def __init__(self, iterations: tuple[int, ...]) -> None:
+        super().__init__()
+        self._iterations, self._n = iterations, 0
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_rollout_start(self) -> None:
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        limit = 20_000 if self._n in self._iterations else limits[1]
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limits[1]))
+        self._n += 1
+
+
+def test_a_disk_that_is_full_for_a_moment_does_not_end_a_run(tmp_path, caplog):
+    env = ToyLiberoEnv(image_size=32, horizon=3)
+    model = TokenPPO(
+        "VLAPolicy",
+        env,
+        n_steps=4,
+        batch_size=4,
+        policy_kwargs={"vla": "nano"},
+        device="cpu",
+        checkpoint_folder=tmp_path,
+        checkpoint_interval=1,
+    )
+    with full_disk(resource.getrlimit(resource.RLIMIT_FSIZE)[0]):
+        model.learn(16, FullFor((1, 2)))
+    warnings = [record.message for record in caplog.records if "saved again at its next checkpoint" in record.message]
+    assert len(warnings) == 2 and "last.zip could not be written" in warnings[0]
+    assert TokenPPO.load(tmp_path / "last.zip", device="cpu").num_timesteps == 16
+    assert {path.name for path in tmp_path.iterdir()} <= {"last.zip", ".lock"}
+
+
+def test_a_run_is_saved_at_its_end_whatever_the_interval(tmp_path):
+    model = make()
+    model.checkpoint_folder, model.checkpoint_interval = str(tmp_path), 100
+    model.learn(8)
+    assert TokenPPO.load(tmp_path / "last.zip", device="cpu").num_timesteps == 8
+
+
+def test_two_runs_in_one_folder_and_a_folder_that_cannot_be_written_are_refused(tmp_path):
+    model, refused = make(), []
+
+    def learn(folder: Path) -> None:
+        model.checkpoint_folder = str(folder)
+        try:
+            model.learn(4)
+        except VLAGymError as error:
+            refused.append(str(error))
+
+    with own_folder(tmp_path):
+        thread = threading.Thread(target=learn, args=(tmp_path,))
+        thread.start()
+        thread.join()
+    (tmp_path / "file").touch()
+    learn(tmp_path / "file")
+    assert str(os.getpid()) in refused[0] and "cannot be written" in refused[1] and model.num_timesteps == 0
