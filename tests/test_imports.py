@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 LAYERS = {
     "vla_gym": [
-        {"errors", "arguments", "type_aliases", "files", "assets", "instructions", "processors", "snapshots"},
+        {"errors", "arguments", "type_aliases", "files", "owned", "assets", "instructions", "processors", "snapshots"},
         {"tasks", "actions"},
         {"sim"},
         {"envs"},

@@ -7,6 +7,7 @@ from vla_gym.errors import MissingPackageError, UnknownNameError
 __all__ = [
     "CheckpointError",
     "DeviceError",
+    "EvaluationFileError",
     "FixedSettingError",
     "MissingPackageError",
     "ModelInputError",
@@ -36,6 +37,10 @@ class DeviceError(VLAAlgosError, RuntimeError):
 
 class FixedSettingError(VLAAlgosError, AttributeError):
     """A setting of an algorithm that cannot be changed once it is made."""
+
+
+class EvaluationFileError(VLAAlgosError, ValueError):
+    """A file of results or episodes that is damaged, or of another evaluation."""
 
 
 class ModelInputError(VLAAlgosError, ValueError):

@@ -216,6 +216,7 @@ class BC(SavedWithoutFrozenWeights):
         self._check_action_tokenizer(self.dataset.action_tokenizer)
         # for everyone who later makes an environment for the model; the frames are kept at the size of its input
         self.policy.vla.config.trained_camera_size = self.dataset.camera_size[0]
+        self.policy.vla.config.trained_temperature = 1.0
         self.start_time = time.time_ns()
         if reset_num_timesteps or self._stream is None:
             self.num_timesteps = 0

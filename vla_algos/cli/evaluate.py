@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 
 from vla_algos.cli.options import Assets, TaskIds, numbers
+from vla_algos.cli.output import interruption_named
 
 
 def evaluate(
@@ -17,39 +18,66 @@ def evaluate(
     task_ids: TaskIds = "",
     states: Annotated[int, typer.Option(help="Initial states per task, from the first on.", min=1, max=50)] = 50,
     sampled: Annotated[bool, typer.Option("--sampled", help="Sample actions instead of the likeliest.")] = False,
-    temperature: Annotated[float, typer.Option(help="Of sampled actions.", min=1e-3)] = 1.0,
+    temperature: Annotated[
+        float | None, typer.Option(help="Of sampled actions; default: that of the checkpoint's training.", min=1e-3)
+    ] = None,
     assets: Assets = "auto",
-    render_quality: Annotated[str, typer.Option(help="fast or full.")] = "fast",
+    render_quality: Annotated[
+        str | None, typer.Option(help="fast or full; default: that of the checkpoint's training.")
+    ] = None,
     n_envs: Annotated[int, typer.Option(help="Environments side by side.", min=1)] = 8,
     unnorm_key: Annotated[str | None, typer.Option(help="Action statistics, if there are several.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    out: Annotated[Path | None, typer.Option(help="JSON file for all episodes and figures.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="JSON file for the result; beside it, .jsonl, each episode is written as it ends."),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of resets and of sampling.", min=0)] = 0,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Run only the episodes that are missing beside --out; give its options again."),
+    ] = False,
 ) -> None:
     """Measure how often a VLA reaches the goals of a suite, with 95 % Wilson intervals."""
+    from vla_algos.recipes.names import check_env_names, check_vla
+
+    ids = numbers(task_ids)
+    if resume and out is None:
+        raise typer.BadParameter("--resume needs the --out of the evaluation that was interrupted.")
+    check_vla(vla)
+    check_env_names(env_id, ids, assets, render_quality)
+    if out is not None and out.is_dir():
+        raise typer.BadParameter(f"--out {out} is a folder; expected a file, such as {out / 'result.json'}.")
+
     import gymnasium as gym
     from stable_baselines3.common.utils import get_device, set_random_seed
 
     import vla_gym  # noqa: F401  (registers the environments)
     from vla_algos.evaluation import evaluate_policy_on_suite
+    from vla_algos.models.hub import load_config
     from vla_algos.policies import VLAPolicy, env_kwargs
 
-    kwargs = env_kwargs(vla, unnorm_key, env_id=env_id) | {"assets": assets, "render_quality": render_quality}
+    quality = render_quality or load_config(vla).render_quality
+    kwargs = env_kwargs(vla, unnorm_key, env_id=env_id) | {"assets": assets, "render_quality": quality}
     with gym.make(env_id, **kwargs) as env:
         policy = VLAPolicy.from_checkpoint(vla, env, temperature=temperature, unnorm_key=unnorm_key)
     policy.to(get_device(device))
     set_random_seed(seed)
-    result = evaluate_policy_on_suite(
-        policy,
-        env_id,
-        n_init_states=states,
-        task_ids=numbers(task_ids),
-        n_envs=n_envs,
-        deterministic=not sampled,
-        env_kwargs=kwargs,
-        progress_bar=True,
-        seed=seed,
-    )
+    episodes_file = None if out is None else out.with_suffix(".jsonl")
+    with interruption_named(lambda: _saved(episodes_file)):
+        result = evaluate_policy_on_suite(
+            policy,
+            env_id,
+            n_init_states=states,
+            task_ids=ids,
+            n_envs=n_envs,
+            deterministic=not sampled,
+            env_kwargs=kwargs,
+            progress_bar=True,
+            seed=seed,
+            episodes_file=episodes_file,
+            resume=resume,
+        )
     if out is not None:
         # before anything that fails where nobody reads the output any more
         result.save(out)
@@ -57,3 +85,11 @@ def evaluate(
     console.print(str(result), highlight=False, soft_wrap=True)
     if out is not None:
         console.print(f"written to {out}")
+
+
+def _saved(episodes_file: Path | None) -> str | None:
+    """What an interrupted evaluation has left."""
+    if episodes_file is None or not episodes_file.exists():
+        return None
+    n_episodes = max(0, episodes_file.read_bytes().count(b"\n") - 1)
+    return f"{n_episodes} episode(s) are saved in {episodes_file}."

@@ -1,9 +1,18 @@
-"""Where commands print to."""
+"""Where commands print to, and what they say when they are interrupted."""
 
 from __future__ import annotations
 
 import os
+import shlex
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TextIO
+
+import typer
+
+INTERRUPTED = 130
+"""Exit status after Ctrl-C, as shells have it: 128 and the number of the signal."""
 
 
 class LastingOutput:
@@ -39,3 +48,36 @@ class LastingOutput:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, self._stream.fileno())
         os.close(nowhere)
+
+
+@contextmanager
+def interruption_named(saved: Callable[[], str | None], resuming: Callable[[], str] | None = None) -> Iterator[None]:
+    """
+    At Ctrl-C say what was saved and which command resumes, instead of a traceback.
+
+    :param saved: says what was saved; None: nothing was
+    :param resuming: the command that resumes; None: this one, with ``--resume``
+    :raises typer.Exit: at Ctrl-C
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        what = saved()
+        if what is None:
+            typer.secho("Interrupted. Nothing was saved.", fg="yellow", err=True)
+        else:
+            command = this_command("--resume") if resuming is None else resuming()
+            typer.secho(f"Interrupted. {what} Resume with:", fg="yellow", err=True)
+            typer.echo(f"  {command}", err=True)
+        raise typer.Exit(INTERRUPTED) from None
+
+
+def this_command(*further: str) -> str:
+    """
+    The command that is running, for a shell.
+
+    :param further: arguments that it shall have, too
+    :return: command line
+    """
+    arguments = sys.argv[1:]
+    return shlex.join(["vla-rl", *arguments, *(argument for argument in further if argument not in arguments)])

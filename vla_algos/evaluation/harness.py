@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,10 +19,19 @@ from vla_algos.common import provenance
 from vla_algos.common.progress import progress_bar
 from vla_algos.common.sequences import as_list
 from vla_algos.common.vec_env import SB3VecEnv
+from vla_algos.errors import EvaluationFileError
+from vla_algos.evaluation.episode_log import EpisodeLog, EpisodeRecord, LoggedEpisode
 from vla_algos.evaluation.statistics import wilson_interval
-from vla_algos.policies.env_kwargs import policy_env_kwargs
+from vla_algos.evaluation.subject import (
+    checkpoint_of,
+    environment_facts,
+    evaluation_env_kwargs,
+    plain,
+    temperature_of,
+)
 from vla_gym.datasets.provenance import commit
 from vla_gym.files import write_then_rename
+from vla_gym.owned import own_file
 from vla_gym.vector import vector_env_class
 from vla_gym.wrappers import make_sequence
 
@@ -39,21 +49,8 @@ class Predictor(Protocol):
         """
 
 
-@dataclass(frozen=True)
-class EpisodeRecord:
-    """
-    Outcome of one episode.
-
-    :param task_id: the task
-    :param init_state_id: its initial state
-    :param is_success: whether the goal was reached
-    :param length: commands executed, control steps
-    """
-
-    task_id: int
-    init_state_id: int
-    is_success: bool
-    length: int
+SCHEMA_VERSION = 2
+"""Of the files of results; goes up with every change of their entries. Files of before the first change have none."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +66,19 @@ class EvaluationResult:
     :param episodes: sorted by task and initial state
     :param versions: versions of the packages involved
     :param commit: commit of the checkout, with ``-dirty`` if files were changed; None outside a checkout
+    :param checkpoint: of a policy with torch weights: ``vla``, the name or path that a ``VLAPolicy`` was made with, and
+        ``sha256`` of the evaluated weights (:func:`vla_algos.evaluation.subject.weights_digest`)
+    :param temperature: at which a ``VLAPolicy`` samples; without effect on greedy actions
+    :param chunk_size: commands per decision
+    :param image_size: height and width of the images, px
+    :param render_quality: "fast" or "full"
+    :param physics: "fast" or "exact"
+    :param horizon: control steps after which an episode ends
+    :param env_kwargs: keywords that the environment was made with, those that the model needs among them, as plain JSON
+        values; None: it was made by a function
+    :param schema_version: of these entries, 1 for files that have none
+
+    Entries that an environment or policy does not have, or an earlier version did not record, are None.
     """
 
     env_id: str
@@ -79,6 +89,15 @@ class EvaluationResult:
     episodes: tuple[EpisodeRecord, ...]
     versions: dict[str, str]
     commit: str | None
+    checkpoint: dict[str, str | None] | None = None
+    temperature: float | None = None
+    chunk_size: int | None = None
+    image_size: int | None = None
+    render_quality: str | None = None
+    physics: str | None = None
+    horizon: int | None = None
+    env_kwargs: dict[str, Any] | None = None
+    schema_version: int = SCHEMA_VERSION
 
     @property
     def mode(self) -> str:
@@ -160,15 +179,33 @@ class EvaluationResult:
 
         :param path: file written by it
         :return: the evaluation
+        :raises EvaluationFileError: if the file is damaged, of something else, or of a later version
         """
-        values = json.loads(Path(path).read_text(encoding="utf-8"))
-        values = {field.name: values[field.name] for field in dataclasses.fields(cls)}
-        values["episodes"] = tuple(EpisodeRecord(**episode) for episode in values["episodes"])
-        values["instructions"] = {int(task_id): text for task_id, text in values["instructions"].items()}
-        return cls(**values)
+        try:
+            content = dict(json.loads(Path(path).read_text(encoding="utf-8")))
+            version = content.setdefault("schema_version", 1)
+            if version not in range(1, SCHEMA_VERSION + 1):
+                raise ValueError(f"schema version {version!r}, this vla_algos reads 1 to {SCHEMA_VERSION}")
+            names = [field.name for field in dataclasses.fields(cls)]
+            values = {name: content[name] for name in names if name in content}
+            values["episodes"] = tuple(EpisodeRecord(**episode) for episode in values["episodes"])
+            values["instructions"] = {int(task_id): text for task_id, text in values["instructions"].items()}
+            return cls(**values)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise EvaluationFileError(
+                f"{path} is not a result of an evaluation ({error}). Name a file that EvaluationResult.save wrote, or "
+                "evaluate again."
+            ) from error
+
+    @property
+    def _conditions(self) -> str:
+        actions = f"{self.mode} actions"
+        if not self.deterministic and self.temperature is not None:
+            actions += f" (temperature {self.temperature:g})"
+        return actions if self.render_quality is None else f"{actions}, rendering: {self.render_quality}"
 
     def __str__(self) -> str:
-        lines = [f"{self.env_id}, assets: {self.assets}, {self.mode} actions, commit: {self.commit or 'unknown'}"]
+        lines = [f"{self.env_id}, assets: {self.assets}, {self._conditions}, commit: {self.commit or 'unknown'}"]
         lines.append(f"{'task':>4}  {'success':>9}  {'rate':>7}  {'95 % interval':>15}  {'length':>7}  instruction")
         for task_id, instruction in self.instructions.items():
             lines.append(_row(str(task_id), self.of_task(task_id), instruction))
@@ -196,12 +233,14 @@ def evaluate_policy_on_suite(
     seed: int = 0,
     env_fn: Callable[[], gym.Env] | None = None,
     vec_env_cls: type[DummyVecEnv] | type[SubprocVecEnv] | None = None,
+    episodes_file: str | Path | None = None,
+    resume: bool = False,
 ) -> EvaluationResult:
     """
     Run each (task, initial state) exactly once and count.
 
-    The environment is made as a VLA needs it: its own chunk size, cameras, image size and action statistics hold where
-    ``env_kwargs`` names no others. A model does not know its rendering and asset pack; give those of its training.
+    The environment is made as a VLA needs it: its own chunk size, cameras, image size, action statistics and rendering
+    hold where ``env_kwargs`` names no others. A model does not know its asset pack; give that of its training.
     Every episode starts with the same seed, so a deterministic policy meets the same episodes whatever ``n_envs`` is.
     Sampled actions follow the model's own generator.
 
@@ -216,56 +255,91 @@ def evaluate_policy_on_suite(
     :param seed: seed of every reset
     :param env_fn: makes the environment by itself, instead of ``env_kwargs``
     :param vec_env_cls: SB3 vector environment; None: a process per environment if ``n_envs`` > 1
+    :param episodes_file: JSON lines: what is evaluated, then each episode as it ends; None: nothing is written
+    :param resume: take the episodes that ``episodes_file`` has, and run those that it lacks; False: replace it
     :return: episodes and figures
+    :raises EvaluationFileError: if ``episodes_file`` is damaged, cannot be written, or was measured otherwise
+    :raises FolderInUseError: if another evaluation is writing ``episodes_file``
     :raises ValueError: if there is no episode to run, ``n_envs`` is below 1, or ``env_fn`` meets ``env_kwargs``
     :raises UnknownNameError: if the model has several action statistics, and its policy no ``unnorm_key``, or
         ``task_ids`` is a text
     """
     if env_fn is not None and env_kwargs is not None:
         raise ValueError("env_fn makes the environment by itself; env_kwargs would not be used. Give one of the two.")
-    make_env = env_fn if env_fn is not None else partial(gym.make, env_id, **policy_env_kwargs(model, env_kwargs))
+    kwargs = None if env_fn is not None else evaluation_env_kwargs(model, env_kwargs)
+    make_env = env_fn if env_fn is not None else partial(gym.make, env_id, **(kwargs or {}))
     if task_ids is None:
         with make_env() as env:
             task_ids = list(env.unwrapped.task_ids)  # type: ignore[attr-defined]
     task_ids = as_list("task_ids", task_ids, "[0, 3]")
     episodes = [(int(task_id), k) for task_id in task_ids for k in range(n_init_states)]
-    n_envs = min(n_envs, len(episodes))
-    if n_envs < 1:
+    if min(n_envs, len(episodes)) < 1:
         raise ValueError(f"n_envs={n_envs} for {len(episodes)} episodes; expected at least one of both.")
-    env_fns = [partial(make_sequence, make_env, episodes[i::n_envs], seed) for i in range(n_envs)]
-    venv: VecEnv
-    if vec_env_cls is None:
-        venv = SB3VecEnv(vector_env_class("process" if n_envs > 1 else "sync")(env_fns))
-    else:
-        venv = vec_env_cls(env_fns)
-    try:
-        records, instructions, assets = _run(model, venv, len(episodes), deterministic, progress_bar)
-    finally:
-        venv.close()
+    about = {
+        "schema_version": SCHEMA_VERSION,
+        "env_id": env_id,
+        "deterministic": deterministic,
+        "seed": seed,
+        "versions": provenance.versions(),
+        "commit": commit() or None,
+        "checkpoint": checkpoint_of(model),
+        "temperature": temperature_of(model),
+        "env_kwargs": None if kwargs is None else plain(kwargs),
+    }
+    with nullcontext() if episodes_file is None else own_file(episodes_file):
+        log = EpisodeLog(episodes_file, resume)
+        # where nothing is left to run, one environment still says how the episodes would be measured
+        remaining = [episode for episode in episodes if episode not in log.episodes] or episodes[:1]
+        venv = _make_venv(make_env, remaining, min(n_envs, len(remaining)), seed, vec_env_cls)
+        try:
+            about |= environment_facts(venv)
+            log.begin(about)
+            _run(model, venv, log, episodes, deterministic, progress_bar)
+        finally:
+            venv.close()
+    logged = log.selected(set(episodes))
+    instructions = {episode.record.task_id: episode.instruction for episode in logged}
     return EvaluationResult(
-        env_id=env_id,
-        assets=assets,
-        deterministic=deterministic,
-        seed=seed,
+        assets=logged[0].assets,
         instructions={int(task_id): instructions[int(task_id)] for task_id in task_ids},
-        episodes=tuple(sorted(records, key=lambda record: (record.task_id, record.init_state_id))),
-        versions=provenance.versions(),
-        commit=commit() or None,
+        episodes=tuple(episode.record for episode in logged),
+        **about,
     )
 
 
+def _make_venv(
+    make_env: Callable[[], gym.Env],
+    episodes: list[tuple[int, int]],
+    n_envs: int,
+    seed: int,
+    vec_env_cls: type[DummyVecEnv] | type[SubprocVecEnv] | None,
+) -> VecEnv:
+    env_fns = [partial(make_sequence, make_env, episodes[i::n_envs], seed) for i in range(n_envs)]
+    if vec_env_cls is not None:
+        return vec_env_cls(env_fns)
+    return SB3VecEnv(vector_env_class("process" if n_envs > 1 else "sync")(env_fns))
+
+
 def _run(
-    model: Predictor, venv: VecEnv, n_episodes: int, deterministic: bool, is_shown: bool
-) -> tuple[list[EpisodeRecord], dict[int, str], str]:
+    model: Predictor,
+    venv: VecEnv,
+    log: EpisodeLog,
+    episodes: list[tuple[int, int]],
+    deterministic: bool,
+    is_shown: bool,
+) -> None:
     """Step until all episodes have ended."""
-    records: dict[tuple[int, int], EpisodeRecord] = {}
-    instructions: dict[int, str] = {}
-    assets = "unknown"
+    missing = set(episodes) - log.episodes.keys()
+    if not missing:
+        return
     lengths = np.zeros(venv.num_envs, dtype=int)
     observations = venv.reset()
     state, dones = None, np.ones(venv.num_envs, dtype=bool)
-    with progress_bar(total=n_episodes, disable=not is_shown, unit="episode", mininterval=1.0) as bar:
-        while len(records) < n_episodes:
+    n_done = len(episodes) - len(missing)
+    with progress_bar(
+        total=len(episodes), initial=n_done, disable=not is_shown, unit="episode", mininterval=1.0
+    ) as bar:
+        while missing:
             actions, state = model.predict(observations, state=state, episode_start=dones, deterministic=deterministic)
             observations, _, dones, infos = venv.step(actions)
             for i, (done, info) in enumerate(zip(dones, infos, strict=True)):
@@ -274,13 +348,13 @@ def _run(
                     continue
                 length, lengths[i] = int(lengths[i]), 0
                 # a worker that was restarted walks its list again, from the start
-                if info.get("worker_restarted") or (info["task_id"], info["init_state_id"]) in records:
+                if info.get("worker_restarted") or (info["task_id"], info["init_state_id"]) not in missing:
                     continue
-                task_id, init_state_id = int(info["task_id"]), int(info["init_state_id"])
-                record = EpisodeRecord(task_id, init_state_id, bool(info["is_success"]), length)
-                records[task_id, init_state_id] = record
-                instructions[task_id] = str(info["instruction"])
-                assets = str(info.get("assets", assets))
+                record = EpisodeRecord(
+                    int(info["task_id"]), int(info["init_state_id"]), bool(info["is_success"]), length
+                )
+                log.append(LoggedEpisode(record, str(info["instruction"]), str(info.get("assets", "unknown"))))
+                missing.remove((record.task_id, record.init_state_id))
                 bar.update()
-                bar.set_postfix(success_rate=f"{np.mean([record.is_success for record in records.values()]):.2f}")
-    return list(records.values()), instructions, assets
+                successes = [episode.record.is_success for episode in log.episodes.values()]
+                bar.set_postfix(success_rate=f"{np.mean(successes):.2f}")

@@ -24,6 +24,14 @@ class TokenRolloutCallback(BaseCallback):
     they are then told apart from those of the environment.
     """
 
+    def _on_training_start(self) -> None:
+        policy, env = self.model.policy, self.training_env
+        assert isinstance(policy, VLAPolicy)
+        # for everyone who later evaluates the model
+        policy.vla.config.trained_temperature = policy.temperature
+        if env.has_attr("render_quality"):
+            policy.vla.config.trained_render_quality = env.get_attr("render_quality", 0)[0]
+
     def _on_rollout_start(self) -> None:
         self._start = time.perf_counter()
         self._env_seconds = self._decoding_seconds = 0.0

@@ -172,7 +172,8 @@ class VLAPolicy(BasePolicy):
 
         :param vla: shipped checkpoint, checkpoint folder, Hugging Face id or preset
         :param env: where it is to act, made with ``**env_kwargs(vla)``; only its spaces and its tokenizer are looked at
-        :param kwargs: further keywords of the policy, such as ``temperature`` and ``unnorm_key``
+        :param kwargs: further keywords of the policy, such as ``unnorm_key``, and ``temperature``: by default, and for
+            None, that of the checkpoint's training
         :return: the policy, on the CPU unless ``vla_kwargs`` names a device
         :raises SpaceError: if the environment does not fit the model, or decodes bins by other action statistics
         :raises UnknownNameError: if there is no such model or no such data set, or several and none is named
@@ -180,7 +181,9 @@ class VLAPolicy(BasePolicy):
         :raises DeviceError: if the device is not there, or has too little memory
         """
         venv = env if isinstance(env, VecEnv) else DummyVecEnv([lambda: env])
+        temperature = kwargs.pop("temperature", None)
         policy = cls(venv.observation_space, venv.action_space, cls._dummy_schedule, vla=vla, **kwargs)
+        policy.temperature = policy.vla.config.temperature if temperature is None else temperature
         policy.check_env(venv)
         return policy
 
@@ -236,6 +239,11 @@ class VLAPolicy(BasePolicy):
             "optimizer_kwargs": self.optimizer_kwargs,
             **self._init_kwargs,
         }
+
+    @property
+    def vla_name(self) -> str:
+        """Preset, shipped checkpoint, folder or Hugging Face id that the policy was made from."""
+        return str(self._init_kwargs["vla"])
 
     @property
     def action_tokenizer(self) -> ActionTokenizer:

@@ -158,6 +158,7 @@ def run_sft(
     announce(f"training on {n_episodes} episodes, {len(dataset)} decisions: {n_steps} gradient steps")
     model.learn(n_steps, reset_num_timesteps=not resume, progress_bar=True)
     best = load_vla(folder / BEST_FOLDER) if model.validations else model.policy.vla
+    best.config.trained_render_quality = settings.render_quality
     save_vla(best, folder / MODEL_FOLDER, dtype=getattr(th, settings.weights_dtype))
     seconds["training"] = model.training_seconds
 

@@ -17,8 +17,9 @@ import pytest
 import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
 
-from vla_algos import BC, TokenGRPO, TokenPPO
+from vla_algos import BC, TokenGRPO, TokenPPO, VLAPolicy
 from vla_algos.errors import CheckpointError, SavingError
+from vla_algos.evaluation.subject import evaluation_env_kwargs
 from vla_algos.models import save_vla
 from vla_algos.policies.saving import FORMAT_VERSION, disk_errors_named
 from vla_gym.envs.toy_env import ToyLiberoEnv
@@ -241,3 +242,20 @@ def test_two_runs_in_one_folder_and_a_folder_that_cannot_be_written_are_refused(
     (tmp_path / "file").touch()
     learn(tmp_path / "file")
     assert str(os.getpid()) in refused[0] and "cannot be written" in refused[1] and model.num_timesteps == 0
+
+
+class Rendered(ToyLiberoEnv):
+    render_quality = "full"
+
+
+def test_a_trained_model_knows_its_temperature_and_rendering(tmp_path):
+    env = Rendered(image_size=32, horizon=3)
+    kwargs = {"vla": "nano", "vla_kwargs": {"config_changes": {"image_size": 32}}}
+    model = TokenPPO("VLAPolicy", env, n_steps=4, batch_size=4, temperature=1.5, policy_kwargs=kwargs, device="cpu")
+    model.learn(4)
+    save_vla(model.policy.vla, tmp_path)
+    policy = VLAPolicy.from_checkpoint(tmp_path, env)
+    assert policy.temperature == 1.5 and policy.vla.config.trained_render_quality == "full"
+    assert VLAPolicy.from_checkpoint(tmp_path, env, temperature=0.5).temperature == 0.5
+    assert evaluation_env_kwargs(policy, None)["render_quality"] == "full"
+    assert evaluation_env_kwargs(policy, {"render_quality": "fast"})["render_quality"] == "fast"

@@ -116,6 +116,8 @@ class OpenVLAConfig:
     :param value_head_width: hidden channels of the value head, 0 for no value head
     :param detach_value: stop the gradient of the value at the hidden state it reads
     :param trained_camera_size: side of the camera images of the data that it was trained on, pixels; None: not known
+    :param trained_render_quality: rendering of the images that it was trained on, "fast" or "full"; None: not known
+    :param trained_temperature: at which its actions were sampled in training; None: not known
     :param norm_stats: OpenVLA's data set statistics, {data set: {"action": {"q01": ..., "q99": ..., "mask": ...}}}
     :param released: files of the released checkpoint that the model came from, whose layout it is saved in; None: the
         layout of this library
@@ -138,6 +140,8 @@ class OpenVLAConfig:
     value_head_width: int = 0
     detach_value: bool = False
     trained_camera_size: int | None = None
+    trained_render_quality: str | None = None
+    trained_temperature: float | None = None
     norm_stats: dict[str, Any] = field(default_factory=dict)
     released: ReleasedFiles | None = None
     statistics_file: str | None = field(default=None, compare=False, repr=False)
@@ -153,6 +157,16 @@ class OpenVLAConfig:
             return self.trained_camera_size
         # what the pipeline starts from
         return LIBERO_CAMERA_SIZE if "lanczos" in self.image_pipeline else self.image_size
+
+    @property
+    def render_quality(self) -> str:
+        """Rendering that the model is to be given: that of its training, if known; else "full" for released models."""
+        return self.trained_render_quality or ("fast" if self.released is None else "full")
+
+    @property
+    def temperature(self) -> float:
+        """Temperature at which actions are to be sampled: that of the training, else 1."""
+        return 1.0 if self.trained_temperature is None else self.trained_temperature
 
     @property
     def action_tokens(self) -> int:

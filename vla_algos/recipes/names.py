@@ -1,0 +1,67 @@
+"""Names that a run depends on, checked before torch is imported and before anything is written."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from vla_gym.assets.resolve import resolve_assets
+from vla_gym.errors import UnknownNameError
+from vla_gym.tasks.registry import RENDER_QUALITIES, SuiteSpec, get_suite
+
+ALGORITHM_NAMES = ("TokenPPO", "TokenGRPO", "TokenRLOO", "TPO")
+PRESET_NAMES = ("openvla-7b", "openvla-7b-siglip", "compact", "nano")
+"""As ``vla_algos.models.openvla.config.PRESETS`` has them, which needs torch."""
+_CHECKPOINTS = Path(__file__).resolve().parents[1] / "models" / "checkpoints"
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+def check_vla(vla: str) -> None:
+    """
+    Look a model's name up; whether the Hub has what looks like one of its ids is not asked.
+
+    :param vla: preset, shipped checkpoint, checkpoint folder or Hugging Face id
+    :raises UnknownNameError: if it is none of these
+    """
+    shipped = sorted(path.parent.name for path in _CHECKPOINTS.glob("*/config.json"))
+    if vla in PRESET_NAMES or vla in shipped or Path(vla).is_dir():
+        return
+    if _HUB_ID.fullmatch(vla) and not vla.startswith("."):
+        return
+    remedy = "Or give an existing checkpoint folder, or a Hugging Face id such as 'organisation/name'."
+    raise UnknownNameError("VLA", vla, [*PRESET_NAMES, *shipped], remedy)
+
+
+def check_algorithm(algorithm: str) -> None:
+    """
+    Look an algorithm up.
+
+    :param algorithm: its name
+    :raises UnknownNameError: if there is none of that name
+    """
+    if algorithm not in ALGORITHM_NAMES:
+        raise UnknownNameError("algorithm", algorithm, ALGORITHM_NAMES)
+
+
+def check_env_names(
+    env_id: str, task_ids: Sequence[int] | None = None, assets: str = "auto", render_quality: str | None = None
+) -> SuiteSpec:
+    """
+    Look up what an environment is made by.
+
+    :param env_id: id or short name of a suite
+    :param task_ids: of the suite; None or empty: all
+    :param assets: asset pack
+    :param render_quality: "fast" or "full"; None: not known yet
+    :return: the suite
+    :raises UnknownNameError: for a suite, task or quality that does not exist
+    :raises AssetsError: if the asset pack is missing
+    """
+    suite = get_suite(env_id)
+    for task_id in task_ids or ():
+        suite.task(task_id)
+    if render_quality is not None and render_quality not in RENDER_QUALITIES:
+        raise UnknownNameError("render_quality", render_quality, RENDER_QUALITIES)
+    resolve_assets(assets)
+    return suite
