@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +10,7 @@ import typer
 from rich.console import Console
 
 from vla_algos.cli.options import Assets
+from vla_algos.cli.output import interruption_named
 from vla_algos.cli.results import print_rl_result
 
 
@@ -20,14 +22,26 @@ def quickstart(
     task_id: Annotated[int | None, typer.Option(help="Task of LIBERO-Goal; default: the recipe's.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of everything.", min=0)] = 0,
     assets: Assets = "auto",
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with an interrupted run in --out, with its own settings.")
+    ] = False,
 ) -> None:
     """Improve the shipped checkpoint at one LIBERO-Goal task by TokenPPO, and show what changed."""
+    from vla_algos.recipes.names import check_env_names, check_run_folder
+
+    # before torch is imported, which takes seconds
+    check_env_names("goal", None if task_id is None else [task_id], assets)
+    if resume:
+        check_run_folder(out)
     from vla_algos.recipes.quickstart import CURVE, FILMS, quickstart_settings, run_quickstart
+    from vla_algos.recipes.rl_folder import settings_of_run, what_was_saved
 
     console = Console()
     changes = {} if task_id is None else {"task_ids": (task_id,)}
-    settings = quickstart_settings(smoke, seed=seed, assets=assets, **changes)
-    result = run_quickstart(settings, out, lambda text: console.print(f"[bold]{text}[/bold]"))
+    settings = settings_of_run(out) if resume else quickstart_settings(smoke, seed=seed, assets=assets, **changes)
+    resuming = shlex.join(["vla-rl", "quickstart", "--out", str(out), "--resume"])
+    with interruption_named(lambda: what_was_saved(out), lambda: resuming):
+        result = run_quickstart(settings, out, lambda text: console.print(f"[bold]{text}[/bold]"), resume)
     print_rl_result(console, result)
     for file in (CURVE, *FILMS.values(), "results.json"):
         console.print(str(result.folder / file), highlight=False)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from vla_algos.cli.options import Assets
+from vla_algos.cli.output import interruption_named, this_command
 
 
 def sft(
@@ -48,7 +47,7 @@ def sft(
     ] = False,
 ) -> None:
     """Fine-tune a VLA on demonstrations, and measure its success rate."""
-    from vla_algos.recipes.sft import MODEL_FOLDER, run_sft
+    from vla_algos.recipes.names import check_run_folder
     from vla_algos.recipes.sft_settings import SFTSettings
     from vla_gym.datasets.hdf5 import load_episodes
     from vla_gym.datasets.provenance import describe_demonstrations
@@ -73,14 +72,27 @@ def sft(
         render_quality=render_quality,
         n_eval_states=eval_states,
     )
-    result = run_sft(
-        settings,
-        load_episodes(data),
-        out,
-        lambda text: console.print(f"[bold]{text}[/bold]"),
-        resume=resume,
-        origin={"command": shlex.join(["vla-rl", *sys.argv[1:]]), "data": describe_demonstrations(data)},
-    )
+    # before torch is imported, which takes seconds
+    settings.check_names()
+    origin = {"command": this_command(), "data": describe_demonstrations(data)}
+    if resume:
+        check_run_folder(out)
+    from vla_algos.policies.saving import LAST_FILE, saved_timesteps
+    from vla_algos.recipes.sft import MODEL_FOLDER, run_sft
+
+    def saved() -> str | None:
+        n_steps = saved_timesteps(out / LAST_FILE)
+        return None if n_steps is None else f"The run is saved in {out / LAST_FILE}: {n_steps} gradient steps."
+
+    with interruption_named(saved):
+        result = run_sft(
+            settings,
+            load_episodes(data),
+            out,
+            lambda text: console.print(f"[bold]{text}[/bold]"),
+            resume=resume,
+            origin=origin,
+        )
 
     table = Table(title="validation, teacher-forced | free-running")
     for column in ("step", "token accuracy", "L1 error", "bin error"):

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
 from vla_algos.cli.options import ASSETS_HELP, numbers
+from vla_algos.cli.output import interruption_named
 from vla_algos.cli.results import print_rl_result
+
+if TYPE_CHECKING:
+    from vla_algos.recipes.rl_settings import RLSettings
 
 
 def train(
@@ -20,9 +25,11 @@ def train(
     task_ids: Annotated[str, typer.Option(help="Of the suite, e.g. 0,3,8; default: the recipe's.")] = "",
     vla: Annotated[str | None, typer.Option(help="Where to start; default: the recipe's.")] = None,
     algorithm: Annotated[str | None, typer.Option(help="Section of the recipe; default: its first.")] = None,
-    timesteps: Annotated[int | None, typer.Option(help="Decisions to train on.", min=1)] = None,
+    timesteps: Annotated[
+        int | None, typer.Option(help="Decisions to train on in all; with --resume, more extend a finished run.", min=1)
+    ] = None,
     curriculum: Annotated[
-        str | None, typer.Option(help="paper or frontier, with the recipe's other keywords, or none.")
+        str | None, typer.Option(help="paper, frontier or uniform, with the recipe's other keywords, or none.")
     ] = None,
     n_envs: Annotated[int | None, typer.Option(help="Environments side by side.", min=1)] = None,
     eval_states: Annotated[
@@ -36,11 +43,14 @@ def train(
 ) -> None:
     """Improve a VLA by reinforcement learning, and measure its success before and after."""
     from vla_algos.recipes.hyperparams import load_recipe
-    from vla_algos.recipes.rl import run_rl
-    from vla_algos.recipes.rl_folder import settings_of_run
+    from vla_algos.recipes.names import check_run_folder, check_scheme
     from vla_gym.tasks.registry import get_suite
 
     ids = numbers(task_ids)
+    # before torch is imported, which takes seconds
+    check_scheme(None if curriculum in (None, "none") else {"scheme": curriculum})
+    if resume:
+        check_run_folder(out)
     given = {
         "env_id": None if suite is None else get_suite(suite).env_id,
         "task_ids": None if ids is None else tuple(ids),
@@ -52,16 +62,29 @@ def train(
         "assets": assets,
     }
     changes = {name: value for name, value in given.items() if value is not None}
-    base = settings_of_run(out) if resume else None
+    base = _settings_of(out) if resume else None
     if base is not None:
         algorithm = algorithm or base.algorithm
     if base is not None and recipe is None:
-        settings = replace(base, algorithm=algorithm, **changes)
+        settings = replace(base, algorithm=algorithm or base.algorithm, **changes)
+        settings.check_names()
     else:
         settings = load_recipe(recipe or "goal", algorithm, base, **changes)
     if curriculum is not None:
         keywords = None if curriculum == "none" else {**(settings.curriculum or {}), "scheme": curriculum}
         settings = replace(settings, curriculum=keywords)
+    # with torch, from here on
+    from vla_algos.recipes.rl import run_rl
+    from vla_algos.recipes.rl_folder import what_was_saved
+
     console = Console()
-    result = run_rl(settings, out, lambda text: console.print(f"[bold]{text}[/bold]"), resume)
+    resuming = shlex.join(["vla-rl", "train", "--out", str(out), "--resume"])
+    with interruption_named(lambda: what_was_saved(out), lambda: resuming):
+        result = run_rl(settings, out, lambda text: console.print(f"[bold]{text}[/bold]"), resume)
     print_rl_result(console, result)
+
+
+def _settings_of(folder: Path) -> RLSettings:
+    from vla_algos.recipes.rl_folder import settings_of_run
+
+    return settings_of_run(folder)

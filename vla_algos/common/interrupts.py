@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
+
+logger = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -27,6 +30,7 @@ def deferred_interrupt() -> Iterator[Callable[[], bool]]:
         if asked.is_set():
             raise KeyboardInterrupt
         asked.set()
+        logger.warning("Stopping after what is in progress, and saving it. Press Ctrl-C again to stop at once.")
 
     previous = signal.signal(signal.SIGINT, note)
     try:

@@ -119,8 +119,17 @@ class ResumableAlgorithm(SavedWithoutFrozenWeights, OnPolicyAlgorithm):
                 # of a run that is over, too: it may be extended
                 self._save_checkpoint()
             if self._is_interrupted():
-                raise KeyboardInterrupt
+                raise KeyboardInterrupt(self._said_of_interruption())
         return self
+
+    def _said_of_interruption(self) -> str:
+        if self.checkpoint_folder is None:
+            return "Nothing was saved, as there is no checkpoint_folder; learn goes on with reset_num_timesteps=False."
+        path = Path(self.checkpoint_folder) / LAST_FILE
+        return (
+            f"Saved to {path} after {self.num_timesteps} decisions. Load it and call "
+            "learn(model.remaining_timesteps, reset_num_timesteps=False) to resume."
+        )
 
     def collect_rollouts(
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
@@ -176,9 +185,11 @@ class ResumableAlgorithm(SavedWithoutFrozenWeights, OnPolicyAlgorithm):
             "last_episode_starts": self._last_episode_starts,
         }
         path = Path(str(self.checkpoint_folder)) / LAST_FILE
+        # the file says of itself that it is saved
+        saved_before, self._n_saved_iterations = self._n_saved_iterations, self._n_iterations
         try:
-            if save_or_warn(lambda: self.save(path)):
-                self._n_saved_iterations = self._n_iterations
+            if not save_or_warn(lambda: self.save(path)):
+                self._n_saved_iterations = saved_before
         finally:
             self._moment = None
 

@@ -242,9 +242,23 @@ def _is_of_disk(error: BaseException | None) -> bool:
     return False
 
 
+def saved_timesteps(path: str | Path) -> int | None:
+    """
+    Decisions, or gradient steps, after which a run was saved.
+
+    :param path: file written by ``save``
+    :return: the number; None if there is no such file, or it is damaged
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return int(json.loads(archive.read("data").decode())["num_timesteps"])
+    except (OSError, zipfile.BadZipFile, zlib.error, KeyError, TypeError, ValueError):
+        return None
+
+
 def owned_folder(folder: str | None) -> AbstractContextManager[object]:
     """
-    As :func:`vla_gym.files.own_folder`, for runs that may be saved nowhere.
+    As :func:`vla_gym.owned.own_folder`, for runs that may be saved nowhere.
 
     :param folder: of the run, or None
     :return: context manager

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from vla_algos.errors import CheckpointError
 from vla_gym.assets.resolve import resolve_assets
 from vla_gym.errors import UnknownNameError
 from vla_gym.tasks.registry import RENDER_QUALITIES, SuiteSpec, get_suite
 
 ALGORITHM_NAMES = ("TokenPPO", "TokenGRPO", "TokenRLOO", "TPO")
+SETTINGS_FILE = "settings.json"
+"""In the folder of a run."""
+SCHEME_NAMES = ("paper", "frontier", "uniform")
+"""As ``vla_algos.curriculum.sampler.SCHEMES`` has them."""
 PRESET_NAMES = ("openvla-7b", "openvla-7b-siglip", "compact", "nano")
 """As ``vla_algos.models.openvla.config.PRESETS`` has them, which needs torch."""
 _CHECKPOINTS = Path(__file__).resolve().parents[1] / "models" / "checkpoints"
@@ -31,6 +37,32 @@ def check_vla(vla: str) -> None:
         return
     remedy = "Or give an existing checkpoint folder, or a Hugging Face id such as 'organisation/name'."
     raise UnknownNameError("VLA", vla, [*PRESET_NAMES, *shipped], remedy)
+
+
+def check_scheme(curriculum: Mapping[str, Any] | None) -> None:
+    """
+    Look up the scheme of a curriculum.
+
+    :param curriculum: its keywords; None: there is none
+    :raises UnknownNameError: if there is no such scheme
+    """
+    scheme = (curriculum or {}).get("scheme")
+    if scheme is not None and scheme not in SCHEME_NAMES:
+        raise UnknownNameError("scheme", scheme, SCHEME_NAMES)
+
+
+def check_run_folder(folder: str | Path) -> None:
+    """
+    See whether a run was started in a folder.
+
+    :param folder: of the run
+    :raises CheckpointError: if it was not
+    """
+    if not (Path(folder) / SETTINGS_FILE).is_file():
+        raise CheckpointError(
+            f"{folder} holds no {SETTINGS_FILE}, so there is no run to resume. Name the folder of an interrupted run, "
+            "or start one, without resume."
+        )
 
 
 def check_algorithm(algorithm: str) -> None:

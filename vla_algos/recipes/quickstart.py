@@ -38,7 +38,10 @@ def quickstart_settings(smoke: bool = False, **changes: Any) -> RLSettings:
 
 
 def run_quickstart(
-    settings: RLSettings, folder: str | Path, announce: Callable[[str], None] = lambda _: None
+    settings: RLSettings,
+    folder: str | Path,
+    announce: Callable[[str], None] = lambda _: None,
+    resume: bool = False,
 ) -> RLResult:
     """
     Evaluate, train, evaluate again; film one held-out episode before and after, and draw the curve.
@@ -47,6 +50,7 @@ def run_quickstart(
     :param folder: where to write what :func:`vla_algos.recipes.rl.run_rl` writes, and ``curve.png``, ``before.mp4``,
         ``after.mp4``
     :param announce: told what begins
+    :param resume: as for :func:`vla_algos.recipes.rl.run_rl`
     :return: what was measured
     """
     folder = Path(folder)
@@ -56,7 +60,7 @@ def run_quickstart(
         announce(f"film of one held-out episode, {when} training")
         record_episode(model, folder / FILMS[when], settings.env_id, settings.env_kwargs, options)
 
-    result = run_rl(settings, folder, announce, on_model=film)
+    result = run_rl(settings, folder, announce, resume, on_model=film)
     title = result.after["greedy"].instructions[settings.tasks[0]]
     before, after = list(result.before.values()), list(result.after.values())
     plot_learning_curve(folder / CURVE, result.history, before, after, title)

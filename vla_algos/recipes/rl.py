@@ -25,19 +25,19 @@ from vla_algos.common.callbacks import RolloutRecord
 from vla_algos.common.schedules import as_schedule
 from vla_algos.common.vec_env import SB3VecEnv
 from vla_algos.curriculum import CurriculumCallback, SuccessSampler
-from vla_algos.errors import UnknownNameError
 from vla_algos.evaluation.harness import EvaluationResult, Predictor, evaluate_policy_on_suite
 from vla_algos.models import save_vla
 from vla_algos.on_policy.algorithm import TokenOnPolicyAlgorithm
-from vla_algos.policies.saving import LAST_FILE
-from vla_algos.recipes.rl_folder import MAY_DIFFER, StoredHistoryCallback, begin_run
+from vla_algos.policies.saving import LAST_FILE, disk_errors_named
+from vla_algos.recipes.rl_folder import FIRST_EPISODES, MAY_DIFFER, StoredHistoryCallback, begin_run, extend_run
 from vla_algos.recipes.rl_settings import RLSettings
-from vla_algos.recipes.stored_settings import check_resumable
+from vla_algos.recipes.stored_settings import check_resumable, check_saved
 from vla_algos.token_grpo import TokenGRPO
 from vla_algos.token_ppo import TokenPPO
 from vla_algos.token_rloo import TokenRLOO
 from vla_algos.tpo import TPO
 from vla_gym.files import write_then_rename
+from vla_gym.owned import own_folder
 from vla_gym.vector import make_vec
 
 ALGORITHMS: Mapping[str, type[TokenOnPolicyAlgorithm]] = MappingProxyType(
@@ -119,59 +119,82 @@ def run_rl(
 
     :param settings: what and how
     :param folder: where to write ``model/`` (checkpoint folder), ``model.zip`` (SB3), ``last.zip`` (to go on from),
-        ``settings.json``, ``history.json``, ``results.json``, ``before_greedy.json``, ``before_sampled.json`` and
-        ``logs/``. A new run takes away what an earlier one in this folder would have gone on from
+        ``settings.json``, ``history.json``, ``results.json``, ``before_greedy.json``, ``before_sampled.json``, the
+        episodes of each evaluation (``before_greedy.jsonl``, ...) and ``logs/``. It is locked meanwhile. A new run
+        takes away what an earlier one in this folder would have gone on from
     :param announce: told what begins
-    :param resume: go on from ``last.zip`` of an interrupted run. ``n_eval_states`` alone may differ from its settings,
-        and then holds for the evaluation after training
+    :param resume: go on with an interrupted run, or extend a finished one: with the evaluation before training, with
+        training from ``last.zip``, or with the evaluation after it. Two of its settings may differ:
+        ``total_timesteps``, over which schedules then fall, and ``n_eval_states``, for the evaluation after training
     :param on_model: given the model ``"before"`` and ``"after"`` training, for example to film it
     :return: what was measured
     :raises UnknownNameError: for an algorithm, suite, task, model, asset pack or curriculum scheme that does not exist
     :raises TypeError: for a keyword of the curriculum that does not exist
-    :raises SettingsError: if the interrupted run has other settings
+    :raises SettingsError: if the interrupted run has other settings, or has taken ``total_timesteps`` already
+    :raises FolderInUseError: if another run is writing to ``folder``
+    :raises FolderNotWritableError: if ``folder`` cannot be written
+    :raises SavingError: if the model cannot be written at the end
     :raises CheckpointError: if there is no run to go on with, or a checkpoint is damaged or does not fit
     :raises AssetsError: if the asset pack is missing or incomplete
     :raises TrainingDivergedError: if three updates in a row are not finite
     :raises KeyboardInterrupt: at Ctrl-C; in training the iteration is finished and saved before
     """
     folder = Path(folder)
-    if settings.algorithm not in ALGORITHMS:
-        raise UnknownNameError("algorithm", settings.algorithm, ALGORITHMS)
+    # what is wrong with names and keywords shall show before anything is written or takes time
     if resume:
         check_resumable(settings, folder, MAY_DIFFER)
-    folder.mkdir(parents=True, exist_ok=True)
-    seconds: dict[str, float] = {}
-    # what is wrong with its keywords shall show before anything takes time
+        if not any(folder.glob(FIRST_EPISODES)):
+            check_saved(folder)
+    settings.check_names()
     sampler = None if settings.curriculum is None else _new_sampler(settings)
+    with own_folder(folder):
+        return _run(settings, folder, announce, resume, on_model, sampler)
+
+
+def _run(
+    settings: RLSettings,
+    folder: Path,
+    announce: Callable[[str], None],
+    resume: bool,
+    on_model: Callable[[str, TokenOnPolicyAlgorithm], None],
+    sampler: SuccessSampler | None,
+) -> RLResult:
+    seconds: dict[str, float] = {}
+    has_trained = resume and (folder / LAST_FILE).is_file()
     env = make_env(settings)
     try:
-        model = _make_model(settings, env, folder, resume)
+        model = _make_model(settings, env, folder, has_trained)
         if resume:
-            before = _read(folder)
+            extend_run(settings, folder, model.num_timesteps)
         else:
             begin_run(settings, folder)
+        if has_trained:
+            before = _read(folder)
+        else:
             with _stage("evaluation before", seconds):
-                before = _evaluate(settings, model, "before", announce)
+                before = _evaluate(settings, model, folder, "before", announce)
             for mode, evaluation in before.items():
                 evaluation.save(folder / f"before_{mode}.json")
             on_model("before", model)
             # training is to be the same whatever the evaluation has drawn
             model.set_random_seed(settings.seed)
-        n_tasks = len(settings.tasks)
-        announce(f"{settings.algorithm}, {settings.total_timesteps} decisions on {n_tasks} task{'s' * (n_tasks > 1)}")
         recorder = StoredHistoryCallback(folder)
         callbacks: list[BaseCallback] = [recorder]
         if sampler is not None:
             callbacks.append(CurriculumCallback(getattr(model, "success_sampler", None) or sampler))
-        n_timesteps = model.remaining_timesteps if resume else settings.total_timesteps
-        model.learn(n_timesteps, callbacks, reset_num_timesteps=not resume, progress_bar=True)
+        n_timesteps = max(0, settings.total_timesteps - model.num_timesteps)
+        if n_timesteps:
+            _forget_evaluation_after(folder)
+            announce(_training_text(settings, n_timesteps))
+        model.learn(n_timesteps, callbacks, reset_num_timesteps=not has_trained, progress_bar=True)
         seconds["training"] = recorder.seconds
     finally:
         env.close()
     model.save(folder / "model.zip")
-    save_vla(model.policy.vla, folder / "model")
+    with disk_errors_named(folder / "model"):
+        save_vla(model.policy.vla, folder / "model")
     with _stage("evaluation after", seconds):
-        after = _evaluate(settings, model, "after", announce)
+        after = _evaluate(settings, model, folder, "after", announce)
     on_model("after", model)
     result = RLResult(
         settings,
@@ -187,6 +210,17 @@ def run_rl(
     with write_then_rename(folder / "results.json") as temporary:
         temporary.write_text(json.dumps(result.to_dict(), indent=2) + "\n", encoding="utf-8")
     return result
+
+
+def _training_text(settings: RLSettings, n_timesteps: int) -> str:
+    n_tasks = len(settings.tasks)
+    return f"{settings.algorithm}, {n_timesteps} decisions on {n_tasks} task{'s' * (n_tasks > 1)}"
+
+
+def _forget_evaluation_after(folder: Path) -> None:
+    """Episodes of a model that is about to change."""
+    for path in folder.glob("after_*.jsonl"):
+        path.unlink()
 
 
 @contextmanager
@@ -249,21 +283,25 @@ def _new_sampler(settings: RLSettings) -> SuccessSampler:
 
 
 def _evaluate(
-    settings: RLSettings, model: TokenOnPolicyAlgorithm, when: str, announce: Callable[[str], None]
+    settings: RLSettings, model: TokenOnPolicyAlgorithm, folder: Path, when: str, announce: Callable[[str], None]
 ) -> dict[str, EvaluationResult]:
     if not settings.n_eval_states:
         return {}
     announce(f"evaluation {when} training, greedy and sampled")
-    return evaluate_both(settings, model)
+    return evaluate_both(settings, model, {mode: folder / f"{when}_{mode}.jsonl" for mode in MODES})
 
 
-def evaluate_both(settings: RLSettings, model: Predictor) -> dict[str, EvaluationResult]:
+def evaluate_both(
+    settings: RLSettings, model: Predictor, episodes_files: Mapping[str, Path] | None = None
+) -> dict[str, EvaluationResult]:
     """
     Success with greedy and with sampled actions, from the same initial states.
 
     :param settings: of the run that the model comes from
     :param model: anything with SB3's ``predict``
+    :param episodes_files: by mode, where each episode is written as it ends; episodes that are there are not run again
     :return: by name of the mode, one of ``MODES``
+    :raises EvaluationFileError: if the episodes that are there were measured otherwise
     """
     return {
         mode: evaluate_policy_on_suite(
@@ -276,6 +314,8 @@ def evaluate_both(settings: RLSettings, model: Predictor) -> dict[str, Evaluatio
             env_kwargs=settings.env_kwargs,
             progress_bar=True,
             seed=settings.seed,
+            episodes_file=(episodes_files or {}).get(mode),
+            resume=True,
         )
         for mode in MODES
     }

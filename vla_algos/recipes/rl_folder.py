@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import logging
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from vla_algos.common.callbacks import RolloutHistoryCallback, RolloutRecord
-from vla_algos.policies.saving import LAST_FILE
+from vla_algos.errors import SettingsError
+from vla_algos.policies.saving import LAST_FILE, saved_timesteps
 from vla_algos.recipes.rl_settings import RLSettings
 from vla_algos.recipes.stored_settings import damaged_settings, read_settings, store_settings
 from vla_gym.files import write_then_rename
@@ -17,8 +18,10 @@ from vla_gym.files import write_then_rename
 logger = logging.getLogger(__name__)
 
 HISTORY_FILE = "history.json"
-MAY_DIFFER = ("n_eval_states",)
-"""Settings that a run may go on with otherwise."""
+FIRST_EPISODES = "before_*.jsonl"
+"""Files with the episodes of the evaluation before training."""
+MAY_DIFFER = ("n_eval_states", "total_timesteps")
+"""Settings that may change when a run is resumed."""
 
 
 def begin_run(settings: RLSettings, folder: Path) -> None:
@@ -28,7 +31,8 @@ def begin_run(settings: RLSettings, folder: Path) -> None:
     :param settings: of the run
     :param folder: of the run
     """
-    for path in (folder / LAST_FILE, folder / HISTORY_FILE, *folder.glob("before_*.json")):
+    evaluations = (*folder.glob("before_*.json"), *folder.glob(FIRST_EPISODES), *folder.glob("after_*.jsonl"))
+    for path in (folder / LAST_FILE, folder / HISTORY_FILE, *evaluations):
         path.unlink(missing_ok=True)
     store_settings(settings, folder)
 
@@ -46,6 +50,47 @@ def settings_of_run(folder: str | Path) -> RLSettings:
         return RLSettings(**{**content, "task_ids": tuple(content["task_ids"])})
     except (ValueError, TypeError) as error:
         raise damaged_settings(folder, error) from error
+
+
+def extend_run(settings: RLSettings, folder: Path, n_done: int) -> None:
+    """
+    Note that a run shall take more decisions, or fewer, than it was begun with.
+
+    :param settings: to go on with
+    :param folder: of the run
+    :param n_done: decisions that it has taken
+    :raises SettingsError: if it has taken as many already
+    """
+    stored = settings_of_run(folder)
+    if settings.total_timesteps == stored.total_timesteps:
+        return
+    if settings.total_timesteps <= n_done:
+        raise SettingsError(
+            f"total_timesteps is {settings.total_timesteps}, but the run in {folder} has taken {n_done} decisions "
+            f"already. Give more than {n_done} to extend it (vla-rl train: --timesteps)."
+        )
+    store_settings(replace(stored, total_timesteps=settings.total_timesteps), folder)
+
+
+def what_was_saved(folder: str | Path) -> str | None:
+    """
+    Say what an interrupted run has left in its folder.
+
+    :param folder: of the run
+    :return: one sentence; None if there is nothing to go on from
+    """
+    folder = Path(folder)
+    n_done = saved_timesteps(folder / LAST_FILE)
+    n_episodes = {
+        when: sum(max(0, path.read_bytes().count(b"\n") - 1) for path in folder.glob(f"{when}_*.jsonl"))
+        for when in ("before", "after")
+    }
+    if n_done is not None:
+        of_after = f", and {n_episodes['after']} episode(s) evaluated after training" if n_episodes["after"] else ""
+        return f"The run is saved in {folder / LAST_FILE}: {n_done} decisions{of_after}."
+    if n_episodes["before"]:
+        return f"{n_episodes['before']} episode(s) evaluated before training are saved in {folder}."
+    return None
 
 
 class StoredHistoryCallback(RolloutHistoryCallback):

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from vla_algos.policies import env_kwargs
-from vla_gym.tasks.registry import get_suite
+from vla_algos.recipes.names import check_algorithm, check_env_names, check_scheme, check_vla
+from vla_algos.recipes.value_types import check_fields, check_range
+from vla_gym.tasks.registry import N_INIT_STATES, get_suite
 
 
 @dataclass(frozen=True)
@@ -14,7 +15,7 @@ class RLSettings:
     """
     What to train, how long, and how to judge it.
 
-    :param algorithm: one of ``vla_algos.recipes.rl.ALGORITHMS``
+    :param algorithm: one of ``vla_algos.recipes.names.ALGORITHM_NAMES``
     :param vla: preset, shipped checkpoint, checkpoint folder or Hugging Face id
     :param env_id: the suite
     :param task_ids: its tasks; empty: all
@@ -27,6 +28,7 @@ class RLSettings:
     :param assets: asset pack
     :param render_quality: "fast" or "full"
     :param n_eval_states: initial states per task and evaluation; 0: no evaluation
+    :raises SettingsError: for a value of the wrong type, or out of its range
     """
 
     algorithm: str = "TokenPPO"
@@ -43,6 +45,29 @@ class RLSettings:
     render_quality: str = "fast"
     n_eval_states: int = 50
 
+    def __post_init__(self) -> None:
+        check_fields(self)
+        for name, lowest, highest in (
+            ("n_train_states", 1, N_INIT_STATES),
+            ("n_envs", 1, None),
+            ("total_timesteps", 1, None),
+            ("seed", 0, None),
+            ("n_eval_states", 0, N_INIT_STATES),
+        ):
+            check_range(name, getattr(self, name), lowest, highest)
+
+    def check_names(self) -> None:
+        """
+        Look up every name that needs no model; torch is not imported.
+
+        :raises UnknownNameError: for an algorithm, model, suite, task or render quality that does not exist
+        :raises AssetsError: if the asset pack is missing
+        """
+        check_algorithm(self.algorithm)
+        check_vla(self.vla)
+        check_scheme(self.curriculum)
+        check_env_names(self.env_id, self.task_ids, self.assets, self.render_quality)
+
     @property
     def tasks(self) -> tuple[int, ...]:
         """The tasks trained on."""
@@ -56,6 +81,9 @@ class RLSettings:
     @property
     def env_kwargs(self) -> dict[str, Any]:
         """Keywords of the environment that the policy acts in."""
+        # here, as it needs torch, which settings alone do not
+        from vla_algos.policies import env_kwargs
+
         return {
             **env_kwargs(self.vla, self.policy_kwargs.get("unnorm_key")),
             "task_ids": list(self.tasks),

@@ -27,12 +27,13 @@ from vla_algos.common import provenance
 from vla_algos.evaluation.harness import EvaluationResult, evaluate_policy_on_suite
 from vla_algos.models import load_vla, save_vla
 from vla_algos.policies import VLAPolicy, env_kwargs
-from vla_algos.policies.saving import LAST_FILE
+from vla_algos.policies.saving import LAST_FILE, disk_errors_named
 from vla_algos.recipes.model_card import write_model_card
 from vla_algos.recipes.sft_settings import SFTSettings
-from vla_algos.recipes.stored_settings import check_resumable, store_settings
+from vla_algos.recipes.stored_settings import check_resumable, check_saved, differs, store_settings
 from vla_gym.datasets.episode import Episode
 from vla_gym.files import write_then_rename
+from vla_gym.owned import own_folder
 from vla_gym.tasks.registry import get_suite
 
 N_VALIDATIONS = 10
@@ -133,12 +134,29 @@ def run_sft(
         ``resume``
     :raises SettingsError: if the interrupted run has other settings
     :raises TrainingDivergedError: after three gradient steps in a row that are not finite
+    :raises FolderInUseError: if another run is writing to ``folder``
+    :raises FolderNotWritableError: if ``folder`` cannot be written
+    :raises SavingError: if the model cannot be written at the end
     :raises KeyboardInterrupt: after Ctrl-C, once the gradient step in progress is done and saved
     """
-    settings, folder = settings.resolved(), Path(folder)
+    folder = Path(folder)
+    settings.check_names()
+    settings = settings.resolved()
     if resume:
         check_resumable(settings, folder, MAY_DIFFER)
-    folder.mkdir(parents=True, exist_ok=True)
+        check_saved(folder)
+    with own_folder(folder):
+        return _run(settings, episodes, folder, announce, resume, origin or {})
+
+
+def _run(
+    settings: SFTSettings,
+    episodes: Iterable[Episode],
+    folder: Path,
+    announce: Callable[[str], None],
+    resume: bool,
+    origin: Mapping[str, Any],
+) -> SFTResult:
     seconds: dict[str, float] = {}
     demonstrated: dict[int, set[int]] = defaultdict(set)
 
@@ -155,11 +173,16 @@ def run_sft(
     seconds["reading"] = time.perf_counter() - start
 
     model, n_steps = _model(settings, dataset, folder, resume)
+    if n_steps or differs(settings, folder):
+        # episodes of a model that is about to change, or that shall be judged otherwise
+        for path in folder.glob("evaluation_*.jsonl"):
+            path.unlink()
     announce(f"training on {n_episodes} episodes, {len(dataset)} decisions: {n_steps} gradient steps")
     model.learn(n_steps, reset_num_timesteps=not resume, progress_bar=True)
     best = load_vla(folder / BEST_FOLDER) if model.validations else model.policy.vla
     best.config.trained_render_quality = settings.render_quality
-    save_vla(best, folder / MODEL_FOLDER, dtype=getattr(th, settings.weights_dtype))
+    with disk_errors_named(folder / MODEL_FOLDER):
+        save_vla(best, folder / MODEL_FOLDER, dtype=getattr(th, settings.weights_dtype))
     seconds["training"] = model.training_seconds
 
     evaluations = _evaluate(settings, folder / MODEL_FOLDER, model.device, sorted(demonstrated), seconds, announce)
@@ -172,7 +195,7 @@ def run_sft(
         model.validations,
         evaluations,
         dict(demonstrated),
-        {**provenance.origin(model.device), **(origin or {})},
+        {**provenance.origin(model.device), **origin},
         seconds,
         provenance.peak_memory_mb(),
     )
@@ -243,6 +266,8 @@ def _evaluate(
             env_kwargs=kwargs,
             progress_bar=True,
             seed=settings.seed,
+            episodes_file=folder.parent / f"evaluation_{mode}.jsonl",
+            resume=True,
         )
         seconds[f"evaluation {mode}"] = time.perf_counter() - start
     return evaluations

@@ -5,12 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from vla_algos.errors import SpaceError
-from vla_algos.models.hub import load_config
-from vla_algos.models.openvla.config import PRESETS
+from vla_algos.errors import SpaceError, UnknownNameError
+from vla_algos.recipes.names import PRESET_NAMES, check_env_names, check_vla
+from vla_algos.recipes.value_types import check_fields, check_range
+from vla_gym.tasks.registry import N_INIT_STATES
 
 PRESET_CHUNK_SIZE = 8
 """Commands per decision of a model that starts from fresh weights, unless another number is asked for."""
+
+WEIGHTS_DTYPES = ("float32", "bfloat16")
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,7 @@ class SFTSettings:
     :param render_quality: "fast" or "full", as in the demonstrations
     :param n_eval_states: initial states per task and evaluation; 0: no evaluation
     :param n_envs: environments side by side
+    :raises SettingsError: for a value of the wrong type, or out of its range
     """
 
     vla: str = "compact"
@@ -64,10 +68,27 @@ class SFTSettings:
     n_eval_states: int = 50
     n_envs: int = 8
 
+    def __post_init__(self) -> None:
+        check_fields(self)
+        for name, lowest, highest in (("seed", 0, None), ("n_eval_states", 0, N_INIT_STATES), ("n_envs", 1, None)):
+            check_range(name, getattr(self, name), lowest, highest)
+
+    def check_names(self) -> None:
+        """
+        Look up every name that needs no model; torch is not imported.
+
+        :raises UnknownNameError: for a model, suite, render quality or type of weights that does not exist
+        :raises AssetsError: if the asset pack is missing
+        """
+        check_vla(self.vla)
+        check_env_names(self.env_id, None, self.assets, self.render_quality)
+        if self.weights_dtype not in WEIGHTS_DTYPES:
+            raise UnknownNameError("weights_dtype", self.weights_dtype, WEIGHTS_DTYPES)
+
     @property
     def is_preset(self) -> bool:
         """Whether training starts from fresh weights."""
-        return self.vla in PRESETS
+        return self.vla in PRESET_NAMES
 
     @property
     def policy_kwargs(self) -> dict[str, Any]:
@@ -92,6 +113,9 @@ class SFTSettings:
         """
         if self.is_preset:
             return replace(self, chunk_size=PRESET_CHUNK_SIZE if self.chunk_size is None else self.chunk_size)
+        # here, as it needs torch, which settings alone do not
+        from vla_algos.models.hub import load_config
+
         config = load_config(self.vla)
         if self.chunk_size not in (None, config.chunk_size):
             raise SpaceError(

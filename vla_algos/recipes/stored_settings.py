@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from vla_algos.errors import CheckpointError, SettingsError
 from vla_algos.policies.saving import LAST_FILE
+from vla_algos.recipes.names import SETTINGS_FILE, check_run_folder
 from vla_gym.files import write_then_rename
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-SETTINGS_FILE = "settings.json"
 _REMEDY = "Name the folder of an interrupted run, or begin one, without resume."
 
 
@@ -40,8 +40,7 @@ def read_settings(kind: type[DataclassInstance], folder: str | Path) -> dict[str
     :raises CheckpointError: if no run was begun there, or the file is damaged
     """
     path = Path(folder) / SETTINGS_FILE
-    if not path.is_file():
-        raise CheckpointError(f"{folder} holds no {SETTINGS_FILE}, thus no run that could go on. {_REMEDY}")
+    check_run_folder(folder)
     try:
         content = dict(json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:
@@ -72,7 +71,7 @@ def check_resumable(settings: DataclassInstance, folder: Path, may_differ: Colle
     :param settings: to go on with
     :param folder: of the run
     :param may_differ: fields that the training does not depend on
-    :raises CheckpointError: if no run was begun there, or none was saved yet
+    :raises CheckpointError: if no run was begun there
     :raises SettingsError: if the run was begun with other settings
     """
     stored, given = dict(_flat(read_settings(type(settings), folder))), dict(_flat(_plain(settings)))
@@ -85,6 +84,26 @@ def check_resumable(settings: DataclassInstance, folder: Path, may_differ: Colle
             f"The run in {folder} was begun with other settings: {'; '.join(pairs)}. "
             "Repeat its settings (vla-rl train: leave these options away), or begin a new run in another folder."
         )
+
+
+def differs(settings: DataclassInstance, folder: Path) -> bool:
+    """
+    Whether anything at all is not as the run in a folder was begun.
+
+    :param settings: to go on with
+    :param folder: of the run
+    :return: True if a field has another value
+    """
+    return read_settings(type(settings), folder) != _plain(settings)
+
+
+def check_saved(folder: Path) -> None:
+    """
+    See whether the run in a folder was saved.
+
+    :param folder: of the run
+    :raises CheckpointError: if it was not
+    """
     if not (folder / LAST_FILE).is_file():
         raise CheckpointError(
             f"{folder} holds no {LAST_FILE}: the run was stopped before it was saved for the first time. "

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from vla_algos.cli import train as command
 from vla_algos.cli.main import app
+from vla_algos.recipes import quickstart as recipe
 from vla_algos.recipes import rl
 from vla_algos.recipes.hyperparams import load_recipe
 from vla_algos.recipes.rl_folder import begin_run
@@ -66,3 +67,37 @@ def test_a_run_goes_on_with_its_own_settings_unless_others_are_given(settings_of
     path.write_text(RECIPE)
     begin_run(load_recipe(path, "TPO", seed=9), tmp_path)
     assert settings_of("--resume", "--recipe", str(path), "--seed", "9") == load_recipe(path, "TPO", seed=9)
+
+
+def test_ctrl_c_says_what_was_saved_and_the_command_that_resumes(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def stop(settings: RLSettings, folder: Path, *_: object, **__: object) -> None:
+        (folder / "before_greedy.jsonl").write_text("{}\n{}\n{}\n")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(rl, "run_rl", stop)
+    monkeypatch.setattr(recipe, "run_rl", stop)
+    for name in ("train", "quickstart"):
+        (tmp_path / "my run").mkdir(exist_ok=True)
+        result = CliRunner().invoke(app, [name, "--out", str(tmp_path / "my run"), "--assets", "primitive"])
+        assert result.exit_code == 130, result.output
+        assert "2 episode(s) evaluated before training are saved in" in result.output
+        assert f"vla-rl {name} --out '{tmp_path}/my run' --resume" in result.output
+        (tmp_path / "my run" / "before_greedy.jsonl").unlink()
+    monkeypatch.setattr(rl, "run_rl", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    result = CliRunner().invoke(app, ["train", "--out", str(tmp_path / "my run"), "--assets", "primitive"])
+    assert "Interrupted. Nothing was saved." in result.output and "--resume" not in result.output
+
+
+def test_a_finished_run_is_extended_by_its_timesteps_alone(settings_of, tmp_path: Path) -> None:
+    stored = load_recipe("goal", seed=5, n_envs=3)
+    begin_run(stored, tmp_path)
+    assert settings_of("--resume", "--timesteps", "90000") == replace(stored, total_timesteps=90000)
+
+
+def test_resuming_where_no_run_is_says_so_and_makes_no_folder(tmp_path: Path) -> None:
+    for name in ("train", "quickstart"):
+        result = CliRunner().invoke(app, [name, "--out", str(tmp_path / "none"), "--resume"])
+        assert "none holds no settings.json, so there is no run to resume" in str(result.exception)
+    assert not (tmp_path / "none").exists()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,10 +12,14 @@ import yaml
 
 import vla_algos
 from vla_algos.common.schedules import as_schedule
-from vla_algos.errors import RecipeError, UnknownNameError
+from vla_algos.errors import RecipeError, SettingsError, UnknownNameError
+from vla_algos.models.openvla.config import PRESETS
 from vla_algos.recipes.hyperparams import FOLDER, load_recipe, recipe_names
+from vla_algos.recipes.names import ALGORITHM_NAMES, PRESET_NAMES
 from vla_algos.recipes.quickstart import quickstart_settings
+from vla_algos.recipes.rl import ALGORITHMS
 from vla_algos.recipes.rl_settings import RLSettings
+from vla_algos.recipes.sft_settings import SFTSettings
 
 
 def write(folder: Path, text: str) -> Path:
@@ -75,6 +81,96 @@ def test_what_a_recipe_leaves_open_comes_from_the_base(tmp_path: Path) -> None:
 def test_mistakes_are_named(text: str, error: type[Exception], message: str, tmp_path: Path) -> None:
     with pytest.raises(error, match=message):
         load_recipe(write(tmp_path, text))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("run: {n_envs: '8'}", r"n_envs is the text '8'; expected a whole number\. Write 8\."),
+        ("run: {n_envs: true}", "n_envs is True; expected a whole number"),
+        ("run: {n_envs: 0}", "n_envs is 0; expected at least 1"),
+        ("run: {n_envs: null}", "n_envs is None; expected a whole number"),
+        ("run: {total_timesteps: 1e5}", r"total_timesteps is the text '1e5'; .*Write 100000\."),
+        ("run: {total_timesteps: 1.0e+5}", r"total_timesteps is 100000\.0; .*Write 100000\."),
+        ("run: {n_train_states: 25.5}", r"n_train_states is 25\.5; expected a whole number\.$"),
+        ("run: {n_train_states: 51}", "n_train_states is 51; expected 1 to 50"),
+        ("run: {n_eval_states: -1}", "n_eval_states is -1; expected 0 to 50"),
+        ("run: {task_ids: 7}", r"task_ids is 7; expected a list, each entry a whole number\. Write \[7\]"),
+        ("run: {task_ids: '7'}", r"task_ids is the text '7'; expected a list"),
+        ("run: {task_ids: ['7']}", r"task_ids is \('7',\); expected a list, each entry a whole number"),
+        ("run: {task_ids: [7.0]}", r"task_ids is \(7\.0,\)"),
+        ("run: {task_ids: {7: 1}}", r"task_ids is \{7: 1\}"),
+        ("run: {seed: -1}", "seed is -1; expected at least 0"),
+        ("run: {vla: 5}", "vla is 5; expected a text"),
+        ("run: {render_quality: false}", "render_quality is False; expected a text"),
+        ("run: {curriculum: [frontier]}", r"curriculum is \['frontier'\]; expected keywords with values or null"),
+        ("run: {curriculum: {tau: '0.1'}}", r"tau is the text '0\.1'; .*Write 1\.0e-01"),
+        ("TokenPPO: {n_steps: '8'}", r"n_steps is the text '8'; expected a whole number\. Write 8\."),
+        ("TokenPPO: {n_epochs: 2.5}", r"n_epochs is 2\.5; expected a whole number"),
+        ("TokenPPO: {gamma: [0.9]}", r"gamma is \[0\.9\]; expected a number"),
+        ("TokenPPO: {learning_rate: fast}", "learning_rate is the text 'fast'; expected a number"),
+        ("TokenPPO: {learning_rate: lin_nan}", r"lin_nan.*lin_1\.0e-4"),
+        ("TokenPPO: {clip_range_vf: '0.2'}", "clip_range_vf is the text '0.2'"),
+        ("TokenPPO: {use_bf16: 'yes'}", "use_bf16 is the text 'yes'"),
+        ("TokenPPO: {ratio_level: tokens}", "ratio_level is the text 'tokens'; expected .*'token'"),
+        ("TokenPPO: {policy_kwargs: [1]}", r"policy_kwargs is \[1\]; expected keywords"),
+    ],
+)
+def test_values_of_the_wrong_type_say_what_is_expected(text: str, message: str, tmp_path: Path) -> None:
+    text = text if text.startswith("TokenPPO") else f"{text}\nTokenPPO: {{}}\n"
+    with pytest.raises(RecipeError, match=rf"mine\.yml: .*{message}"):
+        load_recipe(write(tmp_path, text))
+
+
+@pytest.mark.parametrize("changes", [{"n_envs": "8"}, {"task_ids": 7}, {"task_ids": "12"}, {"total_timesteps": 1e5}])
+def test_settings_made_in_python_are_checked_too(changes: dict) -> None:
+    with pytest.raises(SettingsError, match=next(iter(changes))):
+        RLSettings(**changes)
+    with pytest.raises(SettingsError, match="seed"):
+        SFTSettings(seed="0")
+
+
+def test_names_that_are_checked_without_torch_are_those_that_exist() -> None:
+    assert tuple(ALGORITHMS) == ALGORITHM_NAMES and tuple(PRESETS) == PRESET_NAMES
+
+
+WITHOUT_TORCH = """
+import sys
+from typer.testing import CliRunner
+from vla_algos.cli.main import app
+for line in sys.stdin:
+    result = CliRunner().invoke(app, line.split())
+    print("torch" in sys.modules, result.exit_code, result.exception)
+"""
+
+
+def test_names_are_checked_before_torch_is_imported_and_leave_no_folder(tmp_path: Path) -> None:
+    commands = {
+        "train --suite gaol": "suite 'gaol'",
+        "train --vla compact-libero-gaol": "VLA 'compact-libero-gaol'",
+        "train --recipe dinner": "recipe 'dinner'",
+        "train --algorithm TokenPOP": "'TokenPOP'",
+        "train --task-ids 3,12": "12",
+        "train --assets /nowhere": "/nowhere",
+        "train --curriculum forntier": "'forntier'",
+        "sft --data /nowhere": "/nowhere",
+        "sft --data . --vla kompact": "VLA 'kompact'",
+        "sft --data . --env-id gaol": "'gaol'",
+        "quickstart --task-id 12": "12",
+        "quickstart --assets /nowhere": "/nowhere",
+    }
+    lines = [f"{command} --out {tmp_path / 'runs' / 'new'}" for command in commands]
+    lines += ["evaluate kompact", "evaluate nano --env-id gaol", "evaluate nano --render-quality ful"]
+    run = subprocess.run(
+        [sys.executable, "-c", WITHOUT_TORCH], input="\n".join(lines), capture_output=True, text=True, check=True
+    )
+    output = run.stdout.splitlines()
+    assert len(output) == len(lines), run.stderr
+    for line, printed in zip(lines, output, strict=True):
+        assert printed.startswith("False 1 "), (line, printed)
+    for message, printed in zip(commands.values(), output, strict=False):
+        assert message in printed
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_unknown_recipe_is_named() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,13 +14,17 @@ from safetensors.torch import load_file
 
 from vla_algos.errors import CheckpointError, SettingsError, UnknownNameError
 from vla_algos.models import load_vla, save_vla
+from vla_algos.models.hub import load_config
+from vla_algos.policies import VLAPolicy
 from vla_algos.recipes import rl
 from vla_algos.recipes.hyperparams import load_recipe
 from vla_algos.recipes.rl import run_rl
-from vla_algos.recipes.rl_folder import MAY_DIFFER, begin_run, settings_of_run
+from vla_algos.recipes.rl_folder import MAY_DIFFER, begin_run, settings_of_run, what_was_saved
 from vla_algos.recipes.rl_settings import RLSettings
 from vla_algos.recipes.stored_settings import check_resumable
 from vla_algos.token_ppo import TokenPPO
+from vla_gym.errors import FolderInUseError
+from vla_gym.owned import own_folder
 
 
 def small(**changes) -> RLSettings:
@@ -129,7 +135,7 @@ def test_a_run_goes_on_with_its_own_settings_alone(changes: dict, message: str, 
 
 def test_what_cannot_go_on_says_so(tmp_path: Path) -> None:
     settings = RLSettings()
-    with pytest.raises(CheckpointError, match=r"nothing holds no settings\.json"):
+    with pytest.raises(CheckpointError, match=r"nothing holds no settings\.json, so there is no run to resume"):
         run_rl(settings, tmp_path / "nothing", resume=True)
     assert not (tmp_path / "nothing").exists()
     begin_run(settings, tmp_path)
@@ -143,7 +149,7 @@ def test_what_cannot_go_on_says_so(tmp_path: Path) -> None:
 
 
 def test_a_new_run_leaves_nothing_to_go_on_from_of_an_earlier_one(tmp_path: Path) -> None:
-    for name in ("last.zip", "history.json", "before_greedy.json"):
+    for name in ("last.zip", "history.json", "before_greedy.json", "before_greedy.jsonl", "after_sampled.jsonl"):
         (tmp_path / name).touch()
     begin_run(RLSettings(), tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["settings.json"]
@@ -158,3 +164,109 @@ def test_mistakes_show_before_anything_is_started(
     monkeypatch.setattr(rl, "make_env", lambda settings: pytest.fail("environments were started"))
     with pytest.raises((UnknownNameError, TypeError), match=r"TokenPPO|frontier|tua"):
         run_rl(RLSettings(**changes), tmp_path)
+
+
+def chunked(folder: Path) -> str:
+    """A checkpoint that chooses 40 commands at a time, so that an episode takes eight decisions."""
+    vla = load_vla("nano", seed=0, config_changes={"image_size": 32})
+    vla.config.chunk_size = 40
+    save_vla(vla, folder)
+    return str(folder)
+
+
+def quick(folder: Path, **changes) -> RLSettings:
+    kwargs = {"n_steps": 4, "batch_size": 2, "n_epochs": 1, "critic_warmup_iterations": 0, "temperature": 1.5}
+    settings = RLSettings(
+        vla=chunked(folder), task_ids=(8,), n_train_states=1, n_envs=1, total_timesteps=4, algorithm_kwargs=kwargs,
+        assets="primitive", n_eval_states=2,
+    )  # fmt: skip
+    return replace(settings, **changes)
+
+
+@pytest.mark.slow
+def test_every_stage_of_a_run_is_resumed_and_a_finished_run_is_extended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, folder = quick(tmp_path / "vla"), tmp_path / "run"
+    predict, n_decisions = VLAPolicy.predict, 0
+
+    def run(stop_at: int | None, resume: bool, settings: RLSettings = settings):
+        """Ctrl-C at a decision of an evaluation."""
+        nonlocal n_decisions
+        n_decisions = 0
+
+        def counted(*args, **kwargs):
+            nonlocal n_decisions
+            n_decisions += 1
+            if n_decisions == stop_at:
+                raise KeyboardInterrupt
+            return predict(*args, **kwargs)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(VLAPolicy, "predict", counted)
+            return run_rl(settings, folder, resume=resume)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(12, resume=False)
+    assert "1 episode(s) evaluated before training are saved" in str(what_was_saved(folder))
+    with pytest.raises(KeyboardInterrupt):
+        run(36, resume=True)
+    first = n_lines(folder / "before_greedy.jsonl"), n_lines(folder / "before_sampled.jsonl")
+    assert first == (3, 3) and n_lines(folder / "after_greedy.jsonl") == 2
+    assert re.search(r"saved in .*last\.zip: 4 decisions", str(what_was_saved(folder)))
+    result = run(None, resume=True)
+    assert n_decisions < 32 and result.n_timesteps == 4 and len(result.history) == 1
+    config = load_config(folder / "model")
+    assert (config.temperature, config.trained_render_quality) == (1.5, "fast")
+    assert result.after["sampled"].temperature == 1.5
+    assert result.after["greedy"].checkpoint != result.before["greedy"].checkpoint
+    # finished: nothing is left to do, and the result is the same
+    again = run(None, resume=True)
+    assert n_decisions == 0 and again.after == result.after and again.n_timesteps == 4
+    with pytest.raises(SettingsError, match=r"total_timesteps is 3, but the run in .* has taken 4 decisions already"):
+        run(None, True, replace(settings, total_timesteps=3))
+    longer = run(None, True, replace(settings, total_timesteps=12, n_eval_states=1))
+    assert (longer.n_timesteps, [record.timesteps for record in longer.history]) == (12, [4, 8, 12])
+    assert settings_of_run(folder).total_timesteps == 12 and longer.before == result.before
+    assert longer.after["greedy"].checkpoint != result.after["greedy"].checkpoint
+    assert not list(folder.glob(".last*")) and not (folder / ".owner.json").exists()
+
+
+def n_lines(path: Path) -> int:
+    return len(path.read_text().splitlines())
+
+
+def test_a_run_in_a_folder_that_is_in_use_changes_nothing_there(tmp_path: Path) -> None:
+    begin_run(RLSettings(seed=3), tmp_path)
+    refused: list[str] = []
+
+    def run() -> None:
+        try:
+            run_rl(RLSettings(seed=4, assets="primitive"), tmp_path)
+        except FolderInUseError as error:
+            refused.append(str(error))
+
+    with own_folder(tmp_path):
+        thread = threading.Thread(target=run)
+        thread.start()
+        thread.join()
+    assert str(tmp_path) in refused[0] and settings_of_run(tmp_path).seed == 3
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"vla": "kompact"},
+        {"env_id": "gaol"},
+        {"task_ids": (12,)},
+        {"assets": "/nowhere"},
+        {"render_quality": "ful"},
+        {"algorithm": "PPO"},
+        {"algorithm_kwargs": {"n_stepz": 3}},
+        {"algorithm_kwargs": {"policy_kwargs": {"critic": "none"}}},
+    ],
+)
+def test_a_wrong_name_leaves_no_folder_behind(changes: dict, tmp_path: Path) -> None:
+    with pytest.raises((ValueError, TypeError, OSError)):
+        run_rl(RLSettings(**{"assets": "primitive", "n_envs": 1, "task_ids": (8,), **changes}), tmp_path / "a" / "run")
+    assert list(tmp_path.iterdir()) == []
