@@ -31,7 +31,7 @@ def check_vla(vla: str) -> None:
     :raises UnknownNameError: if it is none of these
     """
     shipped = sorted(path.parent.name for path in _CHECKPOINTS.glob("*/config.json"))
-    if vla in PRESET_NAMES or vla in shipped or Path(vla).is_dir():
+    if vla in PRESET_NAMES or vla in shipped or Path(vla).exists():
         return
     if _HUB_ID.fullmatch(vla) and not vla.startswith("."):
         return
@@ -92,7 +92,8 @@ def check_env_names(
     """
     suite = get_suite(env_id)
     for task_id in task_ids or ():
-        suite.task(task_id)
+        if task_id not in range(len(suite.tasks)):
+            raise UnknownNameError("task_id", task_id, range(len(suite.tasks)))
     if render_quality is not None and render_quality not in RENDER_QUALITIES:
         raise UnknownNameError("render_quality", render_quality, RENDER_QUALITIES)
     resolve_assets(assets)
