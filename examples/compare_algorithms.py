@@ -74,6 +74,8 @@ def behaviour_cloning(settings: RLSettings, folder: Path) -> BC:
         "VLAPolicy",
         dataset=DemonstrationSet.from_episodes(episodes, tokenizer, kwargs["chunk_size"]),
         **{**SFTSettings().bc_kwargs, **{name: recipe[name] for name in ("learning_rate", "batch_size", "use_bf16")}},
+        # nothing is chosen by validation here, and episodes from one initial state cannot be divided
+        validation_fraction=0.0,
         policy_kwargs={"vla": settings.vla},
         seed=settings.seed,
     )
