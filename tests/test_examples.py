@@ -85,8 +85,8 @@ def test_a_comparison_goes_on_and_shows_all_seeds_that_are_there(tmp_path: Path)
     (tmp_path / "out" / "task7_8_seed1" / "BC" / "sampled.json").unlink()
     lines = run("compare_algorithms.py", "--timesteps 8 --out out --algorithms start".split(), tmp_path).splitlines()
     assert [line.strip() for line in lines] == [
-        "start: greedy 2/5, sampled 2/5",
-        "BC: greedy 1/5, sampled 1/5",
+        "start: greedy 2 of 5 (12-77 %); sampled 2 of 5 (12-77 %)",
+        "BC: greedy 1 of 5 (4-62 %); sampled 1 of 5 (4-62 %)",
         "out/task7_8.png",
     ]
     assert (tmp_path / lines[-1]).exists()

@@ -7,7 +7,7 @@ import pytest
 import stable_baselines3.common.save_util
 import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.utils import obs_as_tensor
+from stable_baselines3.common.utils import LinearSchedule, obs_as_tensor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnvWrapper
 
 from vla_algos import TokenPPO
@@ -293,7 +293,7 @@ def test_value_learning_rate_is_its_own(toy_vec_env):
 
 
 def test_saved_model_predicts_the_same_and_goes_on(tmp_path, toy_vec_env):
-    model = make_model(toy_vec_env(2), temperature=1.2, value_learning_rate=lambda p: 1e-3 * p)
+    model = make_model(toy_vec_env(2), temperature=1.2, value_learning_rate=LinearSchedule(1e-3, 0.0, 1.0))
     model.learn(16)
     model.save(tmp_path / "model")
     assert [p.name for p in tmp_path.iterdir()] == ["model.zip"]
