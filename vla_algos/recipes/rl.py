@@ -56,6 +56,8 @@ class RLResult:
     :param before: evaluations of the start, ``greedy`` and ``sampled``; empty if there was no evaluation
     :param after: the same after training
     :param history: one record per roll-out, of all parts of the run
+    :param task_counts: by task_id, (successes, episodes) that the curriculum has counted in training, from the starts
+        that it drew; empty without a curriculum
     :param n_timesteps: decisions trained on
     :param provenance: ``versions``, ``commit``, ``hardware``
     :param seconds: wall time of each stage: ``training`` of all parts of the run, without what an interruption has
@@ -68,6 +70,7 @@ class RLResult:
     before: dict[str, EvaluationResult]
     after: dict[str, EvaluationResult]
     history: list[RolloutRecord]
+    task_counts: dict[int, tuple[int, int]]
     n_timesteps: int
     provenance: dict[str, Any]
     seconds: dict[str, float]
@@ -100,6 +103,7 @@ class RLResult:
             "settings": asdict(self.settings),
             **evaluations,
             "history": [asdict(record) for record in self.history],
+            "task_counts": self.task_counts,
             "n_timesteps": self.n_timesteps,
             "provenance": self.provenance,
             "seconds": self.seconds,
@@ -181,7 +185,9 @@ def _run(
         recorder = StoredHistoryCallback(folder)
         callbacks: list[BaseCallback] = [recorder]
         if sampler is not None:
-            callbacks.append(CurriculumCallback(getattr(model, "success_sampler", None) or sampler))
+            # a run that goes on has counted already
+            sampler = getattr(model, "success_sampler", None) or sampler
+            callbacks.append(CurriculumCallback(sampler))
         n_timesteps = max(0, settings.total_timesteps - model.num_timesteps)
         if n_timesteps:
             _forget_evaluation_after(folder)
@@ -202,6 +208,7 @@ def _run(
         before,
         after,
         recorder.history,
+        {} if sampler is None else sampler.task_counts(),
         model.num_timesteps,
         provenance.origin(model.device),
         seconds,

@@ -30,7 +30,7 @@ def evaluations(n_successes: int) -> dict[str, EvaluationResult]:
 @pytest.mark.parametrize("before", [evaluations(1), {}], ids=["with", "without"])
 def test_results_are_printed_with_and_without_an_evaluation_before(before: dict[str, EvaluationResult]) -> None:
     stream = io.StringIO()
-    result = RLResult(RLSettings(), Path("run"), before, evaluations(4), [], 0, {}, {"training": 60.0}, 1.0)
+    result = RLResult(RLSettings(), Path("run"), before, evaluations(4), [], {}, 0, {}, {"training": 60.0}, 1.0)
     print_rl_result(Console(file=stream, width=120), result)
     text = stream.getvalue()
     assert "8/10" in text and "training 60" in text

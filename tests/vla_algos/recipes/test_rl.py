@@ -70,6 +70,9 @@ def test_a_stopped_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert {path.name for path in (folder / "logs").iterdir()} == {"from_0", "from_8"}
     model = TokenPPO.load(folder / "model.zip", device="cpu")
     assert len(model.success_sampler.starts) == 2
+    assert result.task_counts == model.success_sampler.task_counts() and set(result.task_counts) == {1, 7}
+    stored = json.loads((folder / "results.json").read_text())["task_counts"]
+    assert stored == {str(task_id): list(counts) for task_id, counts in result.task_counts.items()}
 
 
 @pytest.mark.slow
