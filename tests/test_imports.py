@@ -23,14 +23,13 @@ LAYERS = {
         {"common"},
         {"models"},
         {"policies", "curriculum"},
-        {"on_policy"},
-        {"token_ppo", "token_grpo", "token_rloo", "tpo", "bc"},
+        {"algorithms", "bc"},
         {"evaluation"},
         {"recipes"},
         {"cli"},
     ],
 }
-SEPARATE = {"token_ppo", "token_grpo", "token_rloo", "tpo", "bc"}
+SEPARATE = {"algorithms", "bc"}
 
 
 def imported_modules(file: Path) -> set[str]:
@@ -81,6 +80,14 @@ def test_imports_run_downwards(package: str, part: str, file: Path) -> None:
             assert not (part in SEPARATE and target in SEPARATE), f"{file} imports another algorithm: {name}"
         assert not (package == "vla_gym" and top == "vla_algos"), f"{file} imports {name}"
         assert top not in {"examples", "benchmarks", "tests"}, f"{file} imports {name}"
+
+
+def test_algorithms_do_not_import_each_other() -> None:
+    names = {"token_ppo", "token_grpo", "token_rloo", "tpo"}
+    for name in names:
+        imported = imported_modules(ROOT / "vla_algos" / "algorithms" / f"{name}.py")
+        others = {f"vla_algos.algorithms.{other}" for other in names - {name}}
+        assert not [module for module in imported for other in others if module.startswith(other)], name
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from vla_algos.algorithms import TPO as TPO
+    from vla_algos.algorithms import TokenGRPO as TokenGRPO
+    from vla_algos.algorithms import TokenPPO as TokenPPO
+    from vla_algos.algorithms import TokenRLOO as TokenRLOO
     from vla_algos.bc import BC as BC
     from vla_algos.bc import DemonstrationSet as DemonstrationSet
     from vla_algos.common.vec_env import SB3VecEnv as SB3VecEnv
@@ -14,10 +18,6 @@ if TYPE_CHECKING:
     from vla_algos.evaluation import evaluate_policy_on_suite as evaluate_policy_on_suite
     from vla_algos.policies import VLAPolicy as VLAPolicy
     from vla_algos.policies import env_kwargs as env_kwargs
-    from vla_algos.token_grpo import TokenGRPO as TokenGRPO
-    from vla_algos.token_ppo import TokenPPO as TokenPPO
-    from vla_algos.token_rloo import TokenRLOO as TokenRLOO
-    from vla_algos.tpo import TPO as TPO
 
 # loaded on first use: torch, transformers and SB3 take seconds that `vla-rl --help` should not
 _EXPORTS = {
@@ -25,11 +25,11 @@ _EXPORTS = {
     "CurriculumCallback": "vla_algos.curriculum",
     "DemonstrationSet": "vla_algos.bc",
     "SB3VecEnv": "vla_algos.common.vec_env",
-    "TPO": "vla_algos.tpo",
-    "TokenGRPO": "vla_algos.token_grpo",
+    "TPO": "vla_algos.algorithms",
+    "TokenGRPO": "vla_algos.algorithms",
     "SuccessSampler": "vla_algos.curriculum",
-    "TokenPPO": "vla_algos.token_ppo",
-    "TokenRLOO": "vla_algos.token_rloo",
+    "TokenPPO": "vla_algos.algorithms",
+    "TokenRLOO": "vla_algos.algorithms",
     "VLAPolicy": "vla_algos.policies",
     "env_kwargs": "vla_algos.policies",
     "evaluate_policy_on_suite": "vla_algos.evaluation",

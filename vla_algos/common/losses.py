@@ -32,6 +32,15 @@ class PolicyLoss(NamedTuple):
     clip_fraction: th.Tensor
     ratio_deviation: th.Tensor
 
+    def figures(self) -> dict[str, th.Tensor]:
+        """What is logged, by name."""
+        return {
+            "policy_gradient_loss": self.loss,
+            "approx_kl": self.approx_kl,
+            "clip_fraction": self.clip_fraction,
+            "ratio_deviation": self.ratio_deviation,
+        }
+
 
 def masked_mean(values: th.Tensor, mask: th.Tensor, normalizer: th.Tensor | float | None = None) -> th.Tensor:
     """

@@ -77,9 +77,14 @@ REFERENCES: frozenset[tuple[str, str]] = frozenset(
     | _names("stable_baselines3.common.sb2_compat.rmsprop_tf_like", "RMSpropTFLike")
     | _names("vla_algos.policies.vla_policy", "VLAPolicy")
     | _names("vla_algos.common.buffers", "TokenRolloutBuffer")
-    | _names("vla_algos.on_policy.episodes", "EpisodeBuffer")
+    | _names("vla_algos.algorithms.episodes", "EpisodeBuffer")
 )
 """(module, name) of what is named, and never called while a file is read."""
+
+_MOVED: Mapping[tuple[str, str], tuple[str, str]] = {
+    ("vla_algos.on_policy.episodes", "EpisodeBuffer"): ("vla_algos.algorithms.episodes", "EpisodeBuffer"),
+}
+"""Names in files that were saved before a class moved, and where it is now."""
 
 
 def _load_storage(content: bytes) -> Any:
@@ -120,7 +125,7 @@ class RestrictedUnpickler(_Unpickler):  # type: ignore[misc]
         :return: the object
         :raises UnpicklingError: if it is on neither list
         """
-        key = (module, name)
+        key = module, name = _MOVED.get((module, name), (module, name))
         if key not in CONSTRUCTORS and key not in REFERENCES:
             raise _Refused(f"names {module}.{name}")
         try:

@@ -20,6 +20,8 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger, configure
 from stable_baselines3.common.vec_env import VecMonitor
 
+from vla_algos.algorithms import TPO, TokenGRPO, TokenPPO, TokenRLOO
+from vla_algos.algorithms.base import TokenAlgorithm
 from vla_algos.common import provenance
 from vla_algos.common.callbacks import RolloutRecord
 from vla_algos.common.schedules import as_schedule
@@ -27,20 +29,15 @@ from vla_algos.common.vec_env import SB3VecEnv
 from vla_algos.curriculum import CurriculumCallback, SuccessSampler
 from vla_algos.evaluation.harness import EvaluationResult, Predictor, evaluate_policy_on_suite
 from vla_algos.models import save_vla
-from vla_algos.on_policy.algorithm import TokenOnPolicyAlgorithm
 from vla_algos.policies.saving import LAST_FILE, disk_errors_named
 from vla_algos.recipes.rl_folder import FIRST_EPISODES, MAY_DIFFER, StoredHistoryCallback, begin_run, extend_run
 from vla_algos.recipes.rl_settings import RLSettings
 from vla_algos.recipes.stored_settings import check_resumable, check_saved
-from vla_algos.token_grpo import TokenGRPO
-from vla_algos.token_ppo import TokenPPO
-from vla_algos.token_rloo import TokenRLOO
-from vla_algos.tpo import TPO
 from vla_gym.files import write_then_rename
 from vla_gym.owned import own_folder
 from vla_gym.vector import make_vec
 
-ALGORITHMS: Mapping[str, type[TokenOnPolicyAlgorithm]] = MappingProxyType(
+ALGORITHMS: Mapping[str, type[TokenAlgorithm]] = MappingProxyType(
     {algorithm.__name__: algorithm for algorithm in (TokenPPO, TokenGRPO, TokenRLOO, TPO)}
 )
 MODES = ("greedy", "sampled")
@@ -116,7 +113,7 @@ def run_rl(
     folder: str | Path,
     announce: Callable[[str], None] = lambda _: None,
     resume: bool = False,
-    on_model: Callable[[str, TokenOnPolicyAlgorithm], None] = lambda when, model: None,
+    on_model: Callable[[str, TokenAlgorithm], None] = lambda when, model: None,
 ) -> RLResult:
     """
     Evaluate, train, evaluate again.
@@ -160,7 +157,7 @@ def _run(
     folder: Path,
     announce: Callable[[str], None],
     resume: bool,
-    on_model: Callable[[str, TokenOnPolicyAlgorithm], None],
+    on_model: Callable[[str, TokenAlgorithm], None],
     sampler: SuccessSampler | None,
 ) -> RLResult:
     seconds: dict[str, float] = {}
@@ -258,7 +255,7 @@ def make_env(settings: RLSettings) -> VecMonitor:
     return env
 
 
-def _make_model(settings: RLSettings, env: VecMonitor, folder: Path, resume: bool) -> TokenOnPolicyAlgorithm:
+def _make_model(settings: RLSettings, env: VecMonitor, folder: Path, resume: bool) -> TokenAlgorithm:
     algorithm: Any = ALGORITHMS[settings.algorithm]
     if resume:
         model = algorithm.load(folder / LAST_FILE, env=env)
@@ -290,7 +287,7 @@ def _new_sampler(settings: RLSettings) -> SuccessSampler:
 
 
 def _evaluate(
-    settings: RLSettings, model: TokenOnPolicyAlgorithm, folder: Path, when: str, announce: Callable[[str], None]
+    settings: RLSettings, model: TokenAlgorithm, folder: Path, when: str, announce: Callable[[str], None]
 ) -> dict[str, EvaluationResult]:
     if not settings.n_eval_states:
         return {}

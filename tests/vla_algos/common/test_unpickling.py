@@ -18,6 +18,7 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.utils import ConstantSchedule, FloatSchedule, LinearSchedule
 
+from vla_algos.algorithms.episodes import EpisodeBuffer
 from vla_algos.common.unpickling import CONSTRUCTORS, REFERENCES, load_restricted
 from vla_algos.curriculum import SuccessSampler
 from vla_algos.errors import CheckpointError
@@ -148,3 +149,7 @@ def test_every_listed_name_stands_for_itself_alone() -> None:
     for module, name in CONSTRUCTORS | REFERENCES:
         assert name not in dangerous and "*" not in module and name and "." not in name
     assert not CONSTRUCTORS & REFERENCES
+
+
+def test_classes_that_have_moved_are_found() -> None:
+    assert load_restricted(b"cvla_algos.on_policy.episodes\nEpisodeBuffer\n.") is EpisodeBuffer

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
 
@@ -10,12 +11,12 @@ import numpy as np
 import torch as th
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 
+from vla_algos.algorithms.episodes import SampledEpisode
+from vla_algos.algorithms.groups import ONE_STEP, GroupAlgorithm
+from vla_algos.algorithms.updates import REFERENCE_LOG_PROB, Update
 from vla_algos.common.losses import LengthHandling, episode_preference_loss
-from vla_algos.common.type_aliases import UseBF16
+from vla_algos.common.type_aliases import TokenRolloutBufferSamples, UseBF16
 from vla_algos.errors import UnknownNameError
-from vla_algos.on_policy.algorithm import REFERENCE_LOG_PROB
-from vla_algos.on_policy.episodes import SampledEpisode
-from vla_algos.on_policy.groups import ONE_STEP, GroupAlgorithm
 from vla_algos.policies import VLAPolicy
 
 ReferencePolicy = Literal["behaviour", "start"]
@@ -48,39 +49,22 @@ class TPO(GroupAlgorithm):
     "mean" divides by the number of decisions, "windows" compares windows of equal length as GRAPE's code does; see
     :func:`vla_algos.common.losses.episode_preference_loss`.
 
-    :param policy: "VLAPolicy" or a subclass of it
-    :param env: environment, vector environment or id; its ``reset`` takes ``task_id`` and ``init_state_id``
-    :param learning_rate: a number or a function of the remaining progress
+    Keywords that are not named here are those of :class:`vla_algos.algorithms.base.TokenAlgorithm`.
+
     :param group_size: episodes per start
     :param n_groups: starts per iteration; together a multiple of the number of environments
     :param beta: weight of a difference of log-ratios; with "mean", which compares per decision, a larger one is needed
     :param reference_policy: "behaviour" or "start"
     :param length_handling: "sum", "mean" or "windows"
     :param window_size: decisions per window, for "windows"
-    :param max_grad_norm: gradients are scaled down to this norm
-    :param temperature: of sampling and of all log-probabilities
-    :param micro_batch_size: decisions per pass of the model, gradients add up to those of the whole roll-out; None: 64
-    :param use_bf16: run updates under autocast to bfloat16; "auto": where the device has such arithmetic
-    :param checkpoint_folder: where to save the run; None: nowhere
-    :param checkpoint_interval: iterations between savings
-    :param stats_window_size: episodes in the means of ``rollout/``
-    :param tensorboard_log: folder for TensorBoard; None: none
-    :param policy_kwargs: keywords of the policy, such as ``vla``
-    :param verbose: 0 silent, 1 tables, 2 debug
-    :param seed: of all generators
-    :param device: of the model
-    :param _init_setup_model: build the model now
     :raises RemovedKeywordError: for keywords of minibatches
-    :raises ValueError: if a number is out of range, or an argument is unknown
-    :raises SpaceError: if the environment does not take action tokens, or does not show what the model reads
-    :raises CheckpointError: if the model's checkpoint is missing or damaged
     """
 
     removed_keywords: ClassVar[dict[str, str]] = dict.fromkeys(("pairs_per_step", "batch_size", "n_epochs"), ONE_STEP)
-    # what the loss does not depend on
-    fixed_settings = GroupAlgorithm.fixed_settings | {
-        *("batch_size", "clip_range", "ent_coef", "gamma", "kl_coef", "n_epochs", "ratio_level"),
-        *("reference_policy", "target_kl"),
+    fixed_settings = GroupAlgorithm.fixed_settings | {"reference_policy"}
+    # its loss has no place for them
+    unused_settings = GroupAlgorithm.unused_settings | {
+        *("batch_size", "clip_range", "ent_coef", "gamma", "kl_coef", "n_epochs", "ratio_level", "target_kl")
     }
 
     def __init__(
@@ -127,16 +111,9 @@ class TPO(GroupAlgorithm):
             learning_rate=learning_rate,
             group_size=group_size,
             n_groups=n_groups,
-            batch_size=1,  # not used: one step over all
-            n_epochs=1,
             gamma=1.0,
-            clip_range=1.0,
             ent_coef=0.0,
-            # the reference is part of the loss, not a penalty beside it
-            kl_coef=0.0,
             max_grad_norm=max_grad_norm,
-            target_kl=None,
-            ratio_level="action",
             temperature=temperature,
             micro_batch_size=micro_batch_size,
             use_bf16=use_bf16,
@@ -155,39 +132,37 @@ class TPO(GroupAlgorithm):
     def _has_reference(self) -> bool:
         return self.reference_policy == "start"
 
-    def _update(self) -> dict[str, list[float]]:
-        pairs = self._pairs()
-        self.logger.record("train/pairs", len(pairs))
-        if not pairs:
-            return {}
-        if self.reference is not None:
-            self._remember_scores(_rows_of(pairs))
-        self.policy.optimizer.zero_grad()
-        figures = self._accumulate_pairs(pairs)
-        self._step(figures["loss"])
-        self._n_updates += 1
-        return {name: [figure] for name, figure in figures.items()}
+    def train(self) -> None:
+        """Take one step from the current pairs, and save the run if it is time to."""
+        with self._update() as update:
+            pairs = self._pairs()
+            self.logger.record("train/pairs", len(pairs))
+            if pairs:
+                if self.reference is not None:
+                    update.score_reference(self.reference, self.rollout_buffer, _rows_of(pairs))
+                self._train_actor(update, pairs)
 
     def _pairs(self) -> list[Pair]:
         """Each success with a failure from the same start."""
         pairs = []
-        for group in self._groups():
+        for group in self._comparable_groups():
             failures = [episode for episode in group if not episode.is_success]
             if failures:
                 successes = (episode for episode in group if episode.is_success)
                 pairs += [(success, failures[np.random.randint(len(failures))]) for success in successes]
         return pairs
 
-    def _accumulate_pairs(self, pairs: list[Pair]) -> dict[str, float]:
+    def _train_actor(self, update: Update, pairs: list[Pair]) -> None:
         """
-        Gradient of the mean loss of all pairs.
+        One gradient step on the mean loss of all pairs, L = - E[log sigmoid(beta (g_success - g_failure))].
 
-        The loss of a pair needs both episodes as a whole, and a backward pass has memory for parts of one. So the
-        log-ratios come first; the derivative of the loss by them then weights the gradients of the parts.
+        g is the sum over an episode's decisions of log policy - log reference. The loss of a pair needs both episodes
+        as a whole, and a backward pass has memory for parts of one. So the log-ratios come first; the derivative of the
+        loss by them, w = dL/dg, then weights the gradients of the parts: dL = sum of w d(log policy).
         """
         rows = _rows_of(pairs)
         # the reference "behaviour" is the policy itself, and rounding of the roll-out's scores is kept out
-        log_ratios = th.zeros(len(rows)) if self.reference is None else self._log_ratios(rows)
+        log_ratios = th.zeros(len(rows)) if self.reference is None else self._log_ratios(update, rows)
         log_ratios.requires_grad_()
         losses, sums = [], []
         for pair in pairs:
@@ -196,32 +171,36 @@ class TPO(GroupAlgorithm):
             losses.append(episode_preference_loss(success, failure, self.beta, self.length_handling, self.window_size))
         loss = th.stack(losses).mean()
         (weights,) = th.autograd.grad(loss, log_ratios)
-        figures = {"loss": loss.item(), "ratio_deviation": self._accumulate(rows, weights)}
-        if self.reference is not None:
-            figures["preference_accuracy"] = float(np.mean([loss.item() < LOG_2 for loss in losses]))
-            figures["log_ratio_success"], figures["log_ratio_failure"] = np.mean(sums, axis=0).tolist()
-        return figures
-
-    def _log_ratios(self, rows: np.ndarray) -> th.Tensor:
-        """Log policy - log reference of each decision, summed over its tokens."""
-        parts = []
-        with th.no_grad():
-            for part in self.rollout_buffer.whole(rows).split(self._scoring_batch_size):
-                log_probs = self._evaluate(part)[1] - part.memory[REFERENCE_LOG_PROB]
-                parts.append(th.where(part.token_mask, log_probs, 0.0).sum(dim=1).cpu())
-        return th.cat(parts)
-
-    def _accumulate(self, rows: np.ndarray, weights: th.Tensor) -> float:
-        """Gradient of the weighted sum of log-probabilities; returns the largest deviation of a ratio from 1."""
-        deviation = 0.0
-        size = self._scoring_batch_size
-        for part, weight in zip(self.rollout_buffer.whole(rows).split(size), weights.split(size), strict=True):
-            log_probs = self._evaluate(part)[1]
+        for part, weight in zip(self._parts(rows), th.split(weights, self._part_size), strict=True):
+            log_probs = update.evaluate(part)[1]
             log_prob = th.where(part.token_mask, log_probs, 0.0).sum(dim=1)
-            (weight.to(self.device) * log_prob).sum().backward()
             sampled = th.where(part.token_mask, part.old_log_prob, 0.0).sum(dim=1)
-            deviation = max(deviation, ((log_prob.detach() - sampled).exp() - 1).abs().max().item())
-        return deviation
+            deviation = ((log_prob.detach() - sampled).exp() - 1).abs().max()
+            update.backward((weight.to(self.device) * log_prob).sum(), {"ratio_deviation": deviation})
+        # the loss of the pairs, not the weighted sum that has its gradient
+        update.loss = update.figures["loss"] = loss.item()
+        if self.reference is not None:
+            update.figures["preference_accuracy"] = float(np.mean([loss.item() < LOG_2 for loss in losses]))
+            names = ("log_ratio_success", "log_ratio_failure")
+            update.figures.update(zip(names, np.mean(sums, axis=0).tolist(), strict=True))
+        update.apply("actor")
+        self._n_updates += 1
+
+    def _log_ratios(self, update: Update, rows: np.ndarray) -> th.Tensor:
+        """Log policy - log reference of each decision, summed over its tokens."""
+        sums = []
+        with th.no_grad():
+            for part in self._parts(rows):
+                log_probs = update.evaluate(part)[1] - part.memory[REFERENCE_LOG_PROB]
+                sums.append(th.where(part.token_mask, log_probs, 0.0).sum(dim=1).cpu())
+        return th.cat(sums)
+
+    @property
+    def _part_size(self) -> int:
+        return self.micro_batch_size or 64
+
+    def _parts(self, rows: np.ndarray) -> Iterator[TokenRolloutBufferSamples]:
+        return self.rollout_buffer.whole(rows).split(self._part_size)
 
 
 def _rows_of(pairs: list[Pair]) -> np.ndarray:

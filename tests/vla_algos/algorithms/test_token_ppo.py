@@ -249,7 +249,7 @@ def test_values_are_clipped_around_those_of_the_roll_out(detach_value, toy_vec_e
         stored.update(buffer.values.flatten().tolist()), returns.update(buffer.returns.flatten().tolist())
 
     stored, returns = set(), set()
-    monkeypatch.setattr("vla_algos.token_ppo.token_ppo.clipped_value_loss", spy)
+    monkeypatch.setattr("vla_algos.algorithms.token_ppo.clipped_value_loss", spy)
     model = make_model(toy_vec_env(2), clip_range_vf=lambda progress: 0.5 + progress, critic_epochs=1)
     model.policy.vla.detach_value = detach_value
     model.learn(32, callback=OnRolloutEnd(remember))

@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 import torch as th
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
-from stable_baselines3.common.utils import FloatSchedule
 
-from vla_algos.common.losses import PolicyLoss, token_ppo_loss
-from vla_algos.common.type_aliases import RatioLevel, TokenRolloutBufferSamples, UseBF16
-from vla_algos.on_policy.groups import GroupAdvantageAlgorithm
+from vla_algos.algorithms.groups import GroupAlgorithm
+from vla_algos.algorithms.updates import REFERENCE_LOG_PROBS, Update
+from vla_algos.common.losses import exact_kl, masked_mean, ratio_mask, token_ppo_loss
+from vla_algos.common.type_aliases import RatioLevel, UseBF16
 from vla_algos.policies import VLAPolicy
 
 
-class TokenGRPO(GroupAdvantageAlgorithm):
+class TokenGRPO(GroupAlgorithm):
     """
     PPO's clipped loss without a critic: the advantage of an episode is its return minus its group's mean return.
 
@@ -36,9 +36,8 @@ class TokenGRPO(GroupAdvantageAlgorithm):
     Deviation: the divisor of the advantages has a floor. A group whose returns differ by noise alone, as those of dense
     rewards may, would otherwise be scaled up to the advantages of a success against a failure.
 
-    :param policy: "VLAPolicy" or a subclass of it
-    :param env: environment, vector environment or id; its ``reset`` takes ``task_id`` and ``init_state_id``
-    :param learning_rate: a number or a function of the remaining progress
+    Keywords that are not named here are those of :class:`vla_algos.algorithms.base.TokenAlgorithm`.
+
     :param group_size: episodes per start
     :param n_groups: starts per iteration; together a multiple of the number of environments
     :param batch_size: decisions per gradient step
@@ -51,26 +50,11 @@ class TokenGRPO(GroupAdvantageAlgorithm):
         alone: there groups of up to 90 episodes have standard deviations above 0.1
     :param resampling_rounds: times per iteration that groups without spread are replaced, at most; 0: never
     :param ent_coef: weight of the mean entropy per token
-    :param kl_coef: weight of the mean KL to the policy that the run started from, exact over the bins, per ratio
-    :param max_grad_norm: gradients are scaled down to this norm
     :param target_kl: ends a ``train`` call before the step at which the estimate per ratio exceeds 1.5 times this
     :param ratio_level: "action" (product over the tokens) or "token"
-    :param temperature: of sampling and of every ratio
-    :param micro_batch_size: decisions per backward pass, gradients add up to those of the whole minibatch; None: all
-    :param use_bf16: run updates under autocast to bfloat16; "auto": where the device has such arithmetic
-    :param checkpoint_folder: where to save the run; None: nowhere
-    :param checkpoint_interval: iterations between savings
-    :param stats_window_size: episodes in the means of ``rollout/``
-    :param tensorboard_log: folder for TensorBoard; None: none
-    :param policy_kwargs: keywords of the policy, such as ``vla``
-    :param verbose: 0 silent, 1 tables, 2 debug
-    :param seed: of all generators
-    :param device: of the model
-    :param _init_setup_model: build the model now
-    :raises ValueError: if a number is out of range, or an argument is unknown
-    :raises SpaceError: if the environment does not take action tokens, or does not show what the model reads
-    :raises CheckpointError: if the model's checkpoint is missing or damaged
     """
+
+    schedules = frozenset({"clip_range", "clip_range_high"})
 
     def __init__(
         self,
@@ -106,6 +90,11 @@ class TokenGRPO(GroupAdvantageAlgorithm):
         device: th.device | str = "auto",
         _init_setup_model: bool = True,
     ) -> None:
+        self.batch_size = batch_size
+        self.n_epochs = n_epochs
+        self.clip_range = clip_range
+        self.ratio_level = ratio_level
+        self.target_kl = target_kl
         self.normalize_advantage = normalize_advantage
         self.std_floor = std_floor
         self.clip_range_high = clip_range_high
@@ -116,15 +105,10 @@ class TokenGRPO(GroupAdvantageAlgorithm):
             group_size=group_size,
             n_groups=n_groups,
             resampling_rounds=resampling_rounds,
-            batch_size=batch_size,
-            n_epochs=n_epochs,
             gamma=gamma,
-            clip_range=clip_range,
             ent_coef=ent_coef,
             kl_coef=kl_coef,
             max_grad_norm=max_grad_norm,
-            target_kl=target_kl,
-            ratio_level=ratio_level,
             temperature=temperature,
             micro_batch_size=micro_batch_size,
             use_bf16=use_bf16,
@@ -149,19 +133,62 @@ class TokenGRPO(GroupAdvantageAlgorithm):
             )
         super()._setup_model()
 
+    def train(self) -> None:
+        """Update the policy from the current groups, and save the run if it is time to."""
+        with self._update() as update:
+            rows: list[int] = []
+            for group in self._groups_with_spread():
+                rows += self.rollout_buffer.set_advantages(group, self._advantages(self._returns(group)))
+            if rows:
+                if self.reference is not None:
+                    update.score_reference(self.reference, self.rollout_buffer, np.array(rows), every_bin=True)
+                self._train_actor(update, np.array(rows))
+
     def _advantages(self, returns: np.ndarray) -> np.ndarray:
+        """A_i = (R_i - mean(R)) / max(std(R), floor), of the episodes of a group, (group_size,) each."""
         advantages = returns - returns.mean()
         return advantages / max(returns.std(), self.std_floor) if self.normalize_advantage else advantages
 
-    def _policy_loss(self, log_probs: th.Tensor, part: TokenRolloutBufferSamples, n_ratios: th.Tensor) -> PolicyLoss:
+    def _train_actor(self, update: Update, rows: np.ndarray) -> None:
+        """
+        Passes over the decisions ``rows`` with the loss of PPO, whose clip range may be wider above 1.
+
+        L = - E[min(r A, clip(r, 1 - epsilon_low, 1 + epsilon_high) A)] - c_e E[H] + c_kl KL(policy, start)
+        """
         progress = self._current_progress_remaining
-        return token_ppo_loss(
-            log_probs,
-            part.old_log_prob,
-            part.advantages,
-            part.token_mask,
-            self.clip_range(progress),  # type: ignore[operator]
-            self.ratio_level,
-            n_ratios,
-            None if self.clip_range_high is None else FloatSchedule(self.clip_range_high)(progress),
-        )
+        clip_range = self.clip_range(progress)  # type: ignore[operator]
+        clip_range_high = None if self.clip_range_high is None else self.clip_range_high(progress)  # type: ignore[operator]
+        for epoch in range(self.n_epochs):
+            for minibatch in self.rollout_buffer.get(self.batch_size, rows):
+                # means of the minibatch divide by these; it may hold nothing but broken decisions
+                n_tokens = minibatch.token_mask.sum().clamp(min=1)
+                n_ratios = ratio_mask(minibatch.token_mask, self.ratio_level).sum().clamp(min=1)
+                for part in minibatch.split(self.micro_batch_size):
+                    _, log_probs, entropy, *bins = update.evaluate(part, every_bin=self.kl_coef > 0)
+                    policy_loss = token_ppo_loss(
+                        log_probs,
+                        part.old_log_prob,
+                        part.advantages,
+                        part.token_mask,
+                        clip_range,
+                        self.ratio_level,
+                        n_ratios,
+                        clip_range_high,
+                    )
+                    entropy_loss = -masked_mean(entropy, part.token_mask, n_tokens)
+                    loss = policy_loss.loss + self.ent_coef * entropy_loss
+                    figures = {**policy_loss.figures(), "entropy_loss": entropy_loss}
+                    if self.kl_coef:
+                        start = part.memory[REFERENCE_LOG_PROBS]
+                        kl = exact_kl(bins[0], start, part.token_mask, self.ratio_level, n_ratios)
+                        loss = loss + self.kl_coef * kl
+                        figures["reference_kl"] = kl
+                    update.backward(loss, {**figures, "loss": loss})
+                if update.exceeds(self.target_kl):
+                    update.drop()
+                    self.logger.record("train/early_stop_epoch", epoch)
+                    # as in SB3, the pass that was broken off counts
+                    self._n_updates += 1
+                    return
+                update.apply("actor")
+            self._n_updates += 1

@@ -150,6 +150,20 @@ class EpisodeBuffer:
         self.advantages = th.zeros(len(self.actions))
         self.generator_ready = True
 
+    def set_advantages(self, group: Sequence[SampledEpisode], advantages: np.ndarray) -> list[int]:
+        """
+        Give every decision of an episode the episode's advantage.
+
+        :param group: K episodes
+        :param advantages: (K,)
+        :return: rows of their decisions
+        """
+        rows: list[int] = []
+        for episode, advantage in zip(group, advantages, strict=True):
+            self.advantages[episode.rows] = float(advantage)
+            rows += episode.rows
+        return rows
+
     def samples(self, rows: np.ndarray) -> TokenRolloutBufferSamples:
         """
         Some of the decisions.

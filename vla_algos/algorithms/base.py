@@ -1,62 +1,80 @@
-"""What the algorithms share that improve a vision-language-action model by its own experience."""
+"""What all algorithms share that improve a vision-language-action model by its own experience."""
 
 from __future__ import annotations
 
 import time
 import warnings
-from abc import abstractmethod
-from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
 import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import GymEnv, Schedule
+from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.utils import FloatSchedule
 
 import vla_gym  # noqa: F401 - registers the environment ids
+from vla_algos.algorithms.resumable import ResumableAlgorithm
+from vla_algos.algorithms.updates import Update
 from vla_algos.common.buffers import TokenRolloutBuffer
-from vla_algos.common.devices import computes_in_bf16
 from vla_algos.common.divergence import SkippedUpdates
-from vla_algos.common.losses import PolicyLoss, exact_kl, masked_mean, ratio_mask, token_ppo_loss
-from vla_algos.common.type_aliases import RatioLevel, TokenRolloutBufferSamples, UseBF16
+from vla_algos.common.type_aliases import RatioLevel, UseBF16
 from vla_algos.common.vec_env import is_broken, seed_environments
-from vla_algos.errors import FixedSettingError, RandomWeightsWarning, SpaceError
-from vla_algos.on_policy.loop import ResumableAlgorithm
+from vla_algos.errors import FixedSettingError, RandomWeightsWarning, SpaceError, UnknownNameError
 from vla_algos.policies import VLAPolicy
 from vla_algos.policies.reference import ReferenceWeights
 from vla_algos.policies.saving import read_parameters
-from vla_algos.policies.vla_policy import FEATURES
-from vla_gym.actions.tokenizer import N_BINS
-
-REFERENCE_LOG_PROB = "reference_log_prob"
-"""Of each token that was chosen, (N, A)."""
-REFERENCE_LOG_PROBS = "reference_log_probs"
-"""Of every bin in the place of each token, (N, A, 256)."""
 
 
-class TokenOnPolicyAlgorithm(ResumableAlgorithm):
+class TokenAlgorithm(ResumableAlgorithm):
     """
-    SB3's on-policy loop over action tokens; what a subclass adds is where advantages come from.
+    SB3's on-policy loop over action tokens. A subclass brings its roll-outs, if they are not SB3's, and ``train``.
 
     - Roll-outs keep the log-probability of every token at sampling time.
     - Gradients of a minibatch may be accumulated over micro-batches, in bfloat16.
     - An update whose loss or gradient is not finite is skipped and counted; three in a row end the run.
-    - Runs are saved and go on as :class:`vla_algos.on_policy.loop.ResumableAlgorithm` says.
+    - Runs are saved and go on as :class:`vla_algos.algorithms.resumable.ResumableAlgorithm` says.
 
-    :param ratio_level: "action" (product over the tokens) or "token"
-    :param clip_range: of the ratio
-    :param kl_coef: weight of KL(policy, policy that the run started from), exact over the bins, per token or summed
-        over an action's tokens as the ratio is. Set to more than 0 later on, the policy of that moment is the one to
-        stay close to. The roll-out then keeps the log-probabilities of all bins: 7 KiB per
-        command in main memory, 57 MiB for 64 environments with 128 decisions of one command
+    Keywords that all algorithms take:
+
+    :param policy: "VLAPolicy" or a subclass of it
+    :param env: environment, vector environment or id
+    :param learning_rate: of the actor, a number or a function of the remaining progress
+    :param max_grad_norm: gradients are scaled down to this norm
+    :param temperature: of sampling and of all log-probabilities; greedy prediction does not depend on it
+    :param micro_batch_size: decisions per backward pass, gradients add up to those of the whole minibatch; None: all
+    :param use_bf16: run updates under autocast to bfloat16; weights and optimizer stay as they are; "auto":
+        where the device has such arithmetic
+    :param checkpoint_folder: where to save the run; None: nowhere
+    :param checkpoint_interval: iterations between savings
+    :param stats_window_size: episodes in the means of ``rollout/``
+    :param tensorboard_log: folder for TensorBoard; None: none
+    :param policy_kwargs: keywords of the policy, such as ``vla``
+    :param verbose: 0 silent, 1 tables, 2 debug
+    :param seed: of all generators
+    :param device: of the model
+    :param _init_setup_model: build the model now
+    :raises ValueError: if a number is out of range, or an argument is unknown
+    :raises SpaceError: if the environment does not take action tokens, or does not show what the model reads
+    :raises CheckpointError: if the model's checkpoint is missing or damaged
+
+    Keyword of those that can stay close to the policy that the run started from:
+
+    :param kl_coef: weight of the mean KL(policy, that policy), exact over the bins, per token or summed over an
+        action's tokens as the ratio is. Set to more than 0 later on, the policy of that moment is the one to stay close
+        to. The roll-out then keeps the log-probabilities of all bins: 7 KiB per command in main memory, 57 MiB for 64
+        environments with 128 decisions of one command
     """
 
     fixed_settings: ClassVar[frozenset[str]] = frozenset({"n_steps", "policy_kwargs", "seed"})
     """What cannot be changed once the algorithm is made; any other setting takes effect with the next roll-out."""
+    unused_settings: ClassVar[frozenset[str]] = frozenset()
+    """Settings of SB3's loop or of related algorithms that this one does not use; setting them is refused."""
+    schedules: ClassVar[frozenset[str]] = frozenset()
+    """Settings beside the learning rate that may be numbers or functions of the remaining progress, or None."""
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"VLAPolicy": VLAPolicy}
     policy: VLAPolicy  # type: ignore[assignment]
     rollout_buffer: TokenRolloutBuffer
@@ -66,13 +84,8 @@ class TokenOnPolicyAlgorithm(ResumableAlgorithm):
         policy: str | type[VLAPolicy],
         env: GymEnv | str,
         *,
-        batch_size: int,
-        n_epochs: int,
-        clip_range: float | Schedule,
-        ratio_level: RatioLevel,
         temperature: float,
-        kl_coef: float,
-        target_kl: float | None,
+        kl_coef: float = 0.0,
         micro_batch_size: int | None,
         use_bf16: UseBF16,
         checkpoint_folder: str | Path | None,
@@ -92,13 +105,8 @@ class TokenOnPolicyAlgorithm(ResumableAlgorithm):
             _init_setup_model=False,
             **kwargs,
         )
-        self.batch_size = batch_size
-        self.n_epochs = n_epochs
-        self.clip_range = clip_range
-        self.ratio_level = ratio_level
         self.temperature = temperature
         self.kl_coef = kl_coef
-        self.target_kl = target_kl
         self.micro_batch_size = micro_batch_size
         self.use_bf16 = use_bf16
         self.reference: ReferenceWeights | None = None
@@ -131,7 +139,8 @@ class TokenOnPolicyAlgorithm(ResumableAlgorithm):
             raise SpaceError(
                 f"Observation space is {self.observation_space}; expected the Dict of a vla_gym environment."
             )
-        self.clip_range = FloatSchedule(self.clip_range)
+        for setting in self.schedules:
+            self._pass_on(setting)
         super()._setup_model()
         self.policy.temperature = self.temperature
         self.policy.token_level = True
@@ -156,6 +165,8 @@ class TokenOnPolicyAlgorithm(ResumableAlgorithm):
         """Set what is to hold from now on, or refuse it; what others keep a copy of is passed on."""
         is_made = "policy" in vars(self)
         if is_made:
+            if name in self.unused_settings:
+                raise FixedSettingError(f"{name} is {value}, but {type(self).__name__} does not use it.")
             if name in self.fixed_settings:
                 raise FixedSettingError(
                     f"{name} of {type(self).__name__} cannot be changed to {value}: it is {getattr(self, name, None)} "
@@ -180,9 +191,8 @@ class TokenOnPolicyAlgorithm(ResumableAlgorithm):
             raise ValueError(f"temperature is {value}; expected a number above 0.")
         if name == "kl_coef" and not 0.0 <= value < float("inf"):
             raise ValueError(f"kl_coef is {value}; expected a number from 0 on.")
-        if name == "ratio_level":
-            # an unknown level is named here, not after a roll-out
-            ratio_mask(th.ones(1, 1, dtype=th.bool), value)
+        if name == "ratio_level" and value not in get_args(RatioLevel):
+            raise UnknownNameError("ratio_level", value, get_args(RatioLevel))
 
     def _pass_on(self, name: str) -> None:
         """Give a setting that was changed to those who keep a copy of it."""
@@ -190,8 +200,8 @@ class TokenOnPolicyAlgorithm(ResumableAlgorithm):
             self.policy.temperature = self.temperature
         elif name == "learning_rate":
             self._setup_lr_schedule()
-        elif name == "clip_range" and not isinstance(self.clip_range, FloatSchedule):
-            self.clip_range = FloatSchedule(self.clip_range)
+        elif name in self.schedules and not isinstance(getattr(self, name), FloatSchedule | None):
+            setattr(self, name, FloatSchedule(getattr(self, name)))
         elif name in ("gamma", "gae_lambda") and isinstance(self.rollout_buffer, TokenRolloutBuffer):
             setattr(self.rollout_buffer, name, getattr(self, name))
         elif name == "kl_coef" and not self._has_reference:
@@ -255,140 +265,27 @@ class TokenOnPolicyAlgorithm(ResumableAlgorithm):
         whole = [{**info, "is_success": None} if is_broken(info) else info for info in infos]
         super()._update_info_buffer(whole, dones)
 
-    def train(self) -> None:
-        """Update the policy from the current roll-out, and save the run if it is time to."""
+    @contextmanager
+    def _update(self) -> Iterator[Update]:
+        """
+        What surrounds the gradient steps of an iteration: learning rate before, log and checkpoint after them.
+
+        :return: context manager of the steps
+        """
         start = time.perf_counter()
         # as in the roll-out: dropout in adapters would be a difference between the two that is none
         self.policy.set_training_mode(False)
         # what decoding keeps on a GPU would be missing here
         self.policy.vla.release_steps()
         self._update_learning_rate(self.policy.optimizer)
-        history = self._update()
-        for name, figures in history.items():
-            if not figures:
-                continue
+        update = Update(
+            self.policy, self.max_grad_norm, self.micro_batch_size, self.use_bf16, skipped=self._skipped_updates
+        )
+        yield update
+        for name, figures in update.history.items():
             # before the first step the two policies are one, and any deviation is an error of decoding or scoring
             self.logger.record(f"train/{name}", figures[0] if name == "ratio_deviation" else float(np.mean(figures)))
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         self.logger.record("train/skipped_updates", self._skipped_updates.total)
         self.logger.record("time/train_seconds", time.perf_counter() - start)
         self._finish_iteration()
-
-    @abstractmethod
-    def _update(self) -> dict[str, list[float]]:
-        """All gradient steps of one iteration; returns the figures of each minibatch."""
-
-    def _minibatches(self) -> Iterator[TokenRolloutBufferSamples]:
-        yield from self.rollout_buffer.get(self.batch_size)
-
-    def _run_epochs(self) -> dict[str, list[float]]:
-        """Passes over the roll-out that train the actor, and the critic if it shares the actor's gradient."""
-        history: dict[str, list[float]] = defaultdict(list)
-        for epoch in range(self.n_epochs):
-            for minibatch in self._minibatches():
-                self.policy.optimizer.zero_grad()
-                figures = self._accumulate_gradients(minibatch)
-                for name, figure in figures.items():
-                    history[name].append(figure)
-                # a loss that is not finite is counted, not taken for a KL that is too large
-                is_finite = np.isfinite(figures["loss"])
-                if is_finite and self.target_kl is not None and figures.get("approx_kl", 0.0) > 1.5 * self.target_kl:
-                    self.logger.record("train/early_stop_epoch", epoch)
-                    self.policy.optimizer.zero_grad()
-                    # as in SB3, the pass that was broken off counts
-                    self._n_updates += 1
-                    return history
-                self._step(figures["loss"])
-            self._n_updates += 1
-        return history
-
-    def _accumulate_gradients(self, minibatch: TokenRolloutBufferSamples) -> dict[str, float]:
-        """Backward passes over the micro-batches, whose losses are weighted to add up to that of the minibatch."""
-        n_samples = minibatch.is_counted.sum().clamp(min=1)
-        # a small minibatch may hold nothing but broken decisions
-        n_tokens = minibatch.token_mask.sum().clamp(min=1)
-        n_ratios = ratio_mask(minibatch.token_mask, self.ratio_level).sum().clamp(min=1)
-        figures: dict[str, float] = defaultdict(float)
-        for part in minibatch.split(self.micro_batch_size):
-            values, log_probs, entropy, *bin_log_probs = self._evaluate(part)
-            policy_loss = self._policy_loss(log_probs, part, n_ratios)
-            entropy_loss = -masked_mean(entropy, part.token_mask, n_tokens)
-            loss = policy_loss.loss + self.ent_coef * entropy_loss
-            if self.kl_coef:
-                reference = part.memory[REFERENCE_LOG_PROBS]
-                kl_loss = exact_kl(bin_log_probs[0], reference, part.token_mask, self.ratio_level, n_ratios)
-                loss = loss + self.kl_coef * kl_loss
-                figures["reference_kl"] += kl_loss.item()
-            value_loss = self._value_loss(part, values.flatten(), n_samples)
-            if value_loss is not None:
-                loss = loss + self.vf_coef * value_loss
-                figures["value_loss"] += value_loss.item()
-            loss.backward()  # type: ignore[no-untyped-call]
-            figures["policy_gradient_loss"] += policy_loss.loss.item()
-            figures["entropy_loss"] += entropy_loss.item()
-            figures["approx_kl"] += policy_loss.approx_kl.item()
-            figures["clip_fraction"] += policy_loss.clip_fraction.item()
-            figures["ratio_deviation"] = max(figures["ratio_deviation"], policy_loss.ratio_deviation.item())
-            figures["loss"] += loss.item()
-        return figures
-
-    def _policy_loss(self, log_probs: th.Tensor, part: TokenRolloutBufferSamples, n_ratios: th.Tensor) -> PolicyLoss:
-        """Share of a micro-batch in the loss of ``n_ratios`` ratios."""
-        clip_range = self.clip_range(self._current_progress_remaining)  # type: ignore[operator]
-        return token_ppo_loss(
-            log_probs, part.old_log_prob, part.advantages, part.token_mask, clip_range, self.ratio_level, n_ratios
-        )
-
-    def _value_loss(self, part: TokenRolloutBufferSamples, values: th.Tensor, n_samples: th.Tensor) -> th.Tensor | None:
-        """Share of a micro-batch in the value loss of ``n_samples``; None where values are not learned with it."""
-        return None
-
-    def _evaluate(self, part: TokenRolloutBufferSamples) -> tuple[th.Tensor, ...]:
-        """Values, log-probabilities and entropies; with a weight on the KL those of all bins, too."""
-        evaluate = self.policy.evaluate_bins if self.kl_coef else self.policy.evaluate_actions
-        with self._autocast():
-            return evaluate(_observations(part), part.actions)
-
-    def _autocast(self) -> th.autocast:
-        return th.autocast(self.device.type, th.bfloat16, enabled=computes_in_bf16(self.use_bf16, self.device))
-
-    @property
-    def _scoring_batch_size(self) -> int:
-        """Decisions per pass where the loss does not set it."""
-        return self.micro_batch_size or 64
-
-    def _remember_reference(self, rows: np.ndarray | None = None) -> None:
-        """Score all bins by the policy that the run started from, of all samples by default, if the loss needs it."""
-        if self.reference is not None:
-            self._remember_output(REFERENCE_LOG_PROBS, 3, rows)
-
-    def _remember_scores(self, rows: np.ndarray | None = None) -> None:
-        """Score samples, all by default, by the policy that the run started from, or without it by the current one."""
-        self._remember_output(REFERENCE_LOG_PROB, 1, rows)
-
-    def _remember_output(self, name: str, which: int, rows: np.ndarray | None) -> None:
-        """Keep one of the outputs of ``_evaluate``."""
-        buffer = self.rollout_buffer
-        buffer.flatten()
-        rows = np.arange(len(buffer.actions)) if rows is None else np.unique(rows)
-        shape = (*buffer.actions.shape, N_BINS) if name == REFERENCE_LOG_PROBS else buffer.actions.shape
-        log_probs = th.zeros(shape, dtype=th.float32)
-        size = self._scoring_batch_size
-        with th.no_grad() if self.reference is None else self.reference.put_into(self.policy.vla):
-            for start in range(0, len(rows), size):
-                chosen = rows[start : start + size]
-                log_probs[th.from_numpy(chosen)] = self._evaluate(buffer.samples(chosen))[which].cpu()
-        buffer.memory[name] = log_probs
-
-    def _step(self, loss: float, what: str = "actor") -> None:
-        """Clip and apply the gradients, or drop them if anything is not finite; three times in a row is too often."""
-        grad_norm = th.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
-        if self._skipped_updates.accepts(loss, grad_norm.item(), what):
-            self.policy.optimizer.step()
-        else:
-            self.policy.optimizer.zero_grad()
-
-
-def _observations(part: TokenRolloutBufferSamples) -> Any:
-    """What the policy is to look at: encoded images where they were remembered."""
-    return {**part.observations, **{key: part.memory[key] for key in (FEATURES,) if key in part.memory}}

@@ -9,10 +9,12 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecMonitor
 
 from vla_algos import TPO, TokenGRPO, TokenRLOO
+from vla_algos.algorithms.episodes import EpisodeBuffer, SampledEpisode, has_spread
+from vla_algos.algorithms.updates import Update
+from vla_algos.common.divergence import SkippedUpdates
 from vla_algos.common.losses import token_ppo_loss
 from vla_algos.common.vec_env import SB3VecEnv
 from vla_algos.errors import RemovedKeywordError, UnknownNameError
-from vla_algos.on_policy.episodes import EpisodeBuffer, SampledEpisode, has_spread
 from vla_gym.envs.toy_env import ToyLiberoEnv
 from vla_gym.vector import vector_env_class
 
@@ -118,7 +120,7 @@ def test_each_side_has_its_own_clip():
         return token_ppo_loss(*args)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("vla_algos.token_grpo.token_grpo.token_ppo_loss", remember)
+        patch.setattr("vla_algos.algorithms.token_grpo.token_ppo_loss", remember)
         for kwargs in ({}, {"clip_range_high": None}, {"clip_range": 0.1, "clip_range_high": lambda progress: 0.5}):
             make_model(n_groups=4, **kwargs).learn(1)
     assert sorted(set(clips), key=str) == [(0.1, 0.5), (0.2, 0.28), (0.2, None)]
@@ -288,6 +290,18 @@ def test_first_ratio_is_one():
     assert model.logger.name_to_value["train/ratio_deviation"] < 1e-4
 
 
+def update_of(model):
+    return Update(model.policy, model.max_grad_norm, model.micro_batch_size, False, SkippedUpdates())
+
+
+def rows_learned_from(model):
+    return np.array([row for group in model._groups_with_spread() for episode in group for row in episode.rows])
+
+
+def log_probs_now(model, samples):
+    return update_of(model).evaluate(samples)[1]
+
+
 def pairs_of(**kwargs):
     """A model with a roll-out that it did not learn from, and its pairs."""
     model = make_model(TPO, group_size=8, n_groups=4, learning_rate=0.0, **kwargs)
@@ -303,28 +317,26 @@ def pairs_of(**kwargs):
 def test_preference_learning_separates_the_pairs_it_is_shown(length_handling):
     beta = 0.5 if length_handling == "mean" else 0.1
     model, pairs = pairs_of(reference_policy="start", length_handling=length_handling, window_size=2, beta=beta)
-    model._remember_scores()  # of all episodes, as these pairs are drawn anew
-    model.policy.optimizer.zero_grad()
-    figures = model._accumulate_pairs(pairs)
-    assert figures["loss"] == pytest.approx(np.log(2.0), abs=1e-5)  # policy and reference are one
-    for _ in range(10):
-        model.policy.optimizer.step()
-        model.policy.optimizer.zero_grad()
-        figures = model._accumulate_pairs(pairs)
-    assert figures["loss"] < 0.65 and figures["preference_accuracy"] > 0.7
+    update = update_of(model)
+    update.score_reference(model.reference, model.rollout_buffer)  # of all episodes, as these pairs are drawn anew
+    for _ in range(11):
+        model._train_actor(update, pairs)
+    losses = update.history["loss"]
+    assert losses[0] == pytest.approx(np.log(2.0), abs=1e-5)  # policy and reference are one
+    assert losses[-1] < 0.65 and update.history["preference_accuracy"][-1] > 0.7
 
 
 def test_against_the_policy_that_sampled_a_step_makes_successes_likelier_than_failures():
     model, pairs = pairs_of()
-    model.policy.optimizer.zero_grad()
-    assert model._accumulate_pairs(pairs)["loss"] == pytest.approx(np.log(2.0))
-    model.policy.optimizer.step()
+    update = update_of(model)
+    model._train_actor(update, pairs)
+    assert update.history["loss"] == pytest.approx([np.log(2.0)])
     gains = []
     for pair in pairs:
         for episode in pair:
             samples = model.rollout_buffer.samples(np.array(episode.rows))
             with th.no_grad():
-                gains.append((model._evaluate(samples)[1] - samples.old_log_prob).sum().item())
+                gains.append((log_probs_now(model, samples) - samples.old_log_prob).sum().item())
     assert np.mean(gains[::2]) > np.mean(gains[1::2])
 
 
@@ -348,7 +360,7 @@ def test_objectives_without_a_ratio_take_one_step_per_roll_out_in_bounded_batche
     assert len(steps) == 1 and max(sizes) == 7 and len(sizes) > 3
     # every decision that says something is in that one step, once
     if algorithm is TokenRLOO:
-        assert sum(learned) == len(model._rows)
+        assert sum(learned) == len(rows_learned_from(model))
 
 
 def test_the_one_step_has_the_gradient_of_the_whole_roll_out():
@@ -358,9 +370,9 @@ def test_the_one_step_has_the_gradient_of_the_whole_roll_out():
         {name: p.grad.clone() for name, p in model.policy.named_parameters() if p.grad is not None}
     )
     model.learn(1)
-    samples = model.rollout_buffer.samples(model._rows)
+    samples = model.rollout_buffer.samples(rows_learned_from(model))
     model.policy.optimizer.zero_grad()
-    log_prob = model._evaluate(samples)[1].sum(dim=1)
+    log_prob = log_probs_now(model, samples).sum(dim=1)
     (-(samples.advantages * log_prob).mean()).backward()
     assert len(samples.actions) > 7 and gradients
     for name, p in model.policy.named_parameters():
@@ -387,9 +399,9 @@ def test_a_step_makes_better_episodes_likelier(algorithm):
     model = make_model(algorithm, n_groups=4, group_size=8, learning_rate=1e-3, **kwargs)
     model.learn(1)
     buffer = model.rollout_buffer
-    samples = buffer.samples(model._rows)
+    samples = buffer.samples(rows_learned_from(model))
     with th.no_grad():
-        gain = (model._evaluate(samples)[1] - samples.old_log_prob).sum(dim=1)
+        gain = (log_probs_now(model, samples) - samples.old_log_prob).sum(dim=1)
     better, worse = gain[samples.advantages > 0], gain[samples.advantages < 0]
     assert len(better) and len(worse) and better.mean() > worse.mean()
 
@@ -405,7 +417,7 @@ def test_episodes_of_broken_environments_say_nothing(algorithm, name):
     model = make_model(algorithm, lambda: Broken(toy()), n_groups=4)
     before, keep = {key: p.detach().clone() for key, p in model.policy.named_parameters()}, Keep()
     model.learn(1, callback=keep)
-    assert model._groups() == [] and keep.figures["rollout/broken_episodes"] == 16
+    assert model._comparable_groups() == [] and keep.figures["rollout/broken_episodes"] == 16
     assert len(model.ep_success_buffer) == 0
     assert all(th.equal(p, before[key]) for key, p in model.policy.named_parameters())
 
@@ -415,7 +427,7 @@ def test_the_rest_of_a_group_is_compared_without_its_broken_episodes():
     model.rollout_buffer.episodes = [SampledEpisode(0, rewards=[float(i == 1)], is_broken=i == 3) for i in range(4)] + [
         SampledEpisode(1, is_broken=i > 0) for i in range(4)
     ]
-    assert [len(group) for group in model._groups()] == [3]
+    assert [len(group) for group in model._comparable_groups()] == [3]
     assert [has_spread(group, 1.0) for group in model._whole_groups()] == [True, False]
 
 

@@ -102,7 +102,7 @@ def test_the_kl_is_to_the_policy_of_the_moment_it_was_asked_for(algorithm, tmp_p
         model.kl_coef = -0.1
 
 
-FIXED = [(TokenPPO, "n_steps"), (TokenPPO, "seed"), (TokenRLOO, "clip_range"), (TPO, "kl_coef"), (TPO, "ent_coef")]
+FIXED = [(TokenPPO, "n_steps"), (TokenPPO, "seed"), (TokenRLOO, "policy_kwargs"), (TPO, "reference_policy")]
 
 
 @pytest.mark.parametrize(("algorithm", "name"), FIXED)
@@ -112,6 +112,22 @@ def test_what_cannot_be_changed_is_refused_with_the_remedy(algorithm, name, tmp_
     with pytest.raises(FixedSettingError, match=rf"{name} of {algorithm.__name__} .*load\(path, env, {name}=4\)"):
         setattr(model, name, 4)
     assert getattr(model, name) is before
+
+
+UNUSED = {
+    TokenGRPO: ("n_steps", "gae_lambda", "vf_coef"),
+    TokenRLOO: ("clip_range", "batch_size", "ratio_level", "target_kl"),
+    TPO: ("kl_coef", "ent_coef", "gamma", "n_epochs"),
+}
+
+
+@pytest.mark.parametrize(("algorithm", "name"), [(a, name) for a, names in UNUSED.items() for name in names])
+def test_what_an_algorithm_does_not_use_is_refused(algorithm, name):
+    model = make_model(algorithm)
+    before = getattr(model, name, None)
+    with pytest.raises(FixedSettingError, match=f"{name} is 4, but {algorithm.__name__} does not use it"):
+        setattr(model, name, 4)
+    assert getattr(model, name, None) is before
 
 
 def test_the_remedy_works(tmp_path):

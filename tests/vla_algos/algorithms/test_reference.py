@@ -4,6 +4,7 @@ import pytest
 import torch as th
 
 from vla_algos import TokenGRPO, TokenPPO, TokenRLOO
+from vla_algos.algorithms.updates import Update
 from vla_algos.models import save_vla
 from vla_algos.policies import VLAPolicy
 from vla_algos.policies.reference import ReferenceWeights
@@ -91,7 +92,7 @@ def test_the_first_estimate_of_the_distance_is_zero(toy_vec_env):
 
 
 @pytest.mark.parametrize("algorithm", [TokenPPO, TokenGRPO, TokenRLOO])
-def test_what_is_penalised_is_the_exact_kl_at_the_temperature(algorithm, toy_vec_env):
+def test_what_is_penalised_is_the_exact_kl_at_the_temperature(algorithm, toy_vec_env, monkeypatch):
     kwargs = {"group_size": 4, "n_groups": 2} if algorithm is not TokenPPO else {"n_steps": 8}
     if algorithm is TokenPPO:
         kwargs |= {"critic_warmup_iterations": 0, "normalize_advantage": False}
@@ -114,23 +115,30 @@ def test_what_is_penalised_is_the_exact_kl_at_the_temperature(algorithm, toy_vec
                 parameter += 0.3 * th.randn(parameter.shape, generator=th.Generator().manual_seed(1))
 
     seen = []
-    accumulate = model._accumulate_gradients
+    apply = Update.apply
+    parts = []
+    evaluate = Update.evaluate
 
-    def spy(minibatch):
-        figures = accumulate(minibatch)
-        (minibatch,) = minibatch.split(None)
-        inputs = model.policy.model_inputs(minibatch.observations)
+    def remember(update, part, every_bin=False):
+        parts.append(part)
+        return evaluate(update, part, every_bin)
+
+    def spy(update, learner):
+        part = parts[-1]
+        inputs = model.policy.model_inputs(part.observations)
         with th.no_grad():
             p, q = (
-                (vla.action_logits(**inputs, bins=minibatch.actions) / 1.3).log_softmax(dim=-1)
+                (vla.action_logits(**inputs, bins=part.actions) / 1.3).log_softmax(dim=-1)
                 for vla in (model.policy.vla, start)
             )
-        per_token = (p.exp() * (p - q)).sum(dim=-1) * minibatch.token_mask
-        count = minibatch.token_mask.sum() if model.ratio_level == "token" else len(per_token)
-        seen.append((figures["reference_kl"], (per_token.sum() / count).item()))
-        return figures
+        per_token = (p.exp() * (p - q)).sum(dim=-1) * part.token_mask
+        level = "action" if algorithm is TokenRLOO else model.ratio_level
+        count = part.token_mask.sum() if level == "token" else len(per_token)
+        seen.append((update.figures["reference_kl"], (per_token.sum() / count).item()))
+        apply(update, learner)
 
-    model._accumulate_gradients = spy
+    monkeypatch.setattr(Update, "evaluate", remember)
+    monkeypatch.setattr(Update, "apply", spy)
     model._start_anew = lambda: None  # which would take the model as it is now for the start
     model.learn(1)
     assert seen and all(kl == pytest.approx(expected, rel=1e-3) and kl > 1e-3 for kl, expected in seen)

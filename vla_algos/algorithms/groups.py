@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -14,11 +13,10 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.utils import obs_as_tensor
 from stable_baselines3.common.vec_env import VecEnv
 
-from vla_algos.common.type_aliases import TokenRolloutBufferSamples
+from vla_algos.algorithms.base import TokenAlgorithm
+from vla_algos.algorithms.episodes import EpisodeBuffer, SampledEpisode, has_spread
 from vla_algos.common.vec_env import is_broken
 from vla_algos.errors import RemovedKeywordError
-from vla_algos.on_policy.algorithm import TokenOnPolicyAlgorithm
-from vla_algos.on_policy.episodes import EpisodeBuffer, SampledEpisode, has_spread
 
 ONE_STEP = (
     "it takes one gradient step per roll-out, over all its decisions, as its objective has no ratio to the policy that "
@@ -27,7 +25,7 @@ ONE_STEP = (
 """Why algorithms without a ratio take no keyword for minibatches or epochs."""
 
 
-class GroupAlgorithm(TokenOnPolicyAlgorithm):
+class GroupAlgorithm(TokenAlgorithm):
     """
     Each iteration rolls out ``n_groups`` groups of ``group_size`` whole episodes; those of a group have the same start.
 
@@ -45,6 +43,8 @@ class GroupAlgorithm(TokenOnPolicyAlgorithm):
     """
 
     rollout_buffer: EpisodeBuffer  # type: ignore[assignment]
+    # of SB3's loop: there is no fixed number of steps, and there are no values
+    unused_settings = TokenAlgorithm.unused_settings | {"n_steps", "gae_lambda", "vf_coef"}
     removed_keywords: ClassVar[dict[str, str]] = {}
     """Keywords of related algorithms that have no meaning here, with the reason."""
 
@@ -52,7 +52,6 @@ class GroupAlgorithm(TokenOnPolicyAlgorithm):
         self.group_size = group_size
         self.n_groups = n_groups
         self.resampling_rounds = resampling_rounds
-        # nothing is learned from a fixed number of steps, and there are no values to speak of
         super().__init__(*args, n_steps=1, gae_lambda=1.0, vf_coef=0.0, buffer_class=EpisodeBuffer, **kwargs)
 
     def _refuse(self, keywords: Mapping[str, Any]) -> None:
@@ -162,43 +161,24 @@ class GroupAlgorithm(TokenOnPolicyAlgorithm):
                 groups[episode.group].append(episode)
         return groups
 
-    def _groups(self) -> list[list[SampledEpisode]]:
+    def _comparable_groups(self) -> list[list[SampledEpisode]]:
         """Episodes by start; broken ones are left out, and those that have no other to compare with."""
         return [group for group in self._whole_groups() if len(group) > 1]
 
-
-class GroupAdvantageAlgorithm(GroupAlgorithm):
-    """Every decision of an episode has the episode's advantage, which comes from the returns of its group."""
-
-    _rows: np.ndarray
-
-    def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_rows"]
-
-    @abstractmethod
-    def _advantages(self, returns: np.ndarray) -> np.ndarray:
-        """Advantages of the episodes of a group from their returns, (group_size,) each."""
-
-    def _update(self) -> dict[str, list[float]]:
-        buffer = self.rollout_buffer
-        rows: list[int] = []
+    def _groups_with_spread(self) -> list[list[SampledEpisode]]:
+        """Groups whose episodes can be ranked by their returns; how many could not is logged."""
         kinds: Counter[str] = Counter()
-        for group in self._groups():
-            returns = np.array([episode.discounted_return(self.gamma) for episode in group])
-            if not has_spread(group, self.gamma):
+        kept = []
+        for group in self._comparable_groups():
+            if has_spread(group, self.gamma):
+                kinds["kept"] += 1
+                kept.append(group)
+            else:
                 kinds["all_succeed" if all(episode.is_success for episode in group) else "all_alike"] += 1
-                continue
-            kinds["kept"] += 1
-            for episode, advantage in zip(group, self._advantages(returns), strict=True):
-                buffer.advantages[episode.rows] = float(advantage)
-                rows += episode.rows
         for kind in ("kept", "all_succeed", "all_alike"):
             self.logger.record(f"train/groups_{kind}", kinds[kind])
-        if not rows:
-            return {}
-        self._rows = np.array(rows)
-        self._remember_reference(self._rows)
-        return self._run_epochs()
+        return kept
 
-    def _minibatches(self) -> Iterator[TokenRolloutBufferSamples]:
-        yield from self.rollout_buffer.get(self.batch_size, self._rows)
+    def _returns(self, group: list[SampledEpisode]) -> np.ndarray:
+        """Discounted returns of the episodes of a group, (group_size,) float64."""
+        return np.array([episode.discounted_return(self.gamma) for episode in group])

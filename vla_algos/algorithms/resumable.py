@@ -14,11 +14,11 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
 from stable_baselines3.common.vec_env import VecEnv
 
+from vla_algos.algorithms.callbacks import TokenRolloutCallback, TolerantProgressBar
 from vla_algos.common.interrupts import deferred_interrupt
 from vla_algos.common.resumption import generator_states, restore_generators
 from vla_algos.common.vec_env import as_vec_env
 from vla_algos.errors import TrainingDivergedError
-from vla_algos.on_policy.callbacks import TokenRolloutCallback, TolerantProgressBar
 from vla_algos.policies.saving import DIVERGED_FILE, LAST_FILE, SavedWithoutFrozenWeights, owned_folder, save_or_warn
 from vla_gym.errors import VLAGymError
 from vla_gym.snapshots import restore_snapshot, take_snapshot

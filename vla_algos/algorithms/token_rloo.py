@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -10,13 +9,14 @@ import numpy as np
 import torch as th
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 
-from vla_algos.common.losses import PolicyLoss, reinforce_loss
-from vla_algos.common.type_aliases import TokenRolloutBufferSamples, UseBF16
-from vla_algos.on_policy.groups import ONE_STEP, GroupAdvantageAlgorithm
+from vla_algos.algorithms.groups import ONE_STEP, GroupAlgorithm
+from vla_algos.algorithms.updates import REFERENCE_LOG_PROBS, Update
+from vla_algos.common.losses import exact_kl, masked_mean, reinforce_loss
+from vla_algos.common.type_aliases import UseBF16
 from vla_algos.policies import VLAPolicy
 
 
-class TokenRLOO(GroupAdvantageAlgorithm):
+class TokenRLOO(GroupAlgorithm):
     """
     REINFORCE whose baseline is the mean return of the other episodes from the same start.
 
@@ -31,36 +31,18 @@ class TokenRLOO(GroupAdvantageAlgorithm):
     The default learning rate is three times TokenGRPO's, which takes about ten steps per roll-out: the noise of ten
     steps of Adam adds up to that of one about three times as large.
 
-    :param policy: "VLAPolicy" or a subclass of it
-    :param env: environment, vector environment or id; its ``reset`` takes ``task_id`` and ``init_state_id``
-    :param learning_rate: a number or a function of the remaining progress
+    Keywords that are not named here are those of :class:`vla_algos.algorithms.base.TokenAlgorithm`.
+
     :param group_size: episodes per start
     :param n_groups: starts per iteration; together a multiple of the number of environments
     :param gamma: discount per decision
     :param ent_coef: weight of the mean entropy per token
-    :param kl_coef: weight of the mean KL to the policy that the run started from, exact over the bins, per action
-    :param max_grad_norm: gradients are scaled down to this norm
-    :param temperature: of sampling and of all log-probabilities
-    :param micro_batch_size: decisions per backward pass, gradients add up to those of the whole roll-out; None: all
-    :param use_bf16: run updates under autocast to bfloat16; "auto": where the device has such arithmetic
-    :param checkpoint_folder: where to save the run; None: nowhere
-    :param checkpoint_interval: iterations between savings
-    :param stats_window_size: episodes in the means of ``rollout/``
-    :param tensorboard_log: folder for TensorBoard; None: none
-    :param policy_kwargs: keywords of the policy, such as ``vla``
-    :param verbose: 0 silent, 1 tables, 2 debug
-    :param seed: of all generators
-    :param device: of the model
-    :param _init_setup_model: build the model now
     :raises RemovedKeywordError: for keywords of minibatches
-    :raises ValueError: if a number is out of range, or an argument is unknown
-    :raises SpaceError: if the environment does not take action tokens, or does not show what the model reads
-    :raises CheckpointError: if the model's checkpoint is missing or damaged
     """
 
     removed_keywords: ClassVar[dict[str, str]] = dict.fromkeys(("batch_size", "n_epochs"), ONE_STEP)
     # one step, nothing is clipped, and there are no ratios
-    fixed_settings = GroupAdvantageAlgorithm.fixed_settings | {
+    unused_settings = GroupAlgorithm.unused_settings | {
         *("batch_size", "clip_range", "n_epochs", "ratio_level", "target_kl")
     }
 
@@ -97,15 +79,10 @@ class TokenRLOO(GroupAdvantageAlgorithm):
             learning_rate=learning_rate,
             group_size=group_size,
             n_groups=n_groups,
-            batch_size=1,  # not used: one step over all
-            n_epochs=1,
             gamma=gamma,
-            clip_range=1.0,
             ent_coef=ent_coef,
             kl_coef=kl_coef,
             max_grad_norm=max_grad_norm,
-            target_kl=None,
-            ratio_level="action",
             temperature=temperature,
             micro_batch_size=micro_batch_size,
             use_bf16=use_bf16,
@@ -120,12 +97,42 @@ class TokenRLOO(GroupAdvantageAlgorithm):
             _init_setup_model=_init_setup_model,
         )
 
+    def train(self) -> None:
+        """Take one step from the current groups, and save the run if it is time to."""
+        with self._update() as update:
+            rows: list[int] = []
+            for group in self._groups_with_spread():
+                rows += self.rollout_buffer.set_advantages(group, self._advantages(self._returns(group)))
+            if rows:
+                if self.reference is not None:
+                    update.score_reference(self.reference, self.rollout_buffer, np.array(rows), every_bin=True)
+                self._train_actor(update, np.array(rows))
+
     def _advantages(self, returns: np.ndarray) -> np.ndarray:
+        """A_i = R_i - mean of the others' R, of the episodes of a group, (group_size,) each."""
         others = (returns.sum() - returns) / (len(returns) - 1)
         return returns - others
 
-    def _minibatches(self) -> Iterator[TokenRolloutBufferSamples]:
-        yield self.rollout_buffer.whole(self._rows)
+    def _train_actor(self, update: Update, rows: np.ndarray) -> None:
+        """
+        One gradient step on all decisions ``rows``, with the loss of REINFORCE.
 
-    def _policy_loss(self, log_probs: th.Tensor, part: TokenRolloutBufferSamples, n_ratios: th.Tensor) -> PolicyLoss:
-        return reinforce_loss(log_probs, part.old_log_prob, part.advantages, part.token_mask, n_ratios)
+        L = - E[A log p] - c_e E[H] + c_kl KL(policy, start), with log p and the KL summed over an action's tokens
+        """
+        whole = self.rollout_buffer.whole(rows)
+        # means of the roll-out divide by these
+        n_tokens = whole.token_mask.sum().clamp(min=1)
+        n_actions = whole.is_counted.sum().clamp(min=1)
+        for part in whole.split(self.micro_batch_size):
+            _, log_probs, entropy, *bins = update.evaluate(part, every_bin=self.kl_coef > 0)
+            policy_loss = reinforce_loss(log_probs, part.old_log_prob, part.advantages, part.token_mask, n_actions)
+            entropy_loss = -masked_mean(entropy, part.token_mask, n_tokens)
+            loss = policy_loss.loss + self.ent_coef * entropy_loss
+            figures = {**policy_loss.figures(), "entropy_loss": entropy_loss}
+            if self.kl_coef:
+                kl = exact_kl(bins[0], part.memory[REFERENCE_LOG_PROBS], part.token_mask, "action", n_actions)
+                loss = loss + self.kl_coef * kl
+                figures["reference_kl"] = kl
+            update.backward(loss, {**figures, "loss": loss})
+        update.apply("actor")
+        self._n_updates += 1

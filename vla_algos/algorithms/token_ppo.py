@@ -10,15 +10,16 @@ import torch as th
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from stable_baselines3.common.utils import FloatSchedule, explained_variance
 
-from vla_algos.common.losses import clipped_value_loss
-from vla_algos.common.type_aliases import RatioLevel, TimeLimit, TokenRolloutBufferSamples, UseBF16
+from vla_algos.algorithms.base import TokenAlgorithm
+from vla_algos.algorithms.updates import REFERENCE_LOG_PROBS, Update
+from vla_algos.common.losses import clipped_value_loss, exact_kl, masked_mean, ratio_mask, token_ppo_loss
+from vla_algos.common.type_aliases import RatioLevel, TimeLimit, UseBF16
 from vla_algos.errors import UnknownNameError
-from vla_algos.on_policy.algorithm import TokenOnPolicyAlgorithm
 from vla_algos.policies import VLAPolicy
 from vla_algos.policies.vla_policy import CRITIC_INPUTS
 
 
-class TokenPPO(TokenOnPolicyAlgorithm):
+class TokenPPO(TokenAlgorithm):
     """
     PPO on action tokens, as in VLA-RL, on SB3's own roll-outs.
 
@@ -37,9 +38,8 @@ class TokenPPO(TokenOnPolicyAlgorithm):
     Deviation from the released code: log-probabilities of the behaviour policy are those of sampling time, and time
     limits are bootstrapped, not treated as terminal, unless ``time_limit`` says so.
 
-    :param policy: "VLAPolicy" or a subclass of it
-    :param env: environment, vector environment or id
-    :param learning_rate: of the actor, a number or a function of the remaining progress
+    Keywords that are not named here are those of :class:`vla_algos.algorithms.base.TokenAlgorithm`.
+
     :param n_steps: decisions per environment and roll-out
     :param batch_size: decisions per gradient step
     :param n_epochs: passes over a roll-out
@@ -50,7 +50,6 @@ class TokenPPO(TokenOnPolicyAlgorithm):
     :param normalize_advantage: zero mean and unit standard deviation over a roll-out
     :param ent_coef: weight of the mean entropy per token
     :param vf_coef: weight of the value loss
-    :param max_grad_norm: gradients are scaled down to this norm
     :param min_advantage_std: least standard deviation that normalised advantages are divided by, in units of the
         reward; below it the actor's learning rate falls in proportion, too, as Adam does not mind how large gradients
         are. Where no episode succeeds, advantages are nothing but errors of the critic, which must not pass for
@@ -60,28 +59,13 @@ class TokenPPO(TokenOnPolicyAlgorithm):
         (``critic="privileged"``), "terminal" is what is asked for, and "bootstrap" feeds on the critic's own
         extrapolation; watch ``rollout/value_at_limit``
     :param value_learning_rate: of the critic, likewise; None: as the actor
-    :param kl_coef: weight of the mean KL to the policy that the run started from, exact over the bins, per ratio
     :param target_kl: ends a ``train`` call before the step at which the estimate per ratio exceeds 1.5 times this
     :param ratio_level: "action" (product over the tokens) or "token"
-    :param temperature: of sampling and of every ratio; greedy prediction does not depend on it
     :param critic_warmup_iterations: roll-outs at the start that train the critic only
     :param critic_epochs: passes over what the critic read, of every critic in warm-up, then of one of its own
-    :param micro_batch_size: decisions per backward pass, gradients add up to those of the whole minibatch; None: all
-    :param use_bf16: run updates under autocast to bfloat16; weights and optimizer stay as they are; "auto":
-        where the device has such arithmetic
-    :param checkpoint_folder: where to save the run; None: nowhere
-    :param checkpoint_interval: iterations between savings
-    :param stats_window_size: episodes in the means of ``rollout/``
-    :param tensorboard_log: folder for TensorBoard; None: none
-    :param policy_kwargs: keywords of the policy, such as ``vla``
-    :param verbose: 0 silent, 1 tables, 2 debug
-    :param seed: of all generators
-    :param device: of the model
-    :param _init_setup_model: build the model now
-    :raises ValueError: if a number is out of range, or an argument is unknown
-    :raises SpaceError: if the environment does not take action tokens, or does not show what the model reads
-    :raises CheckpointError: if the model's checkpoint is missing or damaged
     """
+
+    schedules = frozenset({"clip_range", "clip_range_vf"})
 
     def __init__(
         self,
@@ -121,13 +105,16 @@ class TokenPPO(TokenOnPolicyAlgorithm):
         device: th.device | str = "auto",
         _init_setup_model: bool = True,
     ) -> None:
+        self.batch_size = batch_size
+        self.n_epochs = n_epochs
+        self.clip_range = clip_range
+        self.ratio_level = ratio_level
+        self.target_kl = target_kl
         self.value_learning_rate = value_learning_rate
         self.clip_range_vf = clip_range_vf
         self.normalize_advantage = normalize_advantage
         self.min_advantage_std = min_advantage_std
         self.time_limit = time_limit
-        # what is taken off advantages, and what they are divided by
-        self._advantage_scale = (0.0, 1.0)
         self.critic_warmup_iterations = critic_warmup_iterations
         self.critic_epochs = critic_epochs
         super().__init__(
@@ -135,17 +122,12 @@ class TokenPPO(TokenOnPolicyAlgorithm):
             env,
             learning_rate=learning_rate,
             n_steps=n_steps,
-            batch_size=batch_size,
-            n_epochs=n_epochs,
-            clip_range=clip_range,
             gamma=gamma,
             gae_lambda=gae_lambda,
             ent_coef=ent_coef,
             vf_coef=vf_coef,
             kl_coef=kl_coef,
             max_grad_norm=max_grad_norm,
-            target_kl=target_kl,
-            ratio_level=ratio_level,
             temperature=temperature,
             micro_batch_size=micro_batch_size,
             use_bf16=use_bf16,
@@ -160,10 +142,6 @@ class TokenPPO(TokenOnPolicyAlgorithm):
             _init_setup_model=_init_setup_model,
         )
 
-    def _setup_model(self) -> None:
-        self._pass_on("clip_range_vf")
-        super()._setup_model()
-
     def _check_setting(self, name: str, value: Any) -> None:
         super()._check_setting(name, value)
         if name == "critic_epochs" and value < 1:
@@ -172,21 +150,6 @@ class TokenPPO(TokenOnPolicyAlgorithm):
             raise ValueError(f"min_advantage_std is {value}; expected a number from 0 on.")
         if name == "time_limit" and value not in get_args(TimeLimit):
             raise UnknownNameError("time_limit", value, get_args(TimeLimit))
-
-    def _pass_on(self, name: str) -> None:
-        if name != "clip_range_vf":
-            super()._pass_on(name)
-        elif not isinstance(self.clip_range_vf, FloatSchedule | None):
-            self.clip_range_vf = FloatSchedule(self.clip_range_vf)
-
-    @property
-    def _is_warmup(self) -> bool:
-        """Whether this iteration trains the critic alone."""
-        return self._n_iterations < self.critic_warmup_iterations
-
-    @property
-    def _current_clip_range_vf(self) -> float | None:
-        return None if self.clip_range_vf is None else self.clip_range_vf(self._current_progress_remaining)  # type: ignore[operator]
 
     def _update_learning_rate(self, optimizers: list[th.optim.Optimizer] | th.optim.Optimizer) -> None:
         super()._update_learning_rate(optimizers)
@@ -199,49 +162,74 @@ class TokenPPO(TokenOnPolicyAlgorithm):
                 group["lr"] = current
         self.logger.record("train/value_learning_rate", current)
 
-    def _update(self) -> dict[str, list[float]]:
-        is_counted = self.rollout_buffer.is_counted
-        values = self.rollout_buffer.values[is_counted].flatten()
-        returns = self.rollout_buffer.returns[is_counted].flatten()
-        if len(values):
-            self.logger.record("train/explained_variance", explained_variance(values, returns))
-        self.logger.record("train/is_critic_warmup", int(self._is_warmup))
-        self.logger.record("train/clip_range", self.clip_range(self._current_progress_remaining))  # type: ignore[operator]
-        if self._current_clip_range_vf is not None:
-            self.logger.record("train/clip_range_vf", self._current_clip_range_vf)
-        history: dict[str, list[float]] = {}
-        if not self._is_warmup:
-            self._remember_reference()
-            self._measure_advantages()
-            history = self._run_epochs()
-        else:
-            # counted as SB3 does it: n_epochs per roll-out
-            self._n_updates += self.n_epochs
-        if self._is_warmup or self.policy.has_own_critic:
-            history["value_loss"] = self._train_critic()
-        return history
+    def train(self) -> None:
+        """Update critic and actor from the current roll-out, and save the run if it is time to."""
+        is_warmup = self._n_iterations < self.critic_warmup_iterations
+        self._log_iteration(is_warmup)
+        with self._update() as update:
+            if is_warmup:
+                # counted as SB3 does it: n_epochs per roll-out
+                self._n_updates += self.n_epochs
+            else:
+                if self.reference is not None:
+                    update.score_reference(self.reference, self.rollout_buffer, every_bin=True)
+                self._train_actor(update)
+            if is_warmup or self.policy.has_own_critic:
+                self._train_critic(update)
 
-    def _measure_advantages(self) -> None:
-        """Mean and standard deviation of the roll-out's advantages, of what is learned from alone."""
-        advantages = self.rollout_buffer.advantages[self.rollout_buffer.is_counted]
-        std = float(advantages.std(ddof=1)) if len(advantages) > 1 else 0.0
-        self.logger.record("train/advantage_std", std)
-        if not (self.normalize_advantage and len(advantages) > 1):
-            self._advantage_scale = (0.0, 1.0)
-            return
-        self._advantage_scale = (float(advantages.mean()), max(std, self.min_advantage_std, 1e-8))
-        if std < self.min_advantage_std:
-            self._slow_down_actor(std / self.min_advantage_std)
+    def _train_actor(self, update: Update) -> None:
+        """
+        Passes over the roll-out with the loss of PPO; a critic that shares the actor's gradient learns along.
 
-    def _slow_down_actor(self, factor: float) -> None:
-        """Scale the learning rate of this update."""
-        for group in self.policy.optimizer.param_groups:
-            if group["name"] == "actor":
-                group["lr"] *= factor
-                self.logger.record("train/learning_rate", group["lr"])
+        L = - E[min(r A, clip(r, 1 - epsilon, 1 + epsilon) A)] + c_v E[(V - R)^2] - c_e E[H] + c_kl KL(policy, start)
+        """
+        progress = self._current_progress_remaining
+        clip_range, clip_range_vf = self.clip_range(progress), self._clip_range_vf  # type: ignore[operator]
+        mean, std = self._advantage_moments()
+        for epoch in range(self.n_epochs):
+            for minibatch in self.rollout_buffer.get(self.batch_size):
+                # means of the minibatch divide by these; it may hold nothing but broken decisions
+                n_samples = minibatch.is_counted.sum().clamp(min=1)
+                n_tokens = minibatch.token_mask.sum().clamp(min=1)
+                n_ratios = ratio_mask(minibatch.token_mask, self.ratio_level).sum().clamp(min=1)
+                for part in minibatch.split(self.micro_batch_size):
+                    values, log_probs, entropy, *bins = update.evaluate(part, every_bin=self.kl_coef > 0)
+                    policy_loss = token_ppo_loss(
+                        log_probs,
+                        part.old_log_prob,
+                        (part.advantages - mean) / std,
+                        part.token_mask,
+                        clip_range,
+                        self.ratio_level,
+                        n_ratios,
+                    )
+                    entropy_loss = -masked_mean(entropy, part.token_mask, n_tokens)
+                    loss = policy_loss.loss + self.ent_coef * entropy_loss
+                    figures = {**policy_loss.figures(), "entropy_loss": entropy_loss}
+                    if self.kl_coef:
+                        start = part.memory[REFERENCE_LOG_PROBS]
+                        kl = exact_kl(bins[0], start, part.token_mask, self.ratio_level, n_ratios)
+                        loss = loss + self.kl_coef * kl
+                        figures["reference_kl"] = kl
+                    if not self.policy.has_own_critic:
+                        rows = part.is_counted
+                        value_loss = clipped_value_loss(
+                            values.flatten()[rows], part.old_values[rows], part.returns[rows], clip_range_vf, n_samples
+                        )
+                        loss = loss + self.vf_coef * value_loss
+                        figures["value_loss"] = value_loss
+                    update.backward(loss, {**figures, "loss": loss})
+                if update.exceeds(self.target_kl):
+                    update.drop()
+                    self.logger.record("train/early_stop_epoch", epoch)
+                    # as in SB3, the pass that was broken off counts
+                    self._n_updates += 1
+                    return
+                update.apply("actor")
+            self._n_updates += 1
 
-    def _train_critic(self) -> list[float]:
-        """Passes over what the critic read during the roll-out; returns the loss of each minibatch."""
+    def _train_critic(self, update: Update) -> None:
+        """Passes over what the critic read during the roll-out, with L = E[(V - R)^2]; the model is not run again."""
         buffer, policy = self.rollout_buffer, self.policy
         buffer.flatten()
         is_counted = buffer.is_counted
@@ -250,31 +238,49 @@ class TokenPPO(TokenOnPolicyAlgorithm):
             buffer.to_torch(array[is_counted]).flatten() for array in (buffer.values, buffer.returns)
         )
         if not len(inputs):
-            return []
+            return
         if policy.critic is not None:
             policy.critic.observe(inputs)
-        losses = []
         for _ in range(self.critic_epochs):
             order = np.random.permutation(len(inputs))
             for start in range(0, len(order), self.batch_size):
                 rows = th.as_tensor(order[start : start + self.batch_size], device=self.device)
                 loss = clipped_value_loss(
-                    policy.critic_values(inputs[rows]), old_values[rows], returns[rows], self._current_clip_range_vf
+                    policy.critic_values(inputs[rows]), old_values[rows], returns[rows], self._clip_range_vf
                 )
-                policy.optimizer.zero_grad()
-                loss.backward()
-                self._step(loss.item(), "critic")
-                losses.append(loss.item())
-        return losses
+                update.backward(loss, {"value_loss": loss})
+                update.apply("critic")
 
-    def _accumulate_gradients(self, minibatch: TokenRolloutBufferSamples) -> dict[str, float]:
-        mean, std = self._advantage_scale
-        return super()._accumulate_gradients(minibatch._replace(advantages=(minibatch.advantages - mean) / std))
+    def _advantage_moments(self) -> tuple[float, float]:
+        """
+        Mean and divisor of the advantages in the roll-out that are learned from.
 
-    def _value_loss(self, part: TokenRolloutBufferSamples, values: th.Tensor, n_samples: th.Tensor) -> th.Tensor | None:
-        if self.policy.has_own_critic:
-            return None
-        rows = part.is_counted
-        return clipped_value_loss(
-            values[rows], part.old_values[rows], part.returns[rows], self._current_clip_range_vf, n_samples
-        )
+        The divisor is their standard deviation, but at least ``min_advantage_std``. Where they vary less, the actor's
+        learning rate falls in proportion, too, as Adam would make full steps of the smallest gradients.
+        """
+        advantages = self.rollout_buffer.advantages[self.rollout_buffer.is_counted]
+        std = float(advantages.std(ddof=1)) if len(advantages) > 1 else 0.0
+        self.logger.record("train/advantage_std", std)
+        if not (self.normalize_advantage and len(advantages) > 1):
+            return 0.0, 1.0
+        if std < self.min_advantage_std:
+            for group in self.policy.optimizer.param_groups:
+                if group["name"] == "actor":
+                    group["lr"] *= std / self.min_advantage_std
+                    self.logger.record("train/learning_rate", group["lr"])
+        return float(advantages.mean()), max(std, self.min_advantage_std, 1e-8)
+
+    @property
+    def _clip_range_vf(self) -> float | None:
+        return None if self.clip_range_vf is None else self.clip_range_vf(self._current_progress_remaining)  # type: ignore[operator]
+
+    def _log_iteration(self, is_warmup: bool) -> None:
+        is_counted = self.rollout_buffer.is_counted
+        values = self.rollout_buffer.values[is_counted].flatten()
+        returns = self.rollout_buffer.returns[is_counted].flatten()
+        if len(values):
+            self.logger.record("train/explained_variance", explained_variance(values, returns))
+        self.logger.record("train/is_critic_warmup", int(is_warmup))
+        self.logger.record("train/clip_range", self.clip_range(self._current_progress_remaining))  # type: ignore[operator]
+        if self._clip_range_vf is not None:
+            self.logger.record("train/clip_range_vf", self._clip_range_vf)

@@ -10,6 +10,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 
 from vla_algos import TokenPPO
+from vla_algos.common.losses import token_ppo_loss
 from vla_gym.envs.toy_env import ToyLiberoEnv
 
 
@@ -53,13 +54,12 @@ def make_model(env, **kwargs):
 def learned_from(model, monkeypatch, change):
     """The advantages that reach the loss, of all minibatches of a roll-out whose buffer was changed."""
     seen = []
-    policy_loss = model._policy_loss
 
-    def spy(log_probs, part, n_ratios):
-        seen.append(part.advantages[part.token_mask.any(dim=1)])
-        return policy_loss(log_probs, part, n_ratios)
+    def spy(log_probs, old_log_probs, advantages, token_mask, *rest):
+        seen.append(advantages[token_mask.any(dim=1)])
+        return token_ppo_loss(log_probs, old_log_probs, advantages, token_mask, *rest)
 
-    monkeypatch.setattr(model, "_policy_loss", spy)
+    monkeypatch.setattr("vla_algos.algorithms.token_ppo.token_ppo_loss", spy)
     model.learn(16, callback=OnRolloutEnd(change))
     return th.cat(seen).numpy()
 

@@ -1,1 +1,0 @@
-"""What the algorithms share that learn from a policy's own experience."""
