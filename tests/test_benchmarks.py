@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import argparse
 import os
+import runpy
 import subprocess
 import sys
+import warnings
 from pathlib import Path
+
+import pytest
+
+from vla_algos.errors import RandomWeightsWarning
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -24,3 +31,16 @@ def test_the_benchmark_of_a_vla_on_a_gpu_runs_without_one() -> None:
     assert [row[0] for row in decoding] == ["1", "3"]
     assert [row[:2] for row in updates] == [["2", "kept"], ["2", "computed again"]]
     assert all(float(cell) > 0 for row in decoding for cell in row[:-1])
+
+
+@pytest.mark.slow
+def test_an_iteration_is_timed_without_a_warning_of_weights_that_are_meant_to_be_random() -> None:
+    benchmark = runpy.run_path(str(ROOT / "benchmarks" / "ppo_iteration.py"))
+    arguments = argparse.Namespace(
+        vla="nano", task_id=8, n_envs=1, n_steps=2, batch_size=2, n_epochs=1, threads=1, device="cpu"
+    )
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        figures = benchmark["run"]("TokenPPO, privileged critic", arguments)
+    assert all(figure > 0 for figure in figures.values())
+    assert not [warning for warning in caught if issubclass(warning.category, RandomWeightsWarning)]

@@ -44,6 +44,7 @@ def run(name: str, arguments: list[str], folder: Path) -> str:
         env={**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""},
     )
     assert result.returncode == 0, result.stderr
+    assert "RandomWeightsWarning" not in result.stderr
     return result.stdout
 
 
