@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 LOCK_FILE = ".lock"
 OWNER_FILE = ".owner.json"
 """Beside the lock, as long as it is held: process, machine and command of its owner."""
-_TEMPORARY = re.compile(r"\..+?-(?P<pid>\d+)(-\w+)?(\.(zip|json|jsonl|png|mp4|md))?")
+_TEMPORARY = re.compile(r"\..+?-(?P<pid>\d+)(-\w+)?(\.(zip|json|jsonl|png|mp4|md|hdf5))?")
 """Names of what is not finished yet: files of :func:`vla_gym.files.write_then_rename`, and folders."""
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 

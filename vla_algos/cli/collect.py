@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from vla_algos.cli.options import Assets, TaskIds, numbers
+from vla_algos.cli.output import interruption_named, this_command
 from vla_gym.processors import available_cpus
 
 if TYPE_CHECKING:
@@ -50,21 +51,17 @@ def collect(
     )
     console = Console(highlight=False)
     columns = (TextColumn("episodes"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    try:
-        with Progress(*columns, console=console) as progress:
-            bar = progress.add_task("episodes", total=None)
-            reports = record_demonstrations(
-                settings,
-                out,
-                episodes,
-                numbers(task_ids),
-                workers or available_cpus(),
-                lambda n_over, n_episodes: progress.update(bar, completed=n_over, total=n_episodes),
-            )
-    except KeyboardInterrupt:
-        text = f"Interrupted. What was finished is kept in {out}; the same command continues."
-        console.print(text, markup=False, soft_wrap=True)
-        raise typer.Exit(130) from None
+    # the same command continues
+    with interruption_named(resuming=this_command), Progress(*columns, console=console) as progress:
+        bar = progress.add_task("episodes", total=None)
+        reports = record_demonstrations(
+            settings,
+            out,
+            episodes,
+            numbers(task_ids),
+            workers or available_cpus(),
+            lambda n_over, n_episodes: progress.update(bar, completed=n_over, total=n_episodes),
+        )
     console.print(_table(reports))
     if any(report.lost for report in reports):
         console.print("Lost episodes were cut short by an error; the same command tries them again.", style="yellow")

@@ -51,18 +51,20 @@ class LastingOutput:
 
 
 @contextmanager
-def interruption_named(saved: Callable[[], str | None], resuming: Callable[[], str] | None = None) -> Iterator[None]:
+def interruption_named(
+    saved: Callable[[], str | None] | None = None, resuming: Callable[[], str] | None = None
+) -> Iterator[None]:
     """
     At Ctrl-C say what was saved and which command resumes, instead of a traceback.
 
-    :param saved: says what was saved; None: nothing was
+    :param saved: says what was saved, or None if nothing was; None: the interruption says it itself
     :param resuming: the command that resumes; None: this one, with ``--resume``
     :raises typer.Exit: at Ctrl-C
     """
     try:
         yield
-    except KeyboardInterrupt:
-        what = saved()
+    except KeyboardInterrupt as interruption:
+        what = saved() if saved is not None else str(interruption) or None
         if what is None:
             typer.secho("Interrupted. Nothing was saved.", fg="yellow", err=True)
         else:

@@ -19,15 +19,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock, Timeout
 
 from vla_gym.datasets.hdf5 import SUFFIX, DemonstrationFile
 from vla_gym.datasets.hdf5_writer import DemonstrationWriter
 from vla_gym.datasets.pool import Done, run_jobs
 from vla_gym.datasets.provenance import provenance
-from vla_gym.datasets.recorder import FAILURES, UNKNOWN, WORK_FOLDER, EpisodeRecorder, Job, RecordingSettings, part_path
+from vla_gym.datasets.recorder import FAILURES, UNKNOWN, EpisodeRecorder, Job, RecordingSettings, part_path
 from vla_gym.errors import DemonstrationFileError
 from vla_gym.files import named_errors, read_bounded
+from vla_gym.owned import own_folder
 from vla_gym.tasks.registry import TaskSpec
 
 logger = logging.getLogger(__name__)
@@ -81,24 +81,23 @@ def record_demonstrations(
     :param workers: number of processes; 0 records in this one
     :param on_progress: told how many episodes are over and how many there are, each time one ends
     :return: a report per task; a task that the expert does not know is left out with a warning
-    :raises DemonstrationFileError: if the folder holds demonstrations of other settings or of another origin, or
-        another process is recording there
+    :raises DemonstrationFileError: if the folder holds demonstrations of other settings or of another origin
+    :raises FolderInUseError: if another process is recording there
+    :raises FolderNotWritableError: if the folder cannot be made or written
+    :raises KeyboardInterrupt: at Ctrl-C, with what is kept; the same call continues
     :raises WorkerError: if processes die again and again
     """
     spec = settings.spec
     tasks = spec.tasks if task_ids is None else tuple(dict.fromkeys(spec.task(task_id) for task_id in task_ids))
     if episodes < 1 or workers < 0:
         raise ValueError(f"episodes is {episodes} and workers {workers}; expected at least 1 and 0.")
-    folder = Path(folder)
-    (folder / WORK_FOLDER).mkdir(parents=True, exist_ok=True)
-    lock = FileLock(str(folder / WORK_FOLDER / "lock"), timeout=0)
-    try:
-        with lock:
-            return _Recording(settings, folder, tasks, episodes, settings.fingerprint()).run(workers, on_progress)
-    except Timeout:
-        raise DemonstrationFileError(
-            f"Another process is recording to {folder}; wait for it or name another folder."
-        ) from None
+    fingerprint = settings.fingerprint()
+    with own_folder(folder) as folder:
+        recording = _Recording(settings, folder, tasks, episodes, fingerprint)
+        try:
+            return recording.run(workers, on_progress)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(recording.kept_so_far()) from None
 
 
 @dataclass
@@ -125,10 +124,21 @@ class _Recording:
         self._fingerprint = fingerprint
         self._unknown: set[int] = set()
         self._lost: Counter[int] = Counter()
+        self._n_open: dict[int, int] | None = None
+
+    def kept_so_far(self) -> str:
+        """Say what is on disk of a recording that was interrupted."""
+        if self._n_open is None:
+            return f"No episode was added to {self._folder}."
+        n_over = sum(
+            self._episodes - n_open for task_id, n_open in self._n_open.items() if task_id not in self._unknown
+        )
+        total = len(self._tasks) * self._episodes
+        return f"{n_over - self._lost.total()} of {total} episodes are over and kept in {self._folder}."
 
     def run(self, workers: int, on_progress: Callable[[int, int], None]) -> list[TaskReport]:
         missing = {task.task_id: self._missing(task) for task in self._tasks}
-        n_open = {task_id: len(numbers) for task_id, numbers in missing.items()}
+        self._n_open = n_open = {task_id: len(numbers) for task_id, numbers in missing.items()}
         for task in self._tasks:
             if n_open[task.task_id] == 0:
                 self._merge(task)

@@ -58,12 +58,25 @@ def test_the_table_says_what_became_of_each_task(
     assert (settings.cameras, folder, episodes, task_ids) == (("wrist",), tmp_path, 50, [0, 1]) and workers >= 1
 
 
-def test_an_interruption_says_how_to_continue(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("error", "what"),
+    [
+        (KeyboardInterrupt("3 of 5 episodes are over and kept in my demos."), "3 of 5 episodes are over"),
+        (KeyboardInterrupt(), "Nothing was saved."),
+    ],
+)
+def test_an_interruption_says_what_was_saved_and_how_to_continue(
+    error: KeyboardInterrupt,
+    what: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     def interrupt(*args: object) -> None:
-        raise KeyboardInterrupt
+        raise error
 
     monkeypatch.setattr(record, "record_demonstrations", interrupt)
-    assert run(monkeypatch, "--out", str(tmp_path)) == 130
-    assert "the same command continues" in capsys.readouterr().out
+    assert run(monkeypatch, "--out", str(tmp_path / "my demos")) == 130
+    said = capsys.readouterr().err
+    command = f"\n  vla-rl collect --suite goal --out '{tmp_path}/my demos'\n"
+    assert f"Interrupted. {what}" in said and (command in said) is bool(str(error))

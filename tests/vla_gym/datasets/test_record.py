@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import logging
 import multiprocessing
+import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
-from filelock import FileLock
 
 from vla_gym.datasets import recorder
 from vla_gym.datasets.collect import replay_episode
@@ -19,8 +20,9 @@ from vla_gym.datasets.hdf5 import DemonstrationFile, load_episodes
 from vla_gym.datasets.provenance import describe_demonstrations
 from vla_gym.datasets.record import record_demonstrations
 from vla_gym.datasets.recorder import EpisodeRecorder, RecordingSettings
-from vla_gym.errors import AssetsError, DemonstrationFileError, UnknownNameError
+from vla_gym.errors import AssetsError, DemonstrationFileError, FolderInUseError, UnknownNameError
 from vla_gym.experts import scripted
+from vla_gym.owned import own_folder
 
 BOWL, UNKNOWN = 8, 7
 NAME = "put_the_bowl_on_the_plate"
@@ -99,7 +101,7 @@ def test_processes_and_interruptions_change_nothing(tmp_path: Path) -> None:
             raise KeyboardInterrupt
 
     folder = tmp_path / "parts"
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt, match=rf"^2 of 3 episodes are over and kept in {folder}\.$"):
         record_demonstrations(BLIND, folder, 3, [BOWL], workers=1, on_progress=interrupt)
     assert not list(folder.glob("*.hdf5")), "an unfinished task has no file under a final name"
     progress = []
@@ -154,9 +156,11 @@ def test_an_error_leaves_what_was_finished(tmp_path: Path, monkeypatch: pytest.M
         record_demonstrations(BLIND, tmp_path, 2, [BOWL], workers=0)
     stale = tmp_path / ".recording" / NAME / ".episode_000001-1.hdf5"
     stale.write_bytes(b"half a file of a killed process")
+    merging = tmp_path / f".{NAME}_demo-{2**22 + 1}.hdf5"
+    merging.write_bytes(b"and half a file of all of them")
     monkeypatch.undo()
     (report,) = record_demonstrations(BLIND, tmp_path, 2, [BOWL], workers=0)
-    assert acted == [0, 1] and report.kept == 2 and not stale.exists()
+    assert acted == [0, 1] and report.kept == 2 and not stale.exists() and not merging.exists()
 
 
 def test_a_crash_before_the_parts_are_removed_doubles_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -213,9 +217,12 @@ def test_other_settings_another_origin_and_another_process_are_refused(tmp_path:
     before = path.read_bytes()
     with pytest.raises(DemonstrationFileError, match=rf"{NAME}_demo.hdf5 was recorded with seed 0 instead of 3"):
         record_demonstrations(replace(BLIND, seed=3), tmp_path, 2, [BOWL], workers=0)
-    with FileLock(str(tmp_path / ".recording" / "lock")):
-        with pytest.raises(DemonstrationFileError, match="Another process is recording"):
-            record_demonstrations(BLIND, tmp_path, 2, [BOWL], workers=0)
+    with own_folder(tmp_path), ThreadPoolExecutor(1) as other:
+        writing = other.submit(record_demonstrations, BLIND, tmp_path, 2, [BOWL], workers=0)
+        with pytest.raises(
+            FolderInUseError, match=rf"is being written by another thread of this process \({os.getpid()}"
+        ):
+            writing.result()
     assert path.read_bytes() == before
     with h5py.File(path, "r+") as file:
         del file["data"].attrs["vla_gym_settings"]
@@ -255,3 +262,6 @@ def test_bad_requests_are_refused(tmp_path: Path) -> None:
         record_demonstrations(replace(BLIND, assets="/nowhere"), tmp_path, 1, [BOWL], workers=1)
     with pytest.raises(ValueError, match="episodes is 0"):
         record_demonstrations(BLIND, tmp_path, 0, [BOWL])
+    with pytest.raises(AssetsError, match="/nowhere"):
+        record_demonstrations(replace(BLIND, assets="/nowhere"), tmp_path / "new", 1, [BOWL], workers=1)
+    assert not (tmp_path / "new").exists()
