@@ -16,12 +16,15 @@ import atexit
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import mujoco
 import numpy as np
 
+from vla_gym.assets.foreign import SCENES_VARIABLE, named_scenes
+from vla_gym.assets.resolve import scene_cache
 from vla_gym.errors import RenderingError, UnknownNameError
 from vla_gym.sim.core import View
 from vla_gym.sim.gl_thread import GLThread
@@ -94,11 +97,9 @@ class _Stage:
     def __init__(self, model_file: Path) -> None:
         try:
             self.model = mujoco.MjModel.from_binary_path(str(model_file))
-        except ValueError as error:
-            model_file.unlink(missing_ok=True)
+        except (ValueError, mujoco.FatalError) as error:
             raise RenderingError(
-                f"The render model {model_file} was damaged ({error}) and has been removed; make the environment again "
-                "to rebuild it."
+                f"The render model {model_file} is damaged ({error}). {_mended(model_file)}"
             ) from error
         self.data = mujoco.MjData(self.model)
         self._options = mujoco.MjvOption()
@@ -114,6 +115,22 @@ class _Stage:
         mujoco.mj_camlight(self.model, self.data)
         everything = mujoco.mjtCatBit.mjCAT_ALL.value
         mujoco.mjv_updateScene(self.model, self.data, self._options, None, camera, everything, visible)
+
+
+def _mended(model_file: Path) -> str:
+    """Remove a damaged model from the cache, and from nowhere else; returns what is left to do."""
+    named = named_scenes()
+    if named is not None and model_file.resolve().is_relative_to(named.resolve()):
+        return (
+            f"It lies in the folder that {SCENES_VARIABLE} names, where nothing is changed: copy its scenes again, or "
+            "import them again (vla-rl assets import FILE --into FOLDER)."
+        )
+    remedy = "make the environment again to rebuild it, or import its scene again where LIBERO is not installed."
+    if model_file.resolve().is_relative_to(scene_cache().resolve()):
+        with suppress(OSError):
+            model_file.unlink()
+            return f"It has been removed from the cache; {remedy}"
+    return f"Remove it; {remedy}"
 
 
 class _GLScene:

@@ -112,12 +112,54 @@ def test_threads_render_the_same_pixels(model_file: Path, view: View) -> None:
             np.testing.assert_array_equal(images, expected)
 
 
-def test_a_damaged_model_is_removed(tmp_path: Path) -> None:
-    file = tmp_path / "scene.mjb"
+def damaged(folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    file = folder / "scene.mjb"
     file.write_bytes(b"not a model")
-    with pytest.raises(RenderingError, match="damaged"):
+    return file
+
+
+def test_a_damaged_model_is_removed_from_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLA_GYM_CACHE", str(tmp_path))
+    file = damaged(tmp_path / "scenes" / "models")
+    with pytest.raises(RenderingError, match=r"scene\.mjb is damaged \(.*It has been removed from the cache; make the"):
         CameraRenderer(file, 32, ["above"])
     assert not file.exists()
+
+
+def test_a_damaged_model_stays_in_a_cache_that_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path) -> None:
+        raise PermissionError("read-only")
+
+    monkeypatch.setenv("VLA_GYM_CACHE", str(tmp_path))
+    file = damaged(tmp_path / "scenes" / "models")
+    monkeypatch.setattr(Path, "unlink", refuse)
+    with pytest.raises(RenderingError, match=r"scene\.mjb is damaged \(.*Remove it; make the environment again"):
+        CameraRenderer(file, 32, ["above"])
+
+
+@pytest.mark.parametrize("way", ["itself", "link", "cache"])
+def test_nothing_is_removed_from_a_folder_that_the_user_named(
+    way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scenes = tmp_path / "scenes"
+    file = damaged(scenes / "models")
+    (tmp_path / "link").symlink_to(scenes)
+    monkeypatch.setenv("VLA_GYM_SCENES", str(tmp_path / "link" if way == "link" else scenes))
+    if way == "cache":
+        monkeypatch.setenv("VLA_GYM_CACHE", str(tmp_path))
+    with pytest.raises(RenderingError, match=r"VLA_GYM_SCENES names.*vla-rl assets import FILE --into FOLDER"):
+        CameraRenderer(file, 32, ["above"])
+    assert file.exists()
+
+
+def test_a_damaged_model_from_elsewhere_stays(tmp_path: Path) -> None:
+    file = damaged(tmp_path / "models")
+    with pytest.raises(RenderingError, match=r"scene\.mjb is damaged \(.*Remove it"):
+        CameraRenderer(file, 32, ["above"])
+    assert file.exists()
 
 
 def test_an_image_may_be_drawn_in_another_thread_than_the_renderers_own(model_file: Path, view: View) -> None:
