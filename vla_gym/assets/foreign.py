@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
+import zipfile
 from collections import defaultdict
 from pathlib import Path
 
@@ -32,10 +34,53 @@ def named_scenes() -> Path | None:
     folder = Path(value).expanduser().absolute()
     if not folder.is_dir():
         raise AssetsError(
-            f"{SCENES_VARIABLE} names {value!r}, which is not a folder. Expected one with exported scenes: files that "
-            "`vla-rl assets export` wrote, or what `vla-rl assets import --into FOLDER` made of them."
+            f"{SCENES_VARIABLE} names {value!r}, which is not a folder. Expected one that `vla-rl assets import FILE "
+            "--into FOLDER` made of a file of `vla-rl assets export`."
+            f"{archives_hint([folder] if folder.is_file() and zipfile.is_zipfile(folder) else [])}"
         )
     return folder
+
+
+def unread_archives(cached: Path) -> list[Path]:
+    """
+    Zip files that lie where scenes are looked for, and are not read as they are.
+
+    :param cached: folder of the cached scenes
+    """
+    roots = [root for root in (named_scenes(), cached) if root is not None and root.is_dir()]
+    # a pipe would keep whoever opens it waiting
+    return [path for root in roots for path in sorted(root.iterdir()) if path.is_file() and zipfile.is_zipfile(path)]
+
+
+def archives_hint(archives: list[Path]) -> str:
+    """
+    Say how archives are put to use; empty without any.
+
+    :param archives: of :func:`unread_archives`
+    """
+    if not archives:
+        return ""
+    names = ", ".join(map(str, archives[:3])) + (", ..." if len(archives) > 3 else "")
+    return f" Archives are not read where they lie ({names}): run vla-rl assets import {shlex.quote(str(archives[0]))}."
+
+
+def tasks_of_scenes(cached: Path, digest: str) -> list[tuple[str, str]]:
+    """
+    Tasks that there are scenes of: (suite, name), in the order of their folders, those of ``VLA_GYM_SCENES`` first.
+
+    :param cached: folder of the cached scenes
+    :param digest: fingerprint of the pack that they were built from
+    """
+    found = []
+    for root in filter(None, (named_scenes(), cached)):
+        for path in sorted(root.glob("*/meta.json")):
+            try:
+                meta = read_meta(path)
+            except (OSError, ValueError):
+                continue  # as below
+            if meta.get("pack_digest") == digest:
+                found.append((str(meta.get("suite")), str(meta.get("task"))))
+    return found
 
 
 def read_meta(path: Path) -> dict[str, object]:

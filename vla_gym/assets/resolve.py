@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
-from vla_gym.assets.foreign import SCENES_VARIABLE, packs_of_scenes
+from vla_gym.assets.foreign import SCENES_VARIABLE, archives_hint, packs_of_scenes, unread_archives
 from vla_gym.errors import AssetsError
 from vla_gym.files import read_bounded, write_then_rename
 
@@ -162,6 +162,7 @@ def _open_pack(value: str, source: str) -> AssetPack:
             f"{source} names {value!r}, which {problem}. Expected a folder with {', '.join(PACK_FOLDERS)} (the layout "
             "of LIBERO's assets), the name of a pack whose scenes were imported, or one of the words 'primitive' and "
             "'auto'. Remedy: correct the path, run `vla-rl assets download`, or use 'primitive' for the built-in pack."
+            f"{archives_hint(unread_archives(scene_cache()))}"
         )
     return AssetPack(_pack_name(path), path, f"named in {source}")
 

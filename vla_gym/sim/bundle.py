@@ -37,7 +37,7 @@ from typing import Any
 
 import mujoco
 
-from vla_gym.assets.foreign import SCENES_VARIABLE, named_scenes, read_meta
+from vla_gym.assets.foreign import SCENES_VARIABLE, archives_hint, named_scenes, read_meta, unread_archives
 from vla_gym.assets.resolve import AssetPack, scene_cache
 from vla_gym.errors import SceneBuildError, SceneFileError
 from vla_gym.files import check_sums, locked, sha256
@@ -135,6 +135,8 @@ def load_bundles(tasks: Sequence[TaskSpec], pack: AssetPack, quality: str | None
     if missing and not (pack.has_files and libero_versions()):
         raise SceneBuildError(_why_not_there(missing, pack, quality))
     if missing:
+        if hint := archives_hint(unread_archives(root)):
+            logger.warning("Building the scenes of %s.%s", [task.name for task in missing], hint)
         try:
             bundles |= _build_missing(root, rest, folders, pack, quality)
         except OSError as error:
@@ -394,6 +396,7 @@ def _why_not_there(tasks: Sequence[TaskSpec], pack: AssetPack, quality: str | No
         f"There are no scenes of {[task.name for task in tasks]} built from the pack {pack.name!r}, and {because} to "
         f"build them.{found} Remedy: pip install 'hf-libero>=0.1.4,<0.2', or export them where they are (vla-rl assets "
         f"export) and import them here (vla-rl assets import, or {SCENES_VARIABLE}=FOLDER)."
+        f"{archives_hint(unread_archives(scene_cache()))}"
     )
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
+import re
 import shutil
 import zipfile
 from collections.abc import Callable
@@ -21,6 +23,7 @@ from vla_gym.errors import AssetsError, SceneBuildError, SceneFileError
 from vla_gym.files import write_sums
 from vla_gym.sim import bundle as bundle_module
 from vla_gym.sim.bundle import SUMS, load_bundles
+from vla_gym.sim.libero_files import libero_versions
 from vla_gym.sim.scene_archive import MANIFEST, export_scenes, import_scenes
 from vla_gym.tasks.registry import get_suite
 
@@ -148,6 +151,32 @@ def test_scenes_of_another_pack_are_asked_for_by_its_name(
         load_bundles([get_suite("goal").task(5)], found, "fast")
     with pytest.raises(AssetsError, match="'lbero', which is not a folder"):
         resolve_assets("lbero")
+
+
+def test_an_archive_where_scenes_are_looked_for_is_not_passed_over_in_silence(
+    small_file: Path, elsewhere: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = elsewhere / "my scenes"
+    folder.mkdir()
+    # whatever its name
+    archive = folder / "goal.scenes"
+    archive.symlink_to(small_file)
+    (folder / "notes.zip").write_text("no archive")
+    monkeypatch.setenv("VLA_GYM_SCENES", str(folder))
+    hint = rf"not read where they lie \({archive}\): run vla-rl assets import '{archive}'\."
+    with pytest.raises(SceneBuildError, match=hint):
+        make()
+    with pytest.raises(AssetsError, match=hint):
+        resolve_assets("libero")
+    # where LIBERO is installed, its scenes are built instead
+    monkeypatch.setattr(bundle_module, "libero_versions", libero_versions)
+    monkeypatch.setattr(bundle_module, "_build_missing", lambda root, tasks, *_: {})
+    with caplog.at_level(logging.WARNING), pytest.raises(SceneBuildError, match="cannot be read back"):
+        make()
+    assert re.search(hint, caplog.text)
+    monkeypatch.setenv("VLA_GYM_SCENES", str(archive))
+    with pytest.raises(AssetsError, match=rf"goal\.scenes', which is not a folder.*{hint}"):
+        make()
 
 
 def test_a_folder_that_is_none_is_an_error(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
