@@ -11,6 +11,7 @@ import os
 import platform
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -39,6 +40,8 @@ PACKAGES: Mapping[str, str] = MappingProxyType(
     }
 )
 """Package -> accepted versions; torch has a check of its own."""
+BUILDERS = ("hf-libero", "robosuite")
+"""Packages that build scenes; what was built elsewhere needs neither."""
 TORCH = ">=2.6,<2.14"
 _REASONS = {"mujoco": "From 3.4 on boxes touch differently, and LIBERO's results change."}
 _SOFTWARE_RENDERERS = ("llvmpipe", "softpipe", "swrast", "software")
@@ -85,6 +88,13 @@ def _check_package(name: str, versions: str) -> Check:
     try:
         version = importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
+        if name in BUILDERS:
+            finding = "not installed: scenes cannot be built here; those that were built elsewhere can be used"
+            remedy += (
+                ", or run vla-rl assets export where it is installed and vla-rl assets import FILE here "
+                "(VLA_GYM_SCENES=FOLDER for a folder that machines share)"
+            )
+            return Check(name, Status.WARNING, finding, remedy)
         return Check(name, Status.PROBLEM, "not installed", remedy)
     if SpecifierSet(versions).contains(version, prereleases=True):
         return Check(name, Status.OK, version)
@@ -148,6 +158,8 @@ def check_assets(pack: AssetPack) -> Check:
     """Whether the pack in use has what the tasks read."""
     from vla_gym.assets.completeness import check_pack
 
+    if not pack.has_files:
+        return Check("assets", Status.OK, f"{pack.name} ({pack.chosen_by}); the scenes in {pack.path} need no more")
     found = check_pack(pack.path)
     name = f"{pack.name} ({pack.chosen_by})"
     if found.is_complete:
@@ -170,11 +182,43 @@ def check_cache() -> Check:
     return Check("cache", Status.WARNING, f"{finding}, not writable: every process builds scenes anew", remedy)
 
 
-def check_rendering(bundle: SceneBundle) -> Check:
+def find_scene(pack: AssetPack) -> tuple[SceneBundle, str]:
+    """
+    Load the scene of the drop test, or where it is not there and cannot be built, any other that is there.
+
+    :param pack: the assets in use
+    :return: the scene, and the quality of its render model
+    :raises SceneBuildError: if there is none
+    :raises SceneFileError: if a scene in ``VLA_GYM_SCENES`` is damaged
+    """
+    from vla_gym.assets.foreign import tasks_of_scenes
+    from vla_gym.assets.resolve import scene_cache
+    from vla_gym.errors import SceneBuildError, UnknownNameError
+    from vla_gym.sim.bundle import load_bundles
+    from vla_gym.sim.libero_files import libero_versions
+    from vla_gym.sim.probe import probe_task
+    from vla_gym.tasks.registry import RENDER_QUALITIES, get_suite
+
+    try:
+        # shows a bar of its own
+        return load_bundles([probe_task()], pack, "fast")[0], "fast"
+    except SceneBuildError:
+        if pack.has_files and libero_versions():
+            raise
+        for suite, name in tasks_of_scenes(scene_cache(), pack.fingerprint()):
+            for quality in sorted(RENDER_QUALITIES):
+                with suppress(SceneBuildError, UnknownNameError):
+                    for task in (task for task in get_suite(suite).tasks if task.name == name):
+                        return load_bundles([task], pack, quality)[0], quality
+        raise
+
+
+def check_rendering(bundle: SceneBundle, quality: str = "fast") -> Check:
     """
     Whether images can be rendered, on what, and how fast.
 
-    :param bundle: a bundle with its ``fast`` render model
+    :param bundle: a bundle
+    :param quality: a render model that it has
     """
     from vla_gym.errors import RenderingError
     from vla_gym.sim.core import SimCore
@@ -186,7 +230,7 @@ def check_rendering(bundle: SceneBundle) -> Check:
     camera = CAMERAS["agentview"]
     try:
         backend = gl_backend()
-        renderer = CameraRenderer(bundle.model_file("fast"), _IMAGE_SIZE, (camera,), "fast")
+        renderer = CameraRenderer(bundle.model_file(quality), _IMAGE_SIZE, (camera,), quality)
     except RenderingError as error:
         return Check("OpenGL", Status.PROBLEM, str(error))
     try:
@@ -199,7 +243,7 @@ def check_rendering(bundle: SceneBundle) -> Check:
             seconds.append(time.perf_counter() - start)
     finally:
         renderer.close()
-    finding = f"{backend}, {device}: {1000 * median(seconds):.1f} ms per image ({_IMAGE_SIZE} px, fast)"
+    finding = f"{backend}, {device}: {1000 * median(seconds):.1f} ms per image ({_IMAGE_SIZE} px, {quality})"
     if image.min() == image.max():
         return Check("OpenGL", Status.PROBLEM, f"{finding}, but the image is blank", "Try MUJOCO_GL=osmesa.")
     is_software = any(word in device.lower() for word in _SOFTWARE_RENDERERS)
@@ -218,11 +262,17 @@ def check_settling(bundle: SceneBundle) -> Check:
     """
     Whether a dropped bowl comes to rest as it does with MuJoCo 3.3.
 
-    :param bundle: bundle of the probe's task
+    :param bundle: bundle of the probe's task; another is not examined
     """
-    from vla_gym.sim.probe import EXPECTED, probe_settling
+    from vla_gym.sim.probe import EXPECTED, probe_settling, probe_task
 
     name = "settling"
+    if bundle.task != (task := probe_task()):
+        finding = f"not examined: the scene of {task.suite}, {task.name} is not here"
+        remedy = (
+            f"Import it, too: vla-rl assets export --suite spatial --task-ids {task.task_id} where it can be built."
+        )
+        return Check(name, Status.WARNING, finding, remedy)
     settled = probe_settling(bundle)
     expected = EXPECTED.get(bundle.pack)
     if expected is None:

@@ -21,6 +21,7 @@ from vla_algos.cli.checks import (
     check_settling,
     check_torch,
     check_versions,
+    find_scene,
 )
 from vla_algos.cli.options import Assets
 from vla_gym.errors import VLAGymError
@@ -57,18 +58,15 @@ def _checks(assets: str, console: Console) -> Iterator[Check]:
     yield _guarded("cache", check_cache)
     try:
         from vla_gym.assets.resolve import resolve_assets
-        from vla_gym.sim.bundle import load_bundles
-        from vla_gym.sim.probe import probe_task
 
         pack = resolve_assets(assets)
         yield check_assets(pack)
-        # shows a bar of its own
-        (bundle,) = load_bundles([probe_task()], pack, "fast")
+        bundle, quality = find_scene(pack)
     except Exception as error:
         yield _failure("scene", error)
         return
     with console.status("Rendering"):
-        rendering = _guarded("OpenGL", lambda: check_rendering(bundle))
+        rendering = _guarded("OpenGL", lambda: check_rendering(bundle, quality))
     yield rendering
     with console.status("Dropping a bowl"):
         settling = _guarded("settling", lambda: check_settling(bundle))

@@ -12,13 +12,16 @@ import numpy as np
 import pytest
 
 from vla_algos.cli import checks, doctor
-from vla_algos.cli.checks import PACKAGES, PYTHON, TORCH, Check, Status
+from vla_algos.cli.checks import BUILDERS, PACKAGES, PYTHON, TORCH, Check, Status
 from vla_algos.cli.main import main
-from vla_gym.assets.resolve import resolve_assets
+from vla_gym.assets.resolve import AssetPack, resolve_assets
 from vla_gym.errors import RenderingError
-from vla_gym.sim import egl, probe, render
+from vla_gym.sim import bundle as bundle_module
+from vla_gym.sim import egl, libero_files, probe, render
 from vla_gym.sim.bundle import SceneBundle, load_bundles
 from vla_gym.sim.probe import Settled, probe_task
+from vla_gym.sim.scene_archive import export_scenes, import_scenes
+from vla_gym.tasks.registry import get_suite
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -115,7 +118,47 @@ def test_versions(monkeypatch: pytest.MonkeyPatch) -> None:
     mujoco = one("mujoco", found)
     assert mujoco.status is Status.PROBLEM and "LIBERO's results change" in mujoco.finding
     assert mujoco.remedy == "pip install 'mujoco>=3.3.0,<3.4'"
-    assert one("robosuite", found).finding == "not installed"
+    assert one("hf-libero", found).status is Status.PROBLEM
+    del installed["gymnasium"]
+    assert one("gymnasium", checks.check_versions()) == Check(
+        "gymnasium", Status.PROBLEM, "not installed", "pip install 'gymnasium>=1.1'"
+    )
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+def test_what_builds_scenes_may_be_missing_where_they_are_imported(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def version(asked: str) -> str:
+        raise importlib.metadata.PackageNotFoundError(asked)
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    check = one(name, checks.check_versions())
+    assert check.status is Status.WARNING
+    assert "cannot be built here; those that were built elsewhere can be used" in check.finding
+    assert all(words in check.remedy for words in (f"pip install '{name}", "assets export", "assets import", "SCENES="))
+
+
+@pytest.mark.parametrize("quality", ["fast", "full"])
+def test_a_bare_machine_with_scenes_of_other_tasks_has_no_problem(
+    quality: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tasks = [get_suite("goal").task(8)]
+    export_scenes(tasks, resolve_assets("primitive"), quality, tmp_path / "goal.zip")
+    monkeypatch.setattr(bundle_module, "libero_versions", lambda: None)
+    monkeypatch.setattr(libero_files, "libero_versions", lambda: None)
+    monkeypatch.setenv("VLA_GYM_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("COLUMNS", "200")
+    assert run(monkeypatch, "--assets", "primitive") == 1
+    assert "vla-rl assets import" in capsys.readouterr().out
+    import_scenes(tmp_path / "goal.zip")
+    assert run(monkeypatch, "--assets", "primitive") == 0
+    output = capsys.readouterr().out
+    assert f"ms per image (128 px, {quality})" in output and "not examined: the scene of libero_spatial" in output
+    assert "export --suite spatial --task-ids 5" in output
+
+
+def test_a_pack_that_is_elsewhere_lacks_nothing(tmp_path: Path) -> None:
+    pack = AssetPack("libero", tmp_path, "named in assets=", has_files=False, digest="ab" * 32)
+    assert checks.check_assets(pack).status is Status.OK
 
 
 @pytest.mark.parametrize(
