@@ -96,12 +96,6 @@ class TPO(GroupAlgorithm):
     ) -> None:
         self._refuse(removed)
         self.beta = beta
-        if reference_policy not in get_args(ReferencePolicy):
-            raise UnknownNameError("reference_policy", reference_policy, get_args(ReferencePolicy))
-        if length_handling not in get_args(LengthHandling):
-            raise UnknownNameError("length_handling", length_handling, get_args(LengthHandling))
-        if window_size < 1:
-            raise ValueError(f"window_size is {window_size}; expected at least 1 decision.")
         self.reference_policy = reference_policy
         self.length_handling = length_handling
         self.window_size = window_size
@@ -127,6 +121,14 @@ class TPO(GroupAlgorithm):
             device=device,
             _init_setup_model=_init_setup_model,
         )
+
+    def _check_setting(self, name: str, value: Any) -> None:
+        super()._check_setting(name, value)
+        choices = {"reference_policy": get_args(ReferencePolicy), "length_handling": get_args(LengthHandling)}
+        if name in choices and value not in choices[name]:
+            raise UnknownNameError(name, value, choices[name])
+        if name == "window_size" and value < 1:
+            raise ValueError(f"window_size is {value}; expected at least 1 decision.")
 
     @property
     def _has_reference(self) -> bool:

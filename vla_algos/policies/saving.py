@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import io
 import json
 import logging
 import pickle
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,14 @@ from stable_baselines3.common.type_aliases import GymEnv
 
 from vla_algos.common.state_dicts import describe_mismatch
 from vla_algos.common.unpickling import load_entries
-from vla_algos.errors import CheckpointError, SavingError, VLAAlgosError
+from vla_algos.errors import (
+    CheckpointError,
+    FixedSettingError,
+    RemovedKeywordError,
+    SavingError,
+    UnknownNameError,
+    VLAAlgosError,
+)
 from vla_algos.models.openvla.config import PRESETS
 from vla_gym.files import write_then_rename
 from vla_gym.owned import own_folder
@@ -34,6 +42,10 @@ DIVERGED_FILE = "diverged.zip"
 """Beside it: what a run had come to when its updates were no longer finite."""
 FORMAT_VERSION = 1
 """Of what the algorithms save; goes up when a file of before can no longer be loaded."""
+_NOT_FOR_LOADING = ("self", "policy", "env", "device", "_init_setup_model")
+"""What constructors take and ``load`` does not, or takes by itself."""
+_RUN_STATE = ("_moment", "_stream")
+"""Attributes that hold the generators of a run in progress."""
 
 
 class SavedWithoutFrozenWeights(BaseAlgorithm):
@@ -81,12 +93,27 @@ class SavedWithoutFrozenWeights(BaseAlgorithm):
         :param force_reset: as SB3's
         :param trust: unpickle everything, which runs any code that the file names: for files of your own whose
             schedules, policies or buffers are classes or functions of your own
-        :param kwargs: as SB3's
+        :param kwargs: keywords of the constructor that replace what the file says
         :return: the algorithm
         :raises CheckpointError: if the file is damaged, of another algorithm, of another version of the format, would
             run code, or if its weights do not fit the model that it names
+        :raises UnknownNameError: if the constructor has no such keyword
+        :raises RemovedKeywordError: if a keyword has no meaning for the algorithm
+        :raises FixedSettingError: if the file holds a run in progress, and a keyword is part of its state
         """
+        _check_keywords(cls, kwargs)
         data = _read_saved(path, [base.__name__ for base in cls.__mro__])
+        if "seed" in kwargs and any(data.get(name) is not None for name in _RUN_STATE):
+            raise FixedSettingError(
+                f"seed cannot be changed to {kwargs['seed']}: {path} holds a run in progress, whose random numbers "
+                "continue where they were. Leave seed out, or train the model in a new run."
+            )
+        if kwargs.get("checkpoint_folder") is not None:
+            kwargs["checkpoint_folder"] = str(kwargs["checkpoint_folder"])
+        if "stats_window_size" in kwargs:
+            # SB3 keeps it under this name, and its windows are saved with the length that they had
+            kwargs["_stats_window_size"] = kwargs.pop("stats_window_size")
+            kwargs |= {"ep_info_buffer": None, "ep_success_buffer": None}
         if not trust:
             custom_objects = {**load_entries(data, path, custom_objects or {}), **(custom_objects or {})}
         with _damage_named(path):
@@ -137,6 +164,38 @@ class SavedWithoutFrozenWeights(BaseAlgorithm):
         # not by requires_grad, which an algorithm may switch off for a while
         learned = {id(parameter) for group in self.policy.optimizer.param_groups for parameter in group["params"]}
         return {name for name, parameter in self.policy.named_parameters() if id(parameter) not in learned}
+
+
+def load_keywords(algorithm: type[BaseAlgorithm]) -> list[str]:
+    """
+    List the keywords of an algorithm's constructor that ``load`` takes, too.
+
+    A constructor that passes ``*args`` and ``**kwargs`` on takes those of its parent.
+
+    :param algorithm: the class
+    :return: their names
+    """
+    names: list[str] = []
+    for base in algorithm.__mro__:
+        if "__init__" not in vars(base):
+            continue
+        parameters = inspect.signature(base.__init__).parameters.values()
+        named = (p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD))
+        names += [name for name in named if name not in (*_NOT_FOR_LOADING, *names)]
+        if not {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD} <= {p.kind for p in parameters}:
+            break
+    return names
+
+
+def _check_keywords(algorithm: type[BaseAlgorithm], keywords: Iterable[str]) -> None:
+    """SB3 makes attributes of all of them, whether anything reads them or not."""
+    removed: Mapping[str, str] = getattr(algorithm, "removed_keywords", {})
+    valid = load_keywords(algorithm)
+    for name in keywords:
+        if name in removed:
+            raise RemovedKeywordError(f"{algorithm.__name__} has no {name}: {removed[name]}")
+        if name not in valid:
+            raise UnknownNameError(f"keyword of {algorithm.__name__}.load", name, valid)
 
 
 def read_parameters(path_or_dict: str | dict[str, Any], device: th.device | str = "auto") -> dict[str, Any]:

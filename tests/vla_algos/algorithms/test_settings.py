@@ -6,8 +6,9 @@ import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 
-from vla_algos import TPO, TokenGRPO, TokenPPO, TokenRLOO
-from vla_algos.errors import FixedSettingError, UnknownNameError
+from vla_algos import BC, TPO, TokenGRPO, TokenPPO, TokenRLOO
+from vla_algos.errors import FixedSettingError, RemovedKeywordError, UnknownNameError
+from vla_algos.policies.saving import load_keywords
 from vla_gym.envs.toy_env import ToyLiberoEnv
 
 GROUPS = {"group_size": 2, "n_groups": 2}
@@ -133,9 +134,79 @@ def test_what_an_algorithm_does_not_use_is_refused(algorithm, name):
 def test_the_remedy_works(tmp_path):
     model = make_model()
     model.save(tmp_path / "model.zip")
-    loaded = TokenPPO.load(tmp_path / "model.zip", model.env, device="cpu", n_steps=4, temperature=0.5)
+    changes = {"n_steps": 4, "temperature": 0.5, "stats_window_size": 3, "checkpoint_folder": tmp_path / "run"}
+    loaded = TokenPPO.load(tmp_path / "model.zip", model.env, device="cpu", **changes)
     loaded.learn(8)
     assert loaded.rollout_buffer.actions.shape[0] == 8 and loaded.policy.temperature == 0.5
+    assert loaded.ep_info_buffer.maxlen == 3
+    # what was given as a path is saved as a text, which loading does not refuse
+    assert TokenPPO.load(tmp_path / "run" / "last.zip", device="cpu").n_steps == 4
+
+
+LOADED = [*CHANGES.items(), ("seed", 3)]
+
+
+def test_given_to_load_it_is_as_if_given_at_once(tmp_path):
+    """All at once, but for those that hide what the others do."""
+    hiding = ("target_kl", "normalize_advantage", "critic_warmup_iterations")
+    changes = {name: value for name, value in LOADED if name not in hiding}
+    given = make_model(n_steps=4, **changes)
+    make_model(n_steps=4).save(tmp_path / "model.zip")
+    loaded = TokenPPO.load(tmp_path / "model.zip", given.env, device="cpu", **changes)
+    for name in changes:
+        one, other = getattr(given, name), getattr(loaded, name)
+        assert (one(1.0), other(1.0)) == (changes[name],) * 2 if callable(one) else one == other == changes[name]
+    results = []
+    for model in (given, loaded):
+        model.set_random_seed(0)
+        results.append(weights(model.learn(8)))
+    assert same(*results)
+
+
+@pytest.mark.parametrize("algorithm", [TokenPPO, TokenGRPO, TokenRLOO, TPO, BC])
+def test_loading_refuses_keywords_that_nothing_reads(algorithm, tmp_path, demonstrations):
+    if algorithm is BC:
+        model = BC("VLAPolicy", None, demonstrations(8), policy_kwargs={"vla": "nano"}, device="cpu")
+    else:
+        model = make_model(algorithm)
+    model.save(tmp_path / "model.zip")
+    name = algorithm.__name__
+    with pytest.raises(UnknownNameError, match=rf"keyword of {name}\.load 'lerning_rate'.*mean 'learning_rate'"):
+        algorithm.load(tmp_path / "model.zip", device="cpu", lerning_rate=1.0)
+    with pytest.raises(UnknownNameError, match=rf"keyword of {name}\.load 'policy'"):
+        algorithm.load(tmp_path / "model.zip", device="cpu", policy="VLAPolicy")
+    for keyword in load_keywords(algorithm):
+        assert hasattr(model, f"_{keyword}" if keyword == "stats_window_size" else keyword)
+
+
+@pytest.mark.parametrize("algorithm", [TokenRLOO, TPO])
+def test_loading_names_keywords_of_related_algorithms_with_the_reason(algorithm, tmp_path):
+    make_model(algorithm).save(tmp_path / "model.zip")
+    for keyword in ("batch_size", "n_epochs"):
+        with pytest.raises(RemovedKeywordError, match=f"{algorithm.__name__} has no {keyword}: it takes one"):
+            algorithm.load(tmp_path / "model.zip", device="cpu", **{keyword: 4})
+
+
+def test_loading_checks_values_as_constructors_do(tmp_path):
+    make_model(TPO).save(tmp_path / "model.zip")
+    with pytest.raises(UnknownNameError, match=r"reference_policy 'begin'. Valid: "):
+        TPO.load(tmp_path / "model.zip", device="cpu", reference_policy="begin")
+    with pytest.raises(ValueError, match="window_size is 0; expected at least 1 decision"):
+        TPO.load(tmp_path / "model.zip", device="cpu", window_size=0)
+    with pytest.raises(ValueError, match="temperature is 0; expected a number above 0"):
+        TPO.load(tmp_path / "model.zip", device="cpu", temperature=0)
+
+
+@pytest.mark.parametrize("algorithm", [TokenPPO, BC])
+def test_the_seed_of_a_run_in_progress_is_refused(algorithm, tmp_path, demonstrations):
+    if algorithm is BC:
+        data = demonstrations(8)
+        model = BC("VLAPolicy", None, data, batch_size=4, policy_kwargs={"vla": "nano"}, device="cpu")
+        model.learn(1).save(tmp_path / "last.zip")
+    else:
+        make_model(checkpoint_folder=tmp_path).learn(8)
+    with pytest.raises(FixedSettingError, match=r"seed cannot be changed to 4: .*last.zip holds a run in progress"):
+        algorithm.load(tmp_path / "last.zip", device="cpu", seed=4)
 
 
 def test_what_cannot_be_is_named():
