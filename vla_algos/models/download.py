@@ -9,6 +9,7 @@ from pathlib import Path
 from vla_algos.errors import CheckpointError
 from vla_algos.models.openvla.config import PRESETS
 from vla_algos.models.openvla.variants import MODELLING_FILE, refuse_other_files
+from vla_gym.assets.download import hub_errors
 
 logger = logging.getLogger(__name__)
 
@@ -49,10 +50,10 @@ def download(name: str, revision: str | None = None) -> Path:
     logger.warning("Fetching the model %s, revision %s, from the Hugging Face Hub.", name, wanted)
     try:
         info = HfApi().model_info(name, revision=revision, timeout=_TIMEOUT_S)
-    except Exception as error:  # the client and its HTTP library raise what they like
+    except hub_errors() as error:
         try:
             folder = Path(snapshot_download(name, revision=revision, allow_patterns=PATTERNS, local_files_only=True))
-        except Exception:
+        except hub_errors():
             raise CheckpointError(
                 f"Could not get {name!r}, revision {wanted}, from the Hugging Face Hub: {error} Check the name and the "
                 f"connection, or give a local folder or a preset ({', '.join(PRESETS)})."
@@ -62,7 +63,7 @@ def download(name: str, revision: str | None = None) -> Path:
     refuse_other_files(name, [sibling.rfilename for sibling in info.siblings or []])
     try:
         folder = Path(snapshot_download(name, revision=info.sha, allow_patterns=PATTERNS))
-    except Exception as error:
+    except hub_errors() as error:
         raise CheckpointError(f"Could not download {name!r}, revision {info.sha}: {error} Try again.") from error
     logger.warning('Fetched %s at commit %s; revision="%s" pins it.', name, info.sha, info.sha)
     return folder

@@ -66,12 +66,26 @@ def _snapshot_download() -> Callable[..., Any]:
     return snapshot_download
 
 
+def hub_errors() -> tuple[type[Exception], ...]:
+    """
+    List what the Hub's client and its HTTP library raise when something is wrong outside of this program.
+
+    Needs huggingface_hub.
+    """
+    import httpx
+    from huggingface_hub import errors
+
+    own = [error for error in vars(errors).values() if isinstance(error, type) and issubclass(error, Exception)]
+    # RuntimeError comes from its downloader for large files
+    return (OSError, ValueError, RuntimeError, httpx.HTTPError, httpx.InvalidURL, *own)
+
+
 def _fetch_into(folder: Path, fetch: Callable[..., Any]) -> None:
     # one pattern per folder, so that nothing else of the repository is fetched
     patterns = [f"{name}/*.{ending}" for name in PACK_FOLDERS for ending in ENDINGS]
     try:
         fetch(repo_id=REPOSITORY, repo_type="dataset", local_dir=folder, allow_patterns=patterns)
-    except Exception as error:  # the hub's client and its HTTP library raise what they like
+    except hub_errors() as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise AssetsError(
             f"{URL} could not be downloaded ({reason}). Check the connection and try again; what has arrived is kept. "

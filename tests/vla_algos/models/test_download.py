@@ -16,6 +16,7 @@ from vla_algos.models.hub import load_config
 from vla_algos.policies import env_kwargs
 
 huggingface_hub = pytest.importorskip("huggingface_hub")
+httpx = pytest.importorskip("httpx")
 SHA = "0123456789abcdef0123456789abcdef01234567"
 
 
@@ -109,11 +110,33 @@ def test_a_list_of_files_is_enough_to_refuse(hub: Hub, file: str) -> None:
     assert not hub.downloaded
 
 
-def test_without_a_network_the_cache_is_taken_and_that_is_said(hub: Hub, caplog: pytest.LogCaptureFixture) -> None:
-    hub.error = ConnectionError("no network")
+@pytest.mark.parametrize(
+    "kind",
+    [
+        ConnectionError,
+        TimeoutError,
+        ValueError,
+        httpx.ConnectError,
+        httpx.ReadTimeout,
+        httpx.InvalidURL,
+        huggingface_hub.errors.OfflineModeIsEnabled,
+        huggingface_hub.errors.CorruptedCacheException,
+    ],
+)
+def test_without_a_network_the_cache_is_taken_and_that_is_said(
+    kind: type[Exception], hub: Hub, caplog: pytest.LogCaptureFixture
+) -> None:
+    hub.error = kind("no network")
     load_vla("someone/model", revision="v1")
     assert hub.downloaded == [{**hub.downloaded[0], "local_files_only": True, "revision": "v1"}]
     assert "cannot be asked (no network)" in caplog.text
+
+
+def test_a_mistake_of_a_program_is_not_taken_for_a_lost_connection(hub: Hub) -> None:
+    hub.error = TypeError("unexpected keyword")
+    with pytest.raises(TypeError, match="unexpected keyword"):
+        load_vla("someone/model")
+    assert not hub.downloaded
 
 
 def test_a_model_that_is_not_there_is_named(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:

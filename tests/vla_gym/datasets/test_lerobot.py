@@ -547,3 +547,8 @@ def test_whatever_a_set_holds_ends_in_the_named_error_or_in_episodes(
         assert "set" in str(error) or "path" in str(error)
     else:
         assert all(len(episode) for episode in episodes)
+
+
+def test_a_stream_of_no_kind_of_file_cannot_be_made() -> None:
+    with pytest.raises(TypeError, match="abstract"):
+        frames.FrameStream()

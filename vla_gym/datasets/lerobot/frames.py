@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ MAX_EPISODE_BYTES = 4 * 2**30
 _IMAGES_AT_ONCE = 16
 
 
-class FrameStream:
+class FrameStream(ABC):
     """Frames of one camera, from one file after the other."""
 
     def __init__(self) -> None:
@@ -62,11 +63,13 @@ class FrameStream:
             self._stream.close()
         self._stream, self._path = iter(()), None
 
+    @abstractmethod
     def _open(self, path: Path) -> Iterator[Any]:
-        raise NotImplementedError
+        """Start to read a file from its first frame."""
 
+    @abstractmethod
     def _decoded(self, frame: Any, path: Path) -> UInt8Array:
-        raise NotImplementedError
+        """Image of what the stream gives for a frame, (H, W, 3) uint8."""
 
 
 class VideoStream(FrameStream):
