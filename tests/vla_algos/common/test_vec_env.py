@@ -6,9 +6,11 @@ import itertools
 import os
 import signal
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
+import mujoco
 import numpy as np
 import pytest
 from gymnasium.wrappers.vector import RecordEpisodeStatistics
@@ -17,6 +19,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import (
     DummyVecEnv,
+    SubprocVecEnv,
     VecEnvWrapper,
     VecMonitor,
     VecTransposeImage,
@@ -28,6 +31,8 @@ import vla_gym
 from vla_algos import TokenPPO
 from vla_algos.common.vec_env import SB3VecEnv, info_of, seed_environments
 from vla_gym.envs.toy_env import ToyLiberoEnv
+from vla_gym.sim.core import View
+from vla_gym.sim.render import CameraRenderer
 from vla_gym.vector import BACKENDS, vector_env_class
 from vla_gym.wrappers import EpisodeSequence, make_sequence
 
@@ -318,3 +323,38 @@ def test_other_vector_environments_are_refused_with_the_remedy() -> None:
 
 def test_it_is_exported_at_the_top() -> None:
     assert vla_algos.SB3VecEnv is SB3VecEnv
+
+
+class Camera(gym.Env):
+    """Renders when it is reset."""
+
+    observation_space = gym.spaces.Box(0, 255, (32, 32, 3), np.uint8)
+    action_space = gym.spaces.Discrete(2)
+
+    def __init__(self, model_file: Path) -> None:
+        self._model_file = model_file
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
+        renderer = CameraRenderer(self._model_file, 32, ["above"])
+        image = renderer.render("above", View(np.zeros(0), np.zeros((1, 3)), np.eye(1, 4), np.zeros((0, 4))))
+        renderer.close()
+        return image, {}
+
+
+def test_sb3s_workers_forked_after_rendering_say_why_they_die(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """What the parent sees is the end of a pipe."""
+    scene = '<mujoco><worldbody><camera name="above"/><geom size="0.1"/></worldbody></mujoco>'
+    mujoco.mj_saveModel(mujoco.MjModel.from_xml_string(scene), str(tmp_path / "scene.mjb"), None)
+    Camera(tmp_path / "scene.mjb").reset()
+    env = SubprocVecEnv([lambda: Camera(tmp_path / "scene.mjb")], start_method="fork")
+    with pytest.raises((EOFError, ConnectionResetError)):
+        env.reset()
+    for process in env.processes:
+        process.join()
+    # written by the child before its end of the pipe closes
+    lines = [line for line in capfd.readouterr().err.splitlines() if "RenderingError: " in line]
+    assert len(lines) == 1
+    assert f"This process ({env.processes[0].pid}) was forked from one that has rendered" in lines[0]
+    assert "start_method='forkserver' for SubprocVecEnv" in lines[0]
