@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import runpy
+import sys
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +16,38 @@ from vla_gym.assets.completeness import ARENA_FILES, OBJECT_FILES, STYLE_TEXTURE
 _OUTSIDE_ASSETS = os.environ.pop("VLA_GYM_ASSETS", "")
 _BESIDE = Path(__file__).parents[2] / "shared" / "golden"
 _GOLDEN = os.environ.get("VLA_GYM_GOLDEN", str(_BESIDE) if _BESIDE.is_dir() else "")
+_LATE = ("test_benchmarks.py", "test_examples.py", "test_readme.py")
+"""Modules that use everything at once, and fail where a smaller test says why."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run quick tests first."""
+    items.sort(key=lambda item: (item.get_closest_marker("slow") is not None, item.path.name in _LATE))
+
+
+@pytest.fixture
+def run_script(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Callable[..., str]:
+    """
+    Run a script as ``python script arguments`` does, in an empty folder and on the CPU; gives what it prints.
+
+    In this process, as importing torch and all that comes with it takes longer than most scripts. The warning of random
+    weights is an error.
+    """
+
+    def run(path: Path, *arguments: str) -> str:
+        from vla_algos.errors import RandomWeightsWarning
+
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+        monkeypatch.setattr(sys, "argv", [str(path), *arguments])
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", RandomWeightsWarning)
+            runpy.run_path(str(path), run_name="__main__")
+        return capfd.readouterr().out
+
+    return run
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,3 +1,6 @@
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -9,6 +12,17 @@ from vla_algos.bc.dataset import DemonstrationSet
 from vla_gym.envs.toy_env import INSTRUCTIONS, ToyLiberoEnv
 
 LOW, HIGH = 40, 215
+# forks before anything has computed: what computes has threads, which a fork leaves behind
+FORKS = """
+import os, sys
+from vla_algos import CurriculumCallback, SuccessSampler, TokenGRPO, TokenPPO
+for line in sys.stdin:
+    child = os.fork()
+    if child == 0:
+        exec(eval(line))
+        os._exit(0)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
 
 
 def make_toy_vec_env(n_envs=2, **kwargs):
@@ -36,6 +50,24 @@ def demonstrate(n_episodes: int, reliability: float = 1.0, seed: int = 0) -> Dem
 def toy_vec_env():
     """Factory of SB3 vector environments of the toy task."""
     return make_toy_vec_env
+
+
+@pytest.fixture(scope="session")
+def run_in_child() -> Iterator[Callable[[str, Path], int]]:
+    """
+    Runs code in a process of its own; gives its exit code, the negative number of a signal that ended it.
+
+    Takes the code, and a folder to import from. The processes are forked from one that has imported torch once for all.
+    """
+    server = subprocess.Popen([sys.executable, "-c", FORKS], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    paths = [path for path in sys.path if path]
+
+    def run(code: str, folder: Path) -> int:
+        print(repr(f"sys.path[:0] = {[str(folder), *paths]!r}\n{code}"), file=server.stdin, flush=True)
+        return int(server.stdout.readline())
+
+    yield run
+    server.communicate(timeout=60)
 
 
 @pytest.fixture(scope="session")

@@ -6,8 +6,6 @@ import itertools
 import logging
 import os
 import signal
-import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -140,14 +138,12 @@ def test_weights_are_sent_in_the_same_iterations_after_a_resumption(tmp_path):
 
 
 @pytest.mark.parametrize(("name", "backend"), [("TokenPPO", "process"), ("TokenGRPO", "thread")])
-def test_a_killed_run_goes_on_with_the_same_bits(name, backend, tmp_path):
+def test_a_killed_run_goes_on_with_the_same_bits(name, backend, tmp_path, run_in_child):
     script = (
         f"import signal\nfrom {Path(__file__).stem} import *\n"
         f"start({name!r}, make_env({backend!r}), {str(tmp_path)!r}, 1, Episodes(signal.SIGKILL, 31))\n"
     )
-    paths = [str(Path(__file__).parent), *sys.path]
-    done = subprocess.run([sys.executable, "-c", script], env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)})
-    assert done.returncode == -signal.SIGKILL
+    assert run_in_child(script, Path(__file__).parent) == -signal.SIGKILL
     assert_same(resume(name, make_env(), tmp_path), start(name, make_env()))
 
 

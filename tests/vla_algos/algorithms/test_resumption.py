@@ -3,8 +3,6 @@
 import itertools
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import gymnasium as gym
@@ -90,11 +88,9 @@ def whole(tmp_path_factory):
     return learn(tmp_path_factory.mktemp("whole"))
 
 
-def test_a_killed_process_goes_on_with_the_same_bits(tmp_path, whole):
+def test_a_killed_process_goes_on_with_the_same_bits(tmp_path, whole, run_in_child):
     script = f"from {Path(__file__).stem} import *\nlearn({str(tmp_path)!r}, Stop(signal.SIGKILL, 14))\n"
-    paths = [str(Path(__file__).parent), *sys.path]
-    done = subprocess.run([sys.executable, "-c", script], env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)})
-    assert done.returncode == -signal.SIGKILL
+    assert run_in_child(script, Path(__file__).parent) == -signal.SIGKILL
     resumed = resume(tmp_path)
     assert resumed.num_timesteps == N_ITERATIONS * N_STEPS * N_ENVS
     assert_same(resumed, whole)
