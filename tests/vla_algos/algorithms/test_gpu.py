@@ -44,7 +44,7 @@ def test_it_learns_saves_and_goes_on_there(case, device, tmp_path):
     )
     assert {parameter.device.type for parameter in model.policy.parameters()} == {device}
     before = {name: p.detach().clone() for name, p in model.policy.named_parameters() if p.requires_grad}
-    n_steps = 32 if algorithm is TokenPPO else 100
+    n_steps = 32 if algorithm is TokenPPO else 48
     model.learn(n_steps)
     assert any(not th.equal(p, before[name]) for name, p in model.policy.named_parameters() if name in before)
     loaded = algorithm.load(tmp_path / "last.zip", env=env, device=device)
