@@ -24,7 +24,7 @@ from vla_algos.cli.options import megabytes
 
 if TYPE_CHECKING:
     from vla_gym.assets.resolve import AssetPack
-    from vla_gym.sim.bundle import SceneBundle
+    from vla_gym.scenes.bundle import SceneBundle
 
 PYTHON = ">=3.10,<3.14"
 PACKAGES: Mapping[str, str] = MappingProxyType(
@@ -160,7 +160,7 @@ def check_assets(pack: AssetPack) -> Check:
 
 def check_cache() -> Check:
     """The cache folder."""
-    from vla_gym.sim.cache import cache_usage
+    from vla_gym.scenes.cache import cache_usage
 
     usage = cache_usage()
     finding = f"{usage.path}: {usage.n_scenes} scenes, {megabytes(usage.size)}, {megabytes(usage.free)} free"

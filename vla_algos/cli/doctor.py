@@ -57,7 +57,7 @@ def _checks(assets: str, console: Console) -> Iterator[Check]:
     yield _guarded("cache", check_cache)
     try:
         from vla_gym.assets.resolve import resolve_assets
-        from vla_gym.sim.bundle import load_bundles
+        from vla_gym.scenes.store import load_bundles
         from vla_gym.sim.probe import probe_task
 
         pack = resolve_assets(assets)

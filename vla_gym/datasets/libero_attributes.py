@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vla_gym.errors import SceneBuildError
-from vla_gym.sim.libero_files import task_files
+from vla_gym.scenes.libero_files import task_files
 from vla_gym.tasks.registry import CAMERAS, CONTROL_HZ, SUITES, TaskSpec
 
 ROBOMIMIC_ROBOSUITE = 1

@@ -18,9 +18,10 @@ from vla_gym.envs.privileged import PRIVILEGED_DIM, PRIVILEGED_LIMIT, Privileged
 from vla_gym.envs.starts import Starts
 from vla_gym.errors import InvalidActionError, InvalidArgumentError, SnapshotError, UnknownNameError
 from vla_gym.instructions import INSTRUCTION_BYTES, encode_instruction
-from vla_gym.sim.bundle import SceneBundle, load_bundles
+from vla_gym.scenes.bundle import SceneBundle
+from vla_gym.scenes.fixtures import sample_fixture_poses
+from vla_gym.scenes.store import load_bundles
 from vla_gym.sim.core import PHYSICS, SimCore, View
-from vla_gym.sim.fixtures import sample_fixture_poses
 from vla_gym.sim.render import CameraRenderer
 from vla_gym.tasks.registry import (
     CAMERAS,

@@ -16,8 +16,9 @@ from vla_algos.cli.checks import PACKAGES, PYTHON, TORCH, Check, Status
 from vla_algos.cli.main import main
 from vla_gym.assets.resolve import resolve_assets
 from vla_gym.errors import RenderingError
+from vla_gym.scenes.bundle import SceneBundle
+from vla_gym.scenes.store import load_bundles
 from vla_gym.sim import egl, probe, render
-from vla_gym.sim.bundle import SceneBundle, load_bundles
 from vla_gym.sim.probe import Settled, probe_task
 
 ROOT = Path(__file__).resolve().parents[3]

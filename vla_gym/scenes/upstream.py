@@ -15,8 +15,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vla_gym.sim.libero_files import task_files
-from vla_gym.sim.libero_process import (
+from vla_gym.scenes.libero_files import task_files
+from vla_gym.scenes.libero_process import (
     LiberoProcessError,
     call_libero,
     import_libero,

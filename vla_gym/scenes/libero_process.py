@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import IO, Any
 from unittest import mock
 
-from vla_gym.sim.libero_files import write_libero_config
+from vla_gym.scenes.libero_files import write_libero_config
 
 TIME_LIMIT = 600.0
 """Seconds that LIBERO may take for one scene or one recording, some fifty times what it needs."""

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from vla_gym.sim import libero_process
-from vla_gym.sim.libero_process import LiberoProcessError, reset_libero, run_libero
+from vla_gym.scenes import libero_process
+from vla_gym.scenes.libero_process import LiberoProcessError, reset_libero, run_libero
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         indented = body.replace("\n", "\n    ")
         (tmp_path / "work_of_a_test.py").write_text(
             "import argparse, os, sys, threading\n"
-            "from vla_gym.sim.libero_process import call_libero\n"
+            "from vla_gym.scenes.libero_process import call_libero\n"
             f"def work(arguments):\n    {indented}\n    return 0\n"
             "sys.exit(call_libero(argparse.ArgumentParser(), work, sys.argv[1:]))\n"
         )

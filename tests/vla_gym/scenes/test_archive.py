@@ -19,9 +19,11 @@ import vla_gym  # noqa: F401  (registers the environments)
 from vla_gym.assets.resolve import AssetPack, cache_dir, resolve_assets
 from vla_gym.errors import AssetsError, SceneBuildError, SceneFileError
 from vla_gym.files import write_sums
-from vla_gym.sim import bundle as bundle_module
-from vla_gym.sim.bundle import SUMS, load_bundles
-from vla_gym.sim.scene_archive import MANIFEST, export_scenes, import_scenes
+from vla_gym.scenes import bundle as bundle_module
+from vla_gym.scenes import store
+from vla_gym.scenes.archive import MANIFEST, export_scenes, import_scenes
+from vla_gym.scenes.bundle import SUMS
+from vla_gym.scenes.store import load_bundles
 from vla_gym.tasks.registry import get_suite
 
 TASKS = (get_suite("goal").task(3), get_suite("goal").task(8))
@@ -60,7 +62,7 @@ def built(file: Path) -> Path:
 @pytest.fixture
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A machine without LIBERO and with an empty cache."""
-    monkeypatch.setattr(bundle_module, "libero_versions", lambda: None)
+    monkeypatch.setattr(store, "libero_versions", lambda: None)
     monkeypatch.setenv("VLA_GYM_CACHE", str(tmp_path / "cache"))
     return tmp_path
 
