@@ -12,18 +12,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 LAYERS = {
     "vla_gym": [
-        {
-            "errors",
-            "arguments",
-            "type_aliases",
-            "files",
-            "messages",
-            "owned",
-            "assets",
-            "instructions",
-            "processors",
-            "snapshots",
-        },
+        {"errors", "arguments", "type_aliases", "files", "messages", "owned", "processors", "snapshots"}
+        | {"assets", "instructions", "provenance"},
         {"tasks", "actions"},
         {"scenes"},
         {"sim"},

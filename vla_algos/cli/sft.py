@@ -50,7 +50,7 @@ def sft(
     from vla_algos.recipes.names import check_run_folder
     from vla_algos.recipes.sft_settings import SFTSettings
     from vla_gym.datasets.hdf5 import load_episodes
-    from vla_gym.datasets.provenance import describe_demonstrations
+    from vla_gym.datasets.record import describe_demonstrations
 
     console = Console()
     given = {"learning_rate": learning_rate, "batch_size": batch_size, "micro_batch_size": micro_batch_size}
