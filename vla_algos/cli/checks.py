@@ -40,6 +40,16 @@ PACKAGES: Mapping[str, str] = MappingProxyType(
 )
 """Package -> accepted versions; torch has a check of its own."""
 TORCH = ">=2.6,<2.14"
+EXTRAS: Mapping[str, str] = MappingProxyType(
+    {
+        "torch": "algos",
+        "stable-baselines3": "algos",
+        "transformers": "algos",
+        "hf-libero": "scenes",
+        "robosuite": "scenes",
+    }
+)
+"""Package that environments alone do without -> extra that brings it."""
 _REASONS = {"mujoco": "From 3.4 on boxes touch differently, and LIBERO's results change."}
 _SOFTWARE_RENDERERS = ("llvmpipe", "softpipe", "swrast", "software")
 _IMAGE_SIZE = 128
@@ -85,6 +95,8 @@ def _check_package(name: str, versions: str) -> Check:
     try:
         version = importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
+        if name in EXTRAS:
+            return Check(name, Status.WARNING, "not installed", f"pip install 'vla-gym[{EXTRAS[name]}]'")
         return Check(name, Status.PROBLEM, "not installed", remedy)
     if SpecifierSet(versions).contains(version, prereleases=True):
         return Check(name, Status.OK, version)

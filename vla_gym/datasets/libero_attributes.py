@@ -73,9 +73,7 @@ def _controller() -> Any:
     """robosuite's default settings of the controller that LIBERO uses, read without importing robosuite."""
     spec = importlib.util.find_spec("robosuite")
     if spec is None or spec.origin is None:
-        raise ModuleNotFoundError(
-            "Describing LIBERO's environment needs robosuite: pip install 'hf-libero>=0.1.4,<0.2'"
-        )
+        raise ModuleNotFoundError("Describing LIBERO's environment needs robosuite: pip install 'vla-gym[scenes]'")
     return json.loads((Path(spec.origin).parent / "controllers" / "config" / "osc_pose.json").read_text())
 
 

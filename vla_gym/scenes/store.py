@@ -213,7 +213,7 @@ def _why_not_there(tasks: Sequence[TaskSpec], pack: AssetPack, quality: str | No
     )
     return (
         f"There are no scenes of {[task.name for task in tasks]} built from the pack {pack.name!r}, and {because} to "
-        f"build them.{found} Remedy: pip install 'hf-libero>=0.1.4,<0.2', or export them where they are (vla-rl assets "
+        f"build them.{found} Remedy: pip install 'vla-gym[scenes]', or export them where they are (vla-rl assets "
         f"export) and import them here (vla-rl assets import, or {SCENES_VARIABLE}=FOLDER)."
     )
 

@@ -93,7 +93,8 @@ def test_accepted_versions_are_those_that_are_installed() -> None:
     setup = configparser.ConfigParser()
     setup.read(ROOT / "setup.cfg")
     assert setup["options"]["python_requires"] == PYTHON
-    required = setup["options"]["install_requires"].splitlines()
+    extras = setup["options.extras_require"]
+    required = "\n".join([setup["options"]["install_requires"], extras["algos"], extras["scenes"]]).splitlines()
     for name, versions in {**PACKAGES, "torch": TORCH}.items():
         if name != "robosuite":  # hf-libero brings it
             assert f"{name}{versions}" in required
@@ -116,7 +117,18 @@ def test_versions(monkeypatch: pytest.MonkeyPatch) -> None:
     mujoco = one("mujoco", found)
     assert mujoco.status is Status.PROBLEM and "LIBERO's results change" in mujoco.finding
     assert mujoco.remedy == "pip install 'mujoco>=3.3.0,<3.4'"
-    assert one("robosuite", found).finding == "not installed"
+    robosuite = one("robosuite", found)
+    assert robosuite == Check("robosuite", Status.WARNING, "not installed", "pip install 'vla-gym[scenes]'")
+
+
+@pytest.mark.parametrize("name", sorted(checks.EXTRAS))
+def test_what_environments_do_without_is_a_warning_with_its_extra(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def version(asked: str) -> str:
+        raise importlib.metadata.PackageNotFoundError(asked)
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    check = checks.check_torch() if name == "torch" else one(name, checks.check_versions())
+    assert (check.status, check.remedy) == (Status.WARNING, f"pip install 'vla-gym[{checks.EXTRAS[name]}]'")
 
 
 @pytest.mark.parametrize(
