@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 LAYERS = {
     "vla_gym": [
-        {"errors", "arguments", "type_aliases", "files", "messages", "owned", "processors", "snapshots"}
+        {"errors", "arguments", "type_aliases", "files", "messages", "owned", "processors", "snapshots", "spec"}
         | {"assets", "instructions", "provenance"},
         {"tasks", "actions"},
         {"scenes"},

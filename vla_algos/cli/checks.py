@@ -191,11 +191,11 @@ def check_rendering(bundle: SceneBundle) -> Check:
     from vla_gym.errors import RenderingError
     from vla_gym.sim.core import SimCore
     from vla_gym.sim.render import CameraRenderer, gl_backend
-    from vla_gym.tasks.registry import CAMERAS
+    from vla_gym.spec import AGENTVIEW, CAMERAS
 
     core = SimCore(bundle)
     core.reset(bundle.init_states[0], bundle.fixture_pos[0], bundle.fixture_quat[0])
-    camera = CAMERAS["agentview"]
+    camera = CAMERAS[AGENTVIEW]
     try:
         backend = gl_backend()
         renderer = CameraRenderer(bundle.model_file("fast"), _IMAGE_SIZE, (camera,), "fast")

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from vla_algos.cli.options import Assets
 from vla_algos.cli.output import interruption_named, this_command
+from vla_gym.spec import AGENTVIEW, WRIST
 
 
 def sft(
@@ -59,7 +60,7 @@ def sft(
         vla=vla,
         chunk_size=chunk_size,
         image_size=image_size,
-        cameras=("agentview", "wrist") if wrist else ("agentview",),
+        cameras=(AGENTVIEW, WRIST) if wrist else (AGENTVIEW,),
         use_proprio=proprio,
         epochs=epochs,
         lora={"rank": lora_rank} if lora_rank else None,

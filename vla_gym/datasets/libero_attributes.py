@@ -11,7 +11,8 @@ from typing import Any
 
 from vla_gym.errors import SceneBuildError
 from vla_gym.scenes.libero_files import task_files
-from vla_gym.tasks.registry import CAMERAS, CONTROL_HZ, SUITES, TaskSpec
+from vla_gym.spec import CAMERAS
+from vla_gym.tasks.registry import CONTROL_HZ, SUITES, TaskSpec
 
 ROBOMIMIC_ROBOSUITE = 1
 """robomimic's number for environments of robosuite."""

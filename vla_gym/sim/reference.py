@@ -14,7 +14,8 @@ import numpy as np
 from vla_gym.scenes.bundle import RobotIds
 from vla_gym.sim.controller import GRIPPER_SPEED, MAX_ROTATION, MAX_TRANSLATION, osc_torques, rotation_matrix
 from vla_gym.sim.core import SimCore
-from vla_gym.tasks.registry import COMMAND_DIM, SUBSTEPS
+from vla_gym.spec import COMMAND_DIM
+from vla_gym.tasks.registry import SUBSTEPS
 from vla_gym.type_aliases import Float64Array
 
 
