@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LAYERS = {
     "vla_gym": [
         {"errors", "arguments", "type_aliases", "files", "messages", "owned", "processors", "snapshots", "spec"}
-        | {"assets", "instructions", "provenance"},
+        | {"assets", "instructions", "processes", "provenance"},
         {"tasks", "actions"},
         {"scenes"},
         {"sim"},
