@@ -27,7 +27,7 @@ import numpy as np
 
 import vla_gym  # noqa: F401  (registers the environments)
 from vla_gym.assets.resolve import AssetPack, resolve_assets
-from vla_gym.sim.libero_files import task_files, write_libero_config
+from vla_gym.scenes.libero_files import task_files, write_libero_config
 from vla_gym.tasks.registry import SUBSTEPS, get_suite
 
 TASK_IDS = {"spatial": 0, "object": 0, "goal": 8, "10": 0, "90": 16}

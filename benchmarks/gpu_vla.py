@@ -24,11 +24,12 @@ from dataclasses import dataclass
 import torch as th
 from torch.nn import functional as F
 
-from vla_algos.common.provenance import hardware, peak_memory_mb, versions
+from vla_algos.common.provenance import hardware
 from vla_algos.models import OpenVLA, add_lora
 from vla_algos.models.openvla.config import get_preset
 from vla_algos.models.openvla.llm import build_rotary
 from vla_algos.models.openvla.processor import BUILTIN_TOKENIZER, load_tokenizer
+from vla_gym.provenance import peak_memory_mb, versions
 
 INSTRUCTION = "put the wine bottle on top of the cabinet"
 DTYPES = {"bfloat16": th.bfloat16, "float32": th.float32}

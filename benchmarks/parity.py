@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from vla_gym.assets.resolve import resolve_assets
-from vla_gym.sim.bundle import load_bundles
+from vla_gym.scenes.store import load_bundles
 from vla_gym.sim.core import PHYSICS, SimCore
 from vla_gym.tasks.registry import SETTLE_COMMAND, SETTLE_STEPS, SUITES
 

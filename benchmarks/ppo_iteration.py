@@ -18,7 +18,7 @@ import warnings
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
-from vla_algos.common.provenance import peak_memory_mb
+from vla_gym.provenance import peak_memory_mb
 
 CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "SB3 PPO": ({}, {}),

@@ -25,8 +25,8 @@ from vla_gym.assets.resolve import AssetPack, resolve_assets
 from vla_gym.datasets.episode import Episode
 from vla_gym.datasets.hdf5 import DemonstrationFile
 from vla_gym.datasets.recorder import KEPT, EpisodeRecorder, RecordingSettings, part_path
-from vla_gym.sim.bundle import load_bundles
-from vla_gym.sim.upstream import replay_upstream
+from vla_gym.scenes.store import load_bundles
+from vla_gym.scenes.upstream import replay_upstream
 from vla_gym.tasks.registry import TaskSpec, get_suite
 
 BEGINNING = 30

@@ -21,8 +21,8 @@ import numpy as np
 
 import vla_gym
 from vla_gym.assets.resolve import resolve_assets
-from vla_gym.datasets.provenance import commit
 from vla_gym.processors import available_cpus, processor_name
+from vla_gym.provenance import commit
 from vla_gym.tasks.registry import get_suite
 from vla_gym.vector import BACKENDS
 

@@ -12,8 +12,10 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 LAYERS = {
     "vla_gym": [
-        {"errors", "arguments", "type_aliases", "files", "owned", "assets", "instructions", "processors", "snapshots"},
+        {"errors", "arguments", "type_aliases", "files", "messages", "owned", "processors", "snapshots", "spec"}
+        | {"assets", "instructions", "processes", "provenance"},
         {"tasks", "actions"},
+        {"scenes"},
         {"sim"},
         {"envs"},
         {"wrappers", "vector", "experts", "datasets"},
@@ -46,6 +48,12 @@ def imported_modules(file: Path) -> set[str]:
             assert node.level == 0, f"{file}: relative import"
             names |= {f"{node.module}.{alias.name}" for alias in node.names}
     return names
+
+
+def test_the_simulation_knows_scenes_by_their_bundles_alone() -> None:
+    for file in sorted((ROOT / "vla_gym" / "sim").rglob("*.py")):
+        scenes = {name for name in imported_modules(file) if name.startswith("vla_gym.scenes")}
+        assert all(name.startswith("vla_gym.scenes.bundle.") for name in scenes), f"{file} imports {scenes}"
 
 
 def layer_of(package: str, part: str) -> int:

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
 from importlib import import_module
+from importlib.abc import MetaPathFinder
+from importlib.util import find_spec
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
+
+from vla_algos.errors import MissingPackageError
 
 if TYPE_CHECKING:
     from vla_algos.algorithms import TPO as TPO
@@ -45,3 +52,32 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted([*globals(), *__all__])
+
+
+class _MissingExtra(MetaPathFinder):
+    """Names the extra where a part of this package is imported whose packages are not installed."""
+
+    _FREE = frozenset({"cli", "errors"})
+    """Parts that need nothing of the extra."""
+
+    def __init__(self, missing: Sequence[str]) -> None:
+        self._missing = ", ".join(missing)
+
+    def find_spec(self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None) -> None:
+        package, _, rest = fullname.partition(".")
+        if package == __name__ and rest.partition(".")[0] not in self._FREE:
+            raise MissingPackageError(
+                f"{fullname} needs packages that are not installed: {self._missing}. Run: pip install 'vla-gym[algos]'"
+            )
+
+
+def _is_installed(name: str) -> bool:
+    try:
+        return find_spec(name) is not None
+    except (ImportError, ValueError):  # imports of it are blocked
+        return False
+
+
+_missing = [name for name in ("torch", "transformers", "stable_baselines3") if not _is_installed(name)]
+if _missing:
+    sys.meta_path.insert(0, _MissingExtra(_missing))

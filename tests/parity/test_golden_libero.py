@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 
 from vla_gym.assets.resolve import resolve_assets
-from vla_gym.sim.bundle import SceneBundle, load_bundles
+from vla_gym.scenes.bundle import SceneBundle
+from vla_gym.scenes.store import load_bundles
 from vla_gym.sim.core import PHYSICS, SimCore
 from vla_gym.sim.render import CameraRenderer
-from vla_gym.tasks.registry import CAMERAS, COLLISION_GROUP, SETTLE_COMMAND, SETTLE_STEPS, SUITES
+from vla_gym.spec import CAMERAS
+from vla_gym.tasks.registry import COLLISION_GROUP, SETTLE_COMMAND, SETTLE_STEPS, SUITES
 
 pytestmark = pytest.mark.assets
 RECORDED = {"spatial": range(0, 10, 2), "object": range(0, 10, 2), "goal": range(0, 10, 2), "10": range(0, 10, 2)}

@@ -13,7 +13,7 @@ import vla_gym  # noqa: F401  (registers the environments)
 from vla_gym.datasets.hdf5 import DemonstrationFile
 from vla_gym.datasets.record import record_demonstrations
 from vla_gym.datasets.recorder import RecordingSettings
-from vla_gym.sim.upstream import replay_upstream
+from vla_gym.scenes.upstream import replay_upstream
 from vla_gym.tasks.registry import get_suite
 
 pytestmark = [pytest.mark.assets, pytest.mark.slow]

@@ -18,7 +18,7 @@ from vla_algos.common.type_aliases import TokenRolloutBufferSamples, UseBF16
 from vla_algos.policies import VLAPolicy
 from vla_algos.policies.reference import ReferenceWeights
 from vla_algos.policies.vla_policy import FEATURES
-from vla_gym.actions.tokenizer import N_BINS
+from vla_gym.spec import N_BINS
 
 REFERENCE_LOG_PROB = "reference_log_prob"
 """Of each token that was chosen, (N, A)."""

@@ -37,9 +37,9 @@ from vla_algos.policies.saving import (
     owned_folder,
     save_or_warn,
 )
-from vla_gym.actions.tokenizer import N_BINS, ActionTokenizer
+from vla_gym.actions.tokenizer import ActionTokenizer
 from vla_gym.instructions import INSTRUCTION_BYTES
-from vla_gym.tasks.registry import COMMAND_DIM
+from vla_gym.spec import AGENTVIEW, COMMAND_DIM, INSTRUCTION, N_BINS, PROPRIO, WRIST
 
 BEST_FOLDER = "best"
 _FIGURES = ("accuracy", "l1_error", "bin_error")
@@ -363,12 +363,12 @@ class BC(SavedWithoutFrozenWeights):
 def _spaces(dataset: DemonstrationSet) -> tuple[spaces.Dict, spaces.MultiDiscrete]:
     """Spaces of an environment that such demonstrations come from, images as SB3 transposes them."""
     height, width = dataset.camera_size
-    cameras = ["agentview"] if dataset.wrist is None else ["agentview", "wrist"]
+    cameras = [AGENTVIEW] if dataset.wrist is None else [AGENTVIEW, WRIST]
     observation_space = spaces.Dict(
         {
             **{camera: spaces.Box(0, 255, (3, height, width), np.uint8) for camera in cameras},
-            "proprio": spaces.Box(-np.inf, np.inf, dataset.proprio.shape[1:], np.float32),
-            "instruction": spaces.Box(0, 255, (INSTRUCTION_BYTES,), np.uint8),
+            PROPRIO: spaces.Box(-np.inf, np.inf, dataset.proprio.shape[1:], np.float32),
+            INSTRUCTION: spaces.Box(0, 255, (INSTRUCTION_BYTES,), np.uint8),
         }
     )
     return observation_space, spaces.MultiDiscrete([N_BINS] * dataset.n_tokens)

@@ -12,10 +12,10 @@ import torch as th
 
 from vla_algos.models.openvla.resampling import resize_bicubic
 from vla_gym.actions.statistics import dataset_statistics
-from vla_gym.actions.tokenizer import N_BINS, ActionTokenizer
+from vla_gym.actions.tokenizer import ActionTokenizer
 from vla_gym.datasets.conventions import Conventions
 from vla_gym.datasets.episode import Episode
-from vla_gym.tasks.registry import COMMAND_DIM
+from vla_gym.spec import AGENTVIEW, COMMAND_DIM, N_BINS, WRIST
 
 _RESIZED_AT_ONCE = 64
 """Frames."""
@@ -226,7 +226,7 @@ class DemonstrationSet:
         is_held_out = np.isin(self.start_ids, starts[order[:n_starts]])
         return self.select(~is_held_out), self.select(is_held_out)
 
-    def batch(self, indices: np.ndarray, device: th.device | str, cameras: Iterable[str] = ("agentview",)) -> Batch:
+    def batch(self, indices: np.ndarray, device: th.device | str, cameras: Iterable[str] = (AGENTVIEW,)) -> Batch:
         """
         Some of the decisions as a model takes them.
 
@@ -239,7 +239,7 @@ class DemonstrationSet:
         rows = self.frame_ids[indices]
         views = []
         for camera in cameras:
-            frames = {"agentview": self.images, "wrist": self.wrist}.get(camera)
+            frames = {AGENTVIEW: self.images, WRIST: self.wrist}.get(camera)
             if frames is None:
                 raise ValueError(f"The demonstrations have no camera {camera!r}. Collect them with it.")
             views.append(th.from_numpy(frames[rows]).to(device).permute(0, 3, 1, 2))

@@ -10,7 +10,7 @@ import torch as th
 from vla_algos.bc.dataset import DemonstrationSet
 from vla_algos.models import OpenVLA
 from vla_gym.actions.tokenizer import ActionTokenizer
-from vla_gym.tasks.registry import COMMAND_DIM
+from vla_gym.spec import COMMAND_DIM
 
 
 @th.no_grad()

@@ -33,7 +33,7 @@ def check(assets: Assets = "auto") -> None:
     """Say which pack is in use, what it lacks, and what the cache holds."""
     from vla_gym.assets.completeness import PackCheck, check_pack
     from vla_gym.assets.resolve import resolve_assets
-    from vla_gym.sim.cache import cache_usage
+    from vla_gym.scenes.cache import cache_usage
 
     pack = resolve_assets(assets)
     # of a pack that is elsewhere there is nothing to look at but scenes
@@ -75,7 +75,7 @@ def build(
 ) -> None:
     """Build the scenes that the cache lacks, so that no run has to wait for them."""
     from vla_gym.assets.resolve import resolve_assets
-    from vla_gym.sim.cache import fill_cache
+    from vla_gym.scenes.cache import fill_cache
 
     suites = _suites(suite or ["all"])
     ids = numbers(task_ids)
@@ -98,7 +98,7 @@ def export(
 ) -> None:
     """Write scenes to one file, for machines without hf-libero and robosuite; what the cache lacks is built first."""
     from vla_gym.assets.resolve import resolve_assets
-    from vla_gym.sim.scene_archive import export_scenes
+    from vla_gym.scenes.archive import export_scenes
 
     ids = numbers(task_ids)
     tasks = [task for spec in _suites(suite) for task in (spec.tasks if ids is None else map(spec.task, ids))]
@@ -126,7 +126,7 @@ def import_(
     be. Models are binary files for MuJoCo's loader, which was not made for hostile ones: import from people you trust.
     """
     from vla_gym.assets.foreign import SCENES_VARIABLE
-    from vla_gym.sim.scene_archive import import_scenes
+    from vla_gym.scenes.archive import import_scenes
 
     done = import_scenes(file, into, sha256 or None)
     console = Console(highlight=False, soft_wrap=True)

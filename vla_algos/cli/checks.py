@@ -25,7 +25,7 @@ from vla_algos.cli.options import megabytes
 
 if TYPE_CHECKING:
     from vla_gym.assets.resolve import AssetPack
-    from vla_gym.sim.bundle import SceneBundle
+    from vla_gym.scenes.bundle import SceneBundle
 
 PYTHON = ">=3.10,<3.14"
 PACKAGES: Mapping[str, str] = MappingProxyType(
@@ -43,6 +43,16 @@ PACKAGES: Mapping[str, str] = MappingProxyType(
 BUILDERS = ("hf-libero", "robosuite")
 """Packages that build scenes; what was built elsewhere needs neither."""
 TORCH = ">=2.6,<2.14"
+EXTRAS: Mapping[str, str] = MappingProxyType(
+    {
+        "torch": "algos",
+        "stable-baselines3": "algos",
+        "transformers": "algos",
+        "hf-libero": "scenes",
+        "robosuite": "scenes",
+    }
+)
+"""Package that environments alone do without -> extra that brings it."""
 _REASONS = {"mujoco": "From 3.4 on boxes touch differently, and LIBERO's results change."}
 _SOFTWARE_RENDERERS = ("llvmpipe", "softpipe", "swrast", "software")
 _IMAGE_SIZE = 128
@@ -88,13 +98,16 @@ def _check_package(name: str, versions: str) -> Check:
     try:
         version = importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
+        extra = f"pip install 'vla-gym[{EXTRAS.get(name)}]'"
         if name in BUILDERS:
             finding = "not installed: scenes cannot be built here; those that were built elsewhere can be used"
-            remedy += (
-                ", or run vla-rl assets export where it is installed and vla-rl assets import FILE here "
+            remedy = (
+                f"{extra}, or run vla-rl assets export where it is installed and vla-rl assets import FILE here "
                 "(VLA_GYM_SCENES=FOLDER for a folder that machines share)"
             )
             return Check(name, Status.WARNING, finding, remedy)
+        if name in EXTRAS:
+            return Check(name, Status.WARNING, "not installed", extra)
         return Check(name, Status.PROBLEM, "not installed", remedy)
     if SpecifierSet(versions).contains(version, prereleases=True):
         return Check(name, Status.OK, version)
@@ -172,7 +185,7 @@ def check_assets(pack: AssetPack) -> Check:
 
 def check_cache() -> Check:
     """The cache folder."""
-    from vla_gym.sim.cache import cache_usage
+    from vla_gym.scenes.cache import cache_usage
 
     usage = cache_usage()
     finding = f"{usage.path}: {usage.n_scenes} scenes, {megabytes(usage.size)}, {megabytes(usage.free)} free"
@@ -194,8 +207,8 @@ def find_scene(pack: AssetPack) -> tuple[SceneBundle, str]:
     from vla_gym.assets.foreign import tasks_of_scenes
     from vla_gym.assets.resolve import scene_cache
     from vla_gym.errors import SceneBuildError, UnknownNameError
-    from vla_gym.sim.bundle import load_bundles
-    from vla_gym.sim.libero_files import libero_versions
+    from vla_gym.scenes.libero_files import libero_versions
+    from vla_gym.scenes.store import load_bundles
     from vla_gym.sim.probe import probe_task
     from vla_gym.tasks.registry import RENDER_QUALITIES, get_suite
 
@@ -223,11 +236,11 @@ def check_rendering(bundle: SceneBundle, quality: str = "fast") -> Check:
     from vla_gym.errors import RenderingError
     from vla_gym.sim.core import SimCore
     from vla_gym.sim.render import CameraRenderer, gl_backend
-    from vla_gym.tasks.registry import CAMERAS
+    from vla_gym.spec import AGENTVIEW, CAMERAS
 
     core = SimCore(bundle)
     core.reset(bundle.init_states[0], bundle.fixture_pos[0], bundle.fixture_quat[0])
-    camera = CAMERAS["agentview"]
+    camera = CAMERAS[AGENTVIEW]
     try:
         backend = gl_backend()
         renderer = CameraRenderer(bundle.model_file(quality), _IMAGE_SIZE, (camera,), quality)

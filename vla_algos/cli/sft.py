@@ -11,6 +11,7 @@ from rich.table import Table
 
 from vla_algos.cli.options import Assets
 from vla_algos.cli.output import interruption_named, this_command
+from vla_gym.spec import AGENTVIEW, WRIST
 
 
 def sft(
@@ -50,7 +51,7 @@ def sft(
     from vla_algos.recipes.names import check_run_folder
     from vla_algos.recipes.sft_settings import SFTSettings
     from vla_gym.datasets.hdf5 import load_episodes
-    from vla_gym.datasets.provenance import describe_demonstrations
+    from vla_gym.datasets.record import describe_demonstrations
 
     console = Console()
     given = {"learning_rate": learning_rate, "batch_size": batch_size, "micro_batch_size": micro_batch_size}
@@ -59,7 +60,7 @@ def sft(
         vla=vla,
         chunk_size=chunk_size,
         image_size=image_size,
-        cameras=("agentview", "wrist") if wrist else ("agentview",),
+        cameras=(AGENTVIEW, WRIST) if wrist else (AGENTVIEW,),
         use_proprio=proprio,
         epochs=epochs,
         lora={"rank": lora_rank} if lora_rank else None,

@@ -12,7 +12,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from vla_algos.common.type_aliases import TimeLimit, TokenRolloutBufferSamples
 from vla_algos.common.vec_env import is_broken
-from vla_gym.tasks.registry import COMMAND_DIM
+from vla_gym.spec import COMMAND_DIM
 
 
 def mask_unexecuted(mask: np.ndarray, info: Mapping[str, Any]) -> None:

@@ -15,7 +15,6 @@ import gymnasium as gym
 import numpy as np
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 
-from vla_algos.common import provenance
 from vla_algos.common.progress import progress_bar
 from vla_algos.common.sequences import as_list
 from vla_algos.common.vec_env import SB3VecEnv
@@ -29,9 +28,9 @@ from vla_algos.evaluation.subject import (
     plain,
     temperature_of,
 )
-from vla_gym.datasets.provenance import commit
 from vla_gym.files import write_then_rename
 from vla_gym.owned import own_file
+from vla_gym.provenance import commit, versions
 from vla_gym.vector import vector_env_class
 from vla_gym.wrappers import make_sequence
 
@@ -280,7 +279,7 @@ def evaluate_policy_on_suite(
         "env_id": env_id,
         "deterministic": deterministic,
         "seed": seed,
-        "versions": provenance.versions(),
+        "versions": versions(),
         "commit": commit() or None,
         "checkpoint": checkpoint_of(model),
         "temperature": temperature_of(model),

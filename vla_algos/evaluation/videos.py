@@ -13,7 +13,8 @@ from vla_algos.evaluation.harness import Predictor
 from vla_algos.policies.env_kwargs import policy_env_kwargs
 from vla_gym.envs.libero_env import LiberoEnv
 from vla_gym.files import write_then_rename
-from vla_gym.tasks.registry import CAMERAS, COMMAND_DIM, CONTROL_HZ
+from vla_gym.spec import AGENTVIEW, CAMERAS, COMMAND_DIM
+from vla_gym.tasks.registry import CONTROL_HZ
 
 VIDEO_SIZE = 384
 """Height and width of the video (px); the policy sees its own images, whatever their size."""
@@ -46,7 +47,7 @@ def record_episode(
     if not isinstance(base, LiberoEnv):
         raise TypeError(f"{env_id} is a {type(base).__name__}; filming needs a LiberoEnv.")
     observation, info = env.reset(seed=0, options=options)
-    renderer = base.make_renderer(VIDEO_SIZE, ["agentview"])
+    renderer = base.make_renderer(VIDEO_SIZE, [AGENTVIEW])
     state, is_start, done = None, True, False
     try:
         with write_then_rename(path) as temporary, imageio.get_writer(temporary, format="mp4", fps=CONTROL_HZ) as film:
@@ -58,7 +59,7 @@ def record_episode(
                 for action in np.asarray(actions).reshape(-1, COMMAND_DIM):
                     observation, _, terminated, truncated, info = env.step(action)
                     # the policy's view is mirrored; people expect to read labels
-                    film.append_data(renderer.render(CAMERAS["agentview"], base.core.view())[:, ::-1])
+                    film.append_data(renderer.render(CAMERAS[AGENTVIEW], base.core.view())[:, ::-1])
                     done = terminated or truncated
                     if done:
                         break

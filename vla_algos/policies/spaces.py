@@ -11,12 +11,8 @@ from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecNormalize
 
 from vla_algos.errors import SpaceError
 from vla_algos.models.openvla.config import OpenVLAConfig
-from vla_gym.actions.tokenizer import N_BINS
 from vla_gym.instructions import INSTRUCTION_BYTES
-from vla_gym.tasks.registry import COMMAND_DIM
-
-PRIVILEGED = "privileged"
-"""Key of the observation that only a critic reads."""
+from vla_gym.spec import COMMAND_DIM, INSTRUCTION, N_BINS, PRIVILEGED, PROPRIO
 
 
 def check_observation_space(space: spaces.Space, config: OpenVLAConfig) -> bool:
@@ -31,7 +27,7 @@ def check_observation_space(space: spaces.Space, config: OpenVLAConfig) -> bool:
     if not isinstance(space, spaces.Dict):
         raise SpaceError(f"Observation space is {space}; expected a Dict with agentview and instruction.")
     cameras, dim = config.cameras, config.proprio_dim
-    needed = [*cameras, "instruction"] + (["proprio"] if dim else [])
+    needed = [*cameras, INSTRUCTION] + ([PROPRIO] if dim else [])
     missing = [key for key in needed if key not in space.spaces]
     if missing:
         raise SpaceError(
@@ -46,9 +42,9 @@ def check_observation_space(space: spaces.Space, config: OpenVLAConfig) -> bool:
             raise SpaceError(f"{camera} is {space[camera]}; expected a uint8 image (H, W, 3) or (3, H, W).")
         if space[camera].shape != shape:
             raise SpaceError(f"{camera} is {space[camera].shape}, {cameras[0]} {shape}; expected equal shapes.")
-    if space["instruction"].shape != (INSTRUCTION_BYTES,):
+    if space[INSTRUCTION].shape != (INSTRUCTION_BYTES,):
         raise SpaceError(f"instruction is {space['instruction']}; expected ({INSTRUCTION_BYTES},) uint8.")
-    if dim and space["proprio"].shape != (dim,):
+    if dim and space[PROPRIO].shape != (dim,):
         raise SpaceError(f"proprio is {space['proprio']}; the model takes ({dim},) float32.")
     return shape[0] != 3
 
@@ -61,7 +57,7 @@ def check_not_normalized(env: VecEnv, config: OpenVLAConfig) -> None:
     :param config: of the model
     :raises SpaceError: if something that the model reads is normalised
     """
-    read = {*config.cameras, "instruction", *(["proprio"] if config.proprio_dim else [])}
+    read = {*config.cameras, INSTRUCTION, *([PROPRIO] if config.proprio_dim else [])}
     layer: Any = env
     while isinstance(layer, VecEnvWrapper):
         changed = read.intersection(layer.norm_obs_keys or ()) if isinstance(layer, VecNormalize) else set()

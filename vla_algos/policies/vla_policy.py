@@ -21,16 +21,11 @@ from vla_algos.models.lora import is_merged
 from vla_algos.models.openvla.config import PRESETS
 from vla_algos.policies.actor import load_actor, warn_of_rounding
 from vla_algos.policies.critics import PrivilegedCritic
-from vla_algos.policies.spaces import (
-    PRIVILEGED,
-    check_not_normalized,
-    check_observation_space,
-    chunk_size_of,
-    privileged_dim,
-)
+from vla_algos.policies.spaces import check_not_normalized, check_observation_space, chunk_size_of, privileged_dim
 from vla_gym.actions.statistics import choose_data_set
 from vla_gym.actions.tokenizer import ActionTokenizer
 from vla_gym.instructions import decode_instruction
+from vla_gym.spec import INSTRUCTION, PRIVILEGED, PROPRIO
 
 FEATURES = "vision_features"
 """Encoded images, where a roll-out remembers them."""
@@ -285,11 +280,11 @@ class VLAPolicy(BasePolicy):
             ``instructions`` N texts; ``proprio`` (N, dim) float32 or None
         """
         images = obs[FEATURES] if FEATURES in obs else self._images(obs)
-        rows = obs["instruction"].to("cpu", th.uint8).numpy()
+        rows = obs[INSTRUCTION].to("cpu", th.uint8).numpy()
         return {
             "images": images,
             "instructions": [_decode(row.tobytes()) for row in rows],
-            "proprio": obs["proprio"].float() if self.vla.config.proprio_dim else None,
+            "proprio": obs[PROPRIO].float() if self.vla.config.proprio_dim else None,
         }
 
     def _images(self, obs: TensorDict) -> th.Tensor:
@@ -407,7 +402,7 @@ class VLAPolicy(BasePolicy):
     def actor_keys(self) -> list[str]:
         """Entries of an observation that the model reads to act."""
         config = self.vla.config
-        return [*config.cameras, "instruction", *(["proprio"] if config.proprio_dim else [])]
+        return [*config.cameras, INSTRUCTION, *([PROPRIO] if config.proprio_dim else [])]
 
     def _predict(  # type: ignore[override]
         self, observation: TensorDict, deterministic: bool = False

@@ -35,6 +35,7 @@ from vla_algos.recipes.rl_settings import RLSettings
 from vla_algos.recipes.stored_settings import check_resumable, check_saved
 from vla_gym.files import write_then_rename
 from vla_gym.owned import own_folder
+from vla_gym.provenance import peak_memory_mb
 from vla_gym.vector import make_vec
 
 ALGORITHMS: Mapping[str, type[TokenAlgorithm]] = MappingProxyType(
@@ -209,7 +210,7 @@ def _run(
         model.num_timesteps,
         provenance.origin(model.device),
         seconds,
-        provenance.peak_memory_mb(),
+        peak_memory_mb(),
     )
     with write_then_rename(folder / "results.json") as temporary:
         temporary.write_text(json.dumps(result.to_dict(), indent=2) + "\n", encoding="utf-8")

@@ -34,6 +34,7 @@ from vla_algos.recipes.stored_settings import check_resumable, check_saved, diff
 from vla_gym.datasets.episode import Episode
 from vla_gym.files import write_then_rename
 from vla_gym.owned import own_folder
+from vla_gym.provenance import peak_memory_mb
 from vla_gym.tasks.registry import get_suite
 
 N_VALIDATIONS = 10
@@ -197,7 +198,7 @@ def _run(
         dict(demonstrated),
         {**provenance.origin(model.device), **origin},
         seconds,
-        provenance.peak_memory_mb(),
+        peak_memory_mb(),
     )
     with write_then_rename(folder / "results.json") as temporary:
         temporary.write_text(json.dumps(result.to_dict(), indent=2) + "\n", encoding="utf-8")

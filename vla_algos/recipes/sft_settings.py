@@ -8,6 +8,7 @@ from typing import Any
 from vla_algos.errors import SpaceError, UnknownNameError
 from vla_algos.recipes.names import PRESET_NAMES, check_env_names, check_vla
 from vla_algos.recipes.value_types import check_fields, check_range
+from vla_gym.spec import AGENTVIEW
 from vla_gym.tasks.registry import N_INIT_STATES
 
 PRESET_CHUNK_SIZE = 8
@@ -43,7 +44,7 @@ class SFTSettings:
     vla: str = "compact"
     chunk_size: int | None = None
     image_size: int = 96
-    cameras: tuple[str, ...] = ("agentview",)
+    cameras: tuple[str, ...] = (AGENTVIEW,)
     use_proprio: bool = True
     epochs: float = 5.0
     lora: dict[str, Any] | None = None

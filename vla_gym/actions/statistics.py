@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vla_gym.errors import ActionStatisticsError, UnknownNameError
-from vla_gym.tasks.registry import COMMAND_DIM, get_suite
+from vla_gym.spec import COMMAND_DIM
+from vla_gym.tasks.registry import get_suite
 from vla_gym.type_aliases import Float32Array, Float64Array
 
 _NO_NOOPS = "_no_noops"

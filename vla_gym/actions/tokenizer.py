@@ -19,10 +19,9 @@ from numpy.typing import ArrayLike
 from vla_gym.actions.statistics import check_norm_stats, choose_data_set, read_quantiles
 from vla_gym.errors import ActionStatisticsError, InvalidActionError
 from vla_gym.files import read_json_object
-from vla_gym.tasks.registry import COMMAND_DIM, GRIPPER_CLOSE, GRIPPER_OPEN
+from vla_gym.spec import COMMAND_DIM, GRIPPER_CLOSE, GRIPPER_OPEN, N_BINS
 from vla_gym.type_aliases import Float64Array, Int64Array
 
-N_BINS = 256
 EDGES: Float64Array = np.linspace(-1.0, 1.0, N_BINS)
 CENTRES: Float64Array = (EDGES[:-1] + EDGES[1:]) / 2.0
 

@@ -2,7 +2,7 @@
 Scenes that were built elsewhere: where they are looked for, and from which packs they come.
 
 They lie in ``VLA_GYM_SCENES``, a folder that is only read, or in the cache. Both have the layout that
-``vla_gym/sim/bundle.py`` describes.
+``vla_gym/scenes/bundle.py`` describes.
 """
 
 from __future__ import annotations

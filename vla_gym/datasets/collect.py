@@ -12,6 +12,7 @@ from vla_gym.actions.tokenizer import ActionTokenizer
 from vla_gym.datasets.episode import Episode, SimulatorTrace
 from vla_gym.envs.libero_env import LiberoEnv
 from vla_gym.experts.scripted import ScriptedExpert
+from vla_gym.spec import AGENTVIEW, PROPRIO, WRIST
 from vla_gym.type_aliases import Float64Array, Observation
 
 
@@ -78,14 +79,14 @@ def _roll_out(
         if terminated or truncated:
             break
     return Episode(
-        images=np.stack([seen.get("agentview", np.zeros((0, 0, 3), dtype=np.uint8)) for seen in observations]),
-        proprio=np.stack([seen["proprio"] for seen in observations]),
+        images=np.stack([seen.get(AGENTVIEW, np.zeros((0, 0, 3), dtype=np.uint8)) for seen in observations]),
+        proprio=np.stack([seen[PROPRIO] for seen in observations]),
         commands=np.stack(executed),
         instruction=info["instruction"],
         task_id=info["task_id"],
         init_state_id=info["init_state_id"],
         success=info["is_success"],
-        wrist_images=np.stack([seen["wrist"] for seen in observations]) if "wrist" in observation else None,
+        wrist_images=np.stack([seen[WRIST] for seen in observations]) if WRIST in observation else None,
         trace=SimulatorTrace(
             init_state=base.bundle.init_states[info["init_state_id"]],
             states=np.stack(states),

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from vla_gym.errors import DemonstrationFileError, UnknownNameError
-from vla_gym.tasks.registry import COMMAND_DIM, CONTROL_HZ
+from vla_gym.spec import COMMAND_DIM
+from vla_gym.tasks.registry import CONTROL_HZ
 from vla_gym.type_aliases import Float64Array, UInt8Array
 
 GRIPPERS = {

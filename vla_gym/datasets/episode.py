@@ -8,10 +8,8 @@ from typing import Any
 import numpy as np
 
 from vla_gym.errors import InvalidEpisodeError
-from vla_gym.tasks.registry import COMMAND_DIM
+from vla_gym.spec import COMMAND_DIM, PROPRIO_DIM
 from vla_gym.type_aliases import Float32Array, Float64Array, UInt8Array
-
-PROPRIO_DIM = 8
 
 
 @dataclass(frozen=True)

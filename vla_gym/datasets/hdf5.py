@@ -26,7 +26,7 @@ from vla_gym.datasets.hdf5_access import attributes, child, child_dataset, child
 from vla_gym.datasets.libero_attributes import find_task
 from vla_gym.errors import DemonstrationFileError
 from vla_gym.files import is_inside, named_errors
-from vla_gym.tasks.registry import COMMAND_DIM
+from vla_gym.spec import COMMAND_DIM
 from vla_gym.type_aliases import UInt8Array
 
 SUFFIX = "_demo.hdf5"

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from vla_gym.errors import SceneBuildError
-from vla_gym.sim.libero_files import task_files
-from vla_gym.tasks.registry import CAMERAS, CONTROL_HZ, SUITES, TaskSpec
+from vla_gym.scenes.libero_files import task_files
+from vla_gym.spec import CAMERAS
+from vla_gym.tasks.registry import CONTROL_HZ, SUITES, TaskSpec
 
 ROBOMIMIC_ROBOSUITE = 1
 """robomimic's number for environments of robosuite."""
@@ -73,9 +74,7 @@ def _controller() -> Any:
     """robosuite's default settings of the controller that LIBERO uses, read without importing robosuite."""
     spec = importlib.util.find_spec("robosuite")
     if spec is None or spec.origin is None:
-        raise ModuleNotFoundError(
-            "Describing LIBERO's environment needs robosuite: pip install 'hf-libero>=0.1.4,<0.2'"
-        )
+        raise ModuleNotFoundError("Describing LIBERO's environment needs robosuite: pip install 'vla-gym[scenes]'")
     return json.loads((Path(spec.origin).parent / "controllers" / "config" / "osc_pose.json").read_text())
 
 

@@ -14,8 +14,8 @@ from typing import Any, Generic, TypeVar
 import cloudpickle
 
 from vla_gym.errors import VLAGymError, WorkerError
-from vla_gym.vector.child import ChildProcess
-from vla_gym.vector.worker import settle_in
+from vla_gym.processes.child import ChildDiedError, ChildProcess, settle_in
+from vla_gym.sim.opengl import share_out_rendering
 
 logger = logging.getLogger(__name__)
 
@@ -68,13 +68,13 @@ def run_jobs(
         raise ValueError(f"n_workers is {n_workers}; expected at least 1.")
     payload = cloudpickle.dumps(make_worker)
     remaining = iter(jobs)
-    workers: dict[Any, _Worker[Job]] = {}
+    workers: dict[Any, _JobWorker[Job]] = {}
     losses = 0
 
     def employ(index: int) -> None:
         job = next(remaining, None)
         if job is not None:
-            worker: _Worker[Job] = _Worker(index, n_workers, payload, timeout_s)
+            worker: _JobWorker[Job] = _JobWorker(index, n_workers, payload, timeout_s)
             workers[worker.connection] = worker
             worker.give(job)
 
@@ -108,7 +108,7 @@ def run_jobs(
             worker.kill()
 
 
-class _Worker(Generic[Job]):
+class _JobWorker(Generic[Job]):
     """The asking side of a worker process."""
 
     def __init__(self, index: int, n_workers: int, payload: bytes, timeout_s: float) -> None:
@@ -125,10 +125,7 @@ class _Worker(Generic[Job]):
     def give(self, job: Job) -> None:
         self.job = job
         self._start_clock()
-        try:
-            self.connection.send(job, self.deadline)
-        except OSError:
-            pass  # found out when the result is waited for
+        self._process.send(job, self.deadline)
 
     def _start_clock(self) -> None:
         if self._is_ready:
@@ -137,7 +134,7 @@ class _Worker(Generic[Job]):
     def collect(self) -> Done[Job] | None:
         """What became of the job; None if it goes on."""
         try:
-            kind, value = self.connection.receive(0.0)
+            kind, value = self._process.receive(0.0)
         except TimeoutError:
             if time.monotonic() < self.deadline:
                 return None
@@ -145,9 +142,9 @@ class _Worker(Generic[Job]):
             self.is_alive = False
             timeout_s = self._timeout_s if self._is_ready else START_TIMEOUT_S
             return Done(self.job, loss=f"it took more than {timeout_s:g} s")
-        except (EOFError, OSError):
+        except ChildDiedError as death:
             self.is_alive = False
-            return Done(self.job, loss=f"its process {self._process.ending()}")
+            return Done(self.job, loss=f"its process {death}")
         if kind == "error":
             raise value
         if kind == "ready":
@@ -168,7 +165,8 @@ class _Worker(Generic[Job]):
 
 
 def _serve(connection: Connection, index: int, n_workers: int, payload: bytes, environment: Mapping[str, str]) -> None:
-    settle_in(index, n_workers, environment)
+    settle_in(environment)
+    share_out_rendering(index, n_workers)
     try:
         worker = cloudpickle.loads(payload)()
     except Exception as error:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -20,14 +20,14 @@ from typing import Any
 
 import numpy as np
 
-from vla_gym.datasets.hdf5 import SUFFIX, DemonstrationFile
+from vla_gym.datasets.hdf5 import SUFFIX, DemonstrationFile, demonstration_files
 from vla_gym.datasets.hdf5_writer import DemonstrationWriter
 from vla_gym.datasets.pool import Done, run_jobs
-from vla_gym.datasets.provenance import provenance
 from vla_gym.datasets.recorder import FAILURES, UNKNOWN, EpisodeRecorder, Job, RecordingSettings, part_path
 from vla_gym.errors import DemonstrationFileError
 from vla_gym.files import named_errors, read_bounded
 from vla_gym.owned import own_folder
+from vla_gym.provenance import recorded_with
 from vla_gym.tasks.registry import TaskSpec
 
 logger = logging.getLogger(__name__)
@@ -265,7 +265,7 @@ class _Recording:
         metadata = {
             **settings,
             "settings": self._fingerprint,
-            **provenance(),
+            **recorded_with(),
             "attempted": len(found.numbers()),
             **{f"failed_{kind}": np.array(numbers, dtype=np.int64) for kind, numbers in found.failed.items()},
         }
@@ -276,6 +276,34 @@ class _Recording:
         for path in parts:
             path.unlink()
         parts[0].parent.rmdir()
+
+
+def describe_demonstrations(path: str | Path) -> dict[str, Any]:
+    """
+    What the recorded files of a folder have in common, and where they differ.
+
+    :param path: a file, or a folder that is searched with its subfolders
+    :return: ``kept`` and ``attempted`` episodes; then, of what the recorder noted (``assets``, ``seed``,
+        ``action_noise``, ``commit``, ...), the value, or a list of the distinct ones. Files of other recorders count as
+        kept and add nothing else
+    :raises DemonstrationFileError: if there are no files, or one of them is damaged
+    """
+    kept, attempted = 0, 0
+    found: dict[str, list[Any]] = defaultdict(list)
+    for file_path in demonstration_files(path):
+        with (
+            DemonstrationFile(file_path) as file,
+            named_errors(DemonstrationFileError, f"{file_path}: expected notes of vla-rl collect in its attributes"),
+        ):
+            kept += len(file)
+            attempted += int(file.metadata.get("attempted", len(file)))
+            noted = json.loads(str(file.metadata.get("settings", "{}")))
+            noted |= {name: str(file.metadata[name]) for name in ("version", "commit") if name in file.metadata}
+        for name, value in noted.items():
+            if value not in found[name]:
+                found[name].append(value)
+    distinct = {name: values[0] if len(values) == 1 else values for name, values in found.items()}
+    return {"kept": kept, "attempted": attempted, **distinct}
 
 
 def _attribute(value: Any) -> Any:

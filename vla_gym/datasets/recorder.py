@@ -25,6 +25,7 @@ from vla_gym.envs.libero_env import LiberoEnv
 from vla_gym.errors import UnknownNameError
 from vla_gym.experts.scripted import ScriptedExpert
 from vla_gym.files import write_then_rename
+from vla_gym.spec import AGENTVIEW, WRIST
 from vla_gym.tasks.registry import N_INIT_STATES, SuiteSpec, TaskSpec, get_suite
 
 WORK_FOLDER = ".recording"
@@ -53,7 +54,7 @@ class RecordingSettings:
 
     suite: str
     image_size: int = 128
-    cameras: tuple[str, ...] = ("agentview", "wrist")
+    cameras: tuple[str, ...] = (AGENTVIEW, WRIST)
     quality: str = "fast"
     assets: str = "auto"
     seed: int = 0

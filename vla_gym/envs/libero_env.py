@@ -11,27 +11,20 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
-from vla_gym.actions.tokenizer import N_BINS, ActionTokenizer
+from vla_gym.actions.tokenizer import ActionTokenizer
 from vla_gym.arguments import checked_bool, checked_int, checked_list, checked_name
 from vla_gym.assets.resolve import resolve_assets
 from vla_gym.envs.privileged import PRIVILEGED_DIM, PRIVILEGED_LIMIT, PrivilegedObserver
 from vla_gym.envs.starts import Starts
 from vla_gym.errors import InvalidActionError, InvalidArgumentError, SnapshotError, UnknownNameError
 from vla_gym.instructions import INSTRUCTION_BYTES, encode_instruction
-from vla_gym.sim.bundle import SceneBundle, load_bundles
+from vla_gym.scenes.bundle import SceneBundle
+from vla_gym.scenes.fixtures import sample_fixture_poses
+from vla_gym.scenes.store import load_bundles
 from vla_gym.sim.core import PHYSICS, SimCore, View
-from vla_gym.sim.fixtures import sample_fixture_poses
 from vla_gym.sim.render import CameraRenderer
-from vla_gym.tasks.registry import (
-    CAMERAS,
-    COMMAND_DIM,
-    CONTROL_HZ,
-    N_INIT_STATES,
-    RENDER_QUALITIES,
-    SETTLE_COMMAND,
-    SETTLE_STEPS,
-    get_suite,
-)
+from vla_gym.spec import AGENTVIEW, CAMERAS, COMMAND_DIM, INSTRUCTION, N_BINS, PRIVILEGED, PROPRIO, PROPRIO_DIM
+from vla_gym.tasks.registry import CONTROL_HZ, N_INIT_STATES, RENDER_QUALITIES, SETTLE_COMMAND, SETTLE_STEPS, get_suite
 from vla_gym.type_aliases import Float64Array, Observation, UInt8Array
 
 _MADE_AGAIN = ("_bundles", "_cores", "_core", "_renderer", "_privileged")
@@ -115,7 +108,7 @@ class LiberoEnv(gym.Env[Observation, Any]):
         action_type: str = "tokens",
         action_tokenizer: ActionTokenizer | None = None,
         chunk_size: int = 1,
-        cameras: Sequence[str] = ("agentview",),
+        cameras: Sequence[str] = (AGENTVIEW,),
         image_size: int = 256,
         assets: str | os.PathLike[str] = "auto",
         render_mode: str | None = None,
@@ -152,7 +145,7 @@ class LiberoEnv(gym.Env[Observation, Any]):
         needs_images = bool(self.cameras) or render_mode is not None
         self._bundle_quality = render_quality if needs_images else None
         self._open_bundles()
-        self._rendered_cameras = self.cameras if render_mode is None else tuple({*self.cameras, "agentview"})
+        self._rendered_cameras = self.cameras if render_mode is None else tuple({*self.cameras, AGENTVIEW})
         self._task_id = self.task_ids[0]
         self._init_state_id = self.init_state_ids[0]
         self._elapsed_steps = 0
@@ -164,12 +157,12 @@ class LiberoEnv(gym.Env[Observation, Any]):
         self.observation_space: spaces.Dict = spaces.Dict(  # type: ignore[assignment]
             {
                 **{name: spaces.Box(0, 255, (image_size, image_size, 3), np.uint8) for name in self.cameras},
-                "proprio": spaces.Box(-PROPRIO_LIMIT, PROPRIO_LIMIT, (8,), np.float32),
-                "instruction": spaces.Box(0, 255, (INSTRUCTION_BYTES,), np.uint8),
+                PROPRIO: spaces.Box(-PROPRIO_LIMIT, PROPRIO_LIMIT, (PROPRIO_DIM,), np.float32),
+                INSTRUCTION: spaces.Box(0, 255, (INSTRUCTION_BYTES,), np.uint8),
             }
         )
         if privileged_obs:
-            self.observation_space["privileged"] = spaces.Box(
+            self.observation_space[PRIVILEGED] = spaces.Box(
                 -PRIVILEGED_LIMIT, PRIVILEGED_LIMIT, (PRIVILEGED_DIM,), np.float32
             )
         self.action_space = (
@@ -455,7 +448,7 @@ class LiberoEnv(gym.Env[Observation, Any]):
             return None
         if self._renderer is None:
             raise gym.error.ResetNeeded("Call reset() before render().")
-        return self._renderer.render(CAMERAS["agentview"], self._view())
+        return self._renderer.render(CAMERAS[AGENTVIEW], self._view())
 
     def _view(self) -> View:
         return self.core.view() if self._last_view is None else self._last_view
@@ -480,11 +473,11 @@ class LiberoEnv(gym.Env[Observation, Any]):
     def _observe(self) -> Observation:
         observation: Observation = {
             # unlike np.clip, these replace NaN too
-            "proprio": np.fmin(np.fmax(self.core.proprio(), -PROPRIO_LIMIT), PROPRIO_LIMIT),
-            "instruction": encode_instruction(self.bundle.task.instruction),
+            PROPRIO: np.fmin(np.fmax(self.core.proprio(), -PROPRIO_LIMIT), PROPRIO_LIMIT),
+            INSTRUCTION: encode_instruction(self.bundle.task.instruction),
         }
         if self._privileged is not None:
-            observation["privileged"] = self._privileged.observe(self._elapsed_steps / self.suite.horizon)
+            observation[PRIVILEGED] = self._privileged.observe(self._elapsed_steps / self.suite.horizon)
         if self._renderer is not None:
             view = self.core.view()
             observation |= {name: self._renderer.render(CAMERAS[name], view) for name in self.cameras}

@@ -9,12 +9,11 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
-from vla_gym.actions.tokenizer import N_BINS
 from vla_gym.arguments import checked_int
 from vla_gym.envs.starts import Starts
 from vla_gym.errors import InvalidActionError, SnapshotError
 from vla_gym.instructions import INSTRUCTION_BYTES, encode_instruction
-from vla_gym.tasks.registry import COMMAND_DIM
+from vla_gym.spec import AGENTVIEW, COMMAND_DIM, INSTRUCTION, N_BINS, PROPRIO, PROPRIO_DIM
 from vla_gym.type_aliases import Int64Array, Observation, UInt8Array
 
 INSTRUCTIONS = ("move to the left of the square", "move to the right of the square")
@@ -83,9 +82,9 @@ class ToyLiberoEnv(gym.Env[Observation, Int64Array]):
         self.task_ids = self.starts.task_ids
         self.observation_space: spaces.Space[Any] = spaces.Dict(
             {
-                "agentview": spaces.Box(0, 255, (image_size, image_size, 3), np.uint8),
-                "proprio": spaces.Box(-np.inf, np.inf, (8,), np.float32),
-                "instruction": spaces.Box(0, 255, (INSTRUCTION_BYTES,), np.uint8),
+                AGENTVIEW: spaces.Box(0, 255, (image_size, image_size, 3), np.uint8),
+                PROPRIO: spaces.Box(-np.inf, np.inf, (PROPRIO_DIM,), np.float32),
+                INSTRUCTION: spaces.Box(0, 255, (INSTRUCTION_BYTES,), np.uint8),
             }
         )
         self.action_space = spaces.MultiDiscrete([N_BINS] * (COMMAND_DIM * chunk_size))
@@ -194,12 +193,12 @@ class ToyLiberoEnv(gym.Env[Observation, Int64Array]):
         return image
 
     def _observation(self) -> Observation:
-        proprio = np.zeros(8, dtype=np.float32)
+        proprio = np.zeros(PROPRIO_DIM, dtype=np.float32)
         proprio[0] = self._elapsed / self.horizon
         return {
-            "agentview": self._image(),
-            "proprio": proprio,
-            "instruction": encode_instruction(INSTRUCTIONS[self.task_id]),
+            AGENTVIEW: self._image(),
+            PROPRIO: proprio,
+            INSTRUCTION: encode_instruction(INSTRUCTIONS[self.task_id]),
         }
 
     def _info(self, is_success: bool, executed_steps: int) -> dict[str, Any]:

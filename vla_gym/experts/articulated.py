@@ -15,8 +15,8 @@ from vla_gym.experts.hand import ANGLE_TOLERANCE, Hand, Motion, rotation_vector
 from vla_gym.experts.holds import MIN_DROP, STANDOFF, Hold, find_hold
 from vla_gym.experts.part import Part
 from vla_gym.experts.style import Style
+from vla_gym.spec import GRIPPER_CLOSE, GRIPPER_OPEN
 from vla_gym.tasks.goals import JOINT_RULES, Atom, JointRule
-from vla_gym.tasks.registry import GRIPPER_CLOSE, GRIPPER_OPEN
 from vla_gym.type_aliases import Float64Array
 
 MAX_MARGIN = 0.15

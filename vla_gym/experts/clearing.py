@@ -10,8 +10,8 @@ from vla_gym.experts.hand import DOWN, Hand, Motion
 from vla_gym.experts.part import Part
 from vla_gym.experts.pick_place_scene import PickPlaceScene
 from vla_gym.experts.style import Style
+from vla_gym.spec import GRIPPER_CLOSE, GRIPPER_OPEN
 from vla_gym.tasks.goals import JOINT_RULES, Atom
-from vla_gym.tasks.registry import GRIPPER_CLOSE, GRIPPER_OPEN
 from vla_gym.type_aliases import Float64Array
 
 MIN_DISTANCE = 0.025

@@ -15,9 +15,10 @@ from collections.abc import Callable, Generator
 import mujoco
 import numpy as np
 
-from vla_gym.sim.controller import MAX_ROTATION, MAX_TRANSLATION, RobotIds
+from vla_gym.scenes.bundle import RobotIds
+from vla_gym.sim.controller import MAX_ROTATION, MAX_TRANSLATION
 from vla_gym.sim.core import SimCore
-from vla_gym.tasks.registry import COMMAND_DIM, GRIPPER_CLOSE, GRIPPER_OPEN
+from vla_gym.spec import COMMAND_DIM, GRIPPER_CLOSE, GRIPPER_OPEN
 from vla_gym.type_aliases import Float64Array
 
 Motion = Generator[Float64Array, None, None]

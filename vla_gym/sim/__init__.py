@@ -1,1 +1,1 @@
-"""MuJoCo run time: scene bundles, controller, stepping, rendering."""
+"""MuJoCo run time: controller, stepping, rendering."""

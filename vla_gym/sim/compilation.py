@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import sys
 from functools import lru_cache
 from typing import Any
 
@@ -12,13 +10,12 @@ import numba
 import numpy as np
 from numba.core import event
 
+from vla_gym.messages import announce
+from vla_gym.scenes.bundle import RobotIds
 from vla_gym.sim.control_step import Observed, control_step, make_arm_memory, make_views, read_arm, sense
-from vla_gym.sim.controller import RobotIds
 from vla_gym.sim.mujoco_calls import mujoco_calls
 
 typeof: Any = numba.typeof
-
-logger = logging.getLogger(__name__)
 
 _ANY_SCENE = """
 <mujoco>
@@ -28,19 +25,6 @@ _ANY_SCENE = """
   <actuator><motor joint="joint" ctrlrange="-1 1"/></actuator>
 </mujoco>
 """
-
-
-def announce(message: str) -> None:
-    """
-    Say that something takes long: on the logger, or on standard error where the script has not set up logging.
-
-    :param message: one line
-    """
-    if logger.hasHandlers():
-        logger.info(message)
-    else:
-        # logging's last resort shows warnings alone, and waiting is none
-        print(message, file=sys.stderr, flush=True)
 
 
 class _FirstCompilation(event.Listener):  # type: ignore[misc]

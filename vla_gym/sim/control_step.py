@@ -1,7 +1,7 @@
 """
 The control step, fused: controller, gripper and 25 sub-steps of MuJoCo in one call that needs no interpreter.
 
-``reference.ReferenceStepper`` is the readable twin. Two sequences are offered:
+``reference.ReferenceStepper`` is its slow readable twin, which the tests compare it with. Two sequences are offered:
 
 - ``exact``: upstream's own, ``mj_forward``, controller with pseudo-inverses, ``mj_step``.
 - ``fast``: ``mj_step1``, controller with Cholesky factors, ``mj_step2``. The forward pass leaves no trace in the state,
@@ -18,6 +18,7 @@ import mujoco
 import numpy as np
 from numba import njit
 
+from vla_gym.scenes.bundle import RobotIds
 from vla_gym.sim.controller import (
     GRIPPER_SPEED,
     KD,
@@ -26,7 +27,6 @@ from vla_gym.sim.controller import (
     MAX_TRANSLATION,
     NULLSPACE_KD,
     NULLSPACE_KP,
-    RobotIds,
     osc_torques,
 )
 from vla_gym.sim.mujoco_calls import MujocoCalls, call_jac_site, call_model_data

@@ -16,12 +16,11 @@ import mujoco
 import numpy as np
 
 from vla_gym.errors import SnapshotError, UnknownNameError
-from vla_gym.sim.bundle import SceneBundle
+from vla_gym.scenes.bundle import RobotIds, SceneBundle
 from vla_gym.sim.compilation import compile_control_step
 from vla_gym.sim.control_step import Observed, control_step, make_arm_memory, make_views, read_arm, sense
-from vla_gym.sim.controller import RobotIds
 from vla_gym.sim.mujoco_calls import mujoco_calls
-from vla_gym.tasks.goals import JOINT_RULES, Goal
+from vla_gym.tasks.goals import Goal
 from vla_gym.type_aliases import Float32Array, Float64Array
 
 PHYSICS = ("exact", "fast")
@@ -121,16 +120,9 @@ class SimCore:
             raise ValueError(f"{bundle.task.name} has scene {bundle.scene}, this simulation is of {self.bundle.scene}.")
         self.bundle = bundle
         self.goal = Goal(bundle.goal, self.model)
-        self._fixtures = [self.model.body(name).id for name in bundle.fixture_bodies]
-        self._heat = [
-            (
-                self.model.site(entry["site"]).id,
-                [int(self.model.joint(name).qposadr[0]) for name in entry["joints"]],
-                JOINT_RULES[entry["category"]]["turnon"],
-            )
-            for entry in bundle.heat_sites
-        ]
-        self._heat_sites = [site for site, _, _ in self._heat]
+        self._fixtures = bundle.fixture_ids(self.model)
+        self._heat = bundle.heat_site_ids(self.model)
+        self._heat_sites = [heat.site for heat in self._heat]
         self._observed_alpha = self._heat_alpha()
 
     @property
@@ -308,9 +300,9 @@ class SimCore:
         return np.asarray(self.model.site_rgba[self._heat_sites, 3], dtype=np.float64)
 
     def _update_heat_sites(self) -> None:
-        for site, addresses, rule in self._heat:
-            is_on = any(rule(float(self.data.qpos[address])) for address in addresses)
-            self.model.site_rgba[site, 3] = _SHOWN_ALPHA if is_on else _HIDDEN_ALPHA
+        for heat in self._heat:
+            is_on = any(heat.rule(float(self.data.qpos[address])) for address in heat.qpos)
+            self.model.site_rgba[heat.site, 3] = _SHOWN_ALPHA if is_on else _HIDDEN_ALPHA
 
 
 def axis_angle(quat: Float64Array) -> Float64Array:

@@ -8,7 +8,8 @@ import sys
 from typing import Any
 
 from vla_gym.errors import RenderingError
-from vla_gym.sim.egl import egl_device_count
+from vla_gym.processors import available_cpus
+from vla_gym.sim.egl import choose_egl_device, egl_device_count
 
 BACKENDS = ("egl", "osmesa")
 _INSTALL = (
@@ -102,3 +103,17 @@ def _check_loaded_platform(choice: str) -> None:
             f"PyOpenGL was imported before with platform {loaded!r}; images are rendered with {choice!r}. Set "
             f"PYOPENGL_PLATFORM={choice} before the program imports OpenGL."
         )
+
+
+def share_out_rendering(index: int, n_processes: int) -> None:
+    """
+    Share graphics cards and cores out among processes that render; each calls this before it renders.
+
+    :param index: number of this process
+    :param n_processes: how many there are
+    """
+    choose_egl_device(index)
+    # a software renderer starts as many threads as there are cores
+    share = available_cpus() // n_processes
+    # 0 makes Mesa's llvmpipe draw in the thread that asks, which with one core per process is faster than one thread
+    os.environ.setdefault("LP_NUM_THREADS", str(share if share > 1 else 0))

@@ -1,7 +1,7 @@
 """
-The controller's torques without LAPACK and BLAS, which numba takes from SciPy: for machines that lack it.
+The controller's torques without LAPACK and BLAS, which numba takes from SciPy: what runs where SciPy is not installed.
 
-``controller.osc_torques`` is the readable twin, and is preferred where SciPy is there. The two differ by rounding.
+``controller.osc_torques`` is the readable twin, and what runs where SciPy is there. The two differ by rounding.
 """
 
 from __future__ import annotations

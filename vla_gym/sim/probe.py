@@ -15,7 +15,7 @@ from types import MappingProxyType
 
 import numpy as np
 
-from vla_gym.sim.bundle import SceneBundle
+from vla_gym.scenes.bundle import SceneBundle
 from vla_gym.sim.core import SimCore
 from vla_gym.tasks.registry import SETTLE_COMMAND, TaskSpec, get_suite
 

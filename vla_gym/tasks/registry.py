@@ -1,6 +1,8 @@
 """
 Suites, tasks and every constant of LIBERO that results depend on, each stated once.
 
+Those of the action and camera space stand in ``vla_gym.spec``.
+
 Sources: LIBERO (https://github.com/Lifelong-Robot-Learning/LIBERO, task order of its benchmark) and OpenVLA's LIBERO
 evaluation (horizons, settle steps, image rotation, gripper convention).
 """
@@ -25,18 +27,11 @@ OBSERVED_SUBSTEP = 23
 """Sub-step (from 0) after which upstream samples its observations."""
 N_INIT_STATES = 50
 """Stored initial states per task."""
-COMMAND_DIM = 7
-"""Translation (3), axis-angle rotation (3), gripper (1)."""
 SETTLE_STEPS = 10
 """Control steps with ``SETTLE_COMMAND`` before the policy acts, so that dropped objects come to rest."""
 SETTLE_COMMAND = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, -1.0)
-GRIPPER_OPEN = -1.0
-GRIPPER_CLOSE = 1.0
 EVALUATION_SEED = 0
 """Seed of numpy's global stream before the first reset in OpenVLA's evaluation; it decides the fixture poses."""
-
-CAMERAS: Mapping[str, str] = MappingProxyType({"agentview": "agentview", "wrist": "robot0_eye_in_hand"})
-"""Observation key -> camera name in the scene."""
 
 RENDER_QUALITIES = ("full", "fast")
 """``full``: upstream's pixels; ``fast``: simpler meshes, smaller pictures, no shadows, reflections or multisampling."""

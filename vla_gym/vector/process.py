@@ -16,9 +16,9 @@ import numpy as np
 from gymnasium.vector import AutoresetMode
 
 from vla_gym.errors import WorkerError
+from vla_gym.processes.child import ChildDiedError, ChildProcess, wait_for_end
 from vla_gym.snapshots import plain_part
 from vla_gym.vector.base import EnvFns, VLAVectorEnv
-from vla_gym.vector.child import ChildProcess, wait_for_end
 from vla_gym.vector.observations import ObservationSlots
 from vla_gym.vector.runner import Description, Reply, Request, StepResult
 from vla_gym.vector.worker import run_worker
@@ -87,7 +87,7 @@ class ProcessVectorEnv(VLAVectorEnv):
         self.start_timeout = start_timeout
         n_envs = len(env_fns)
         self._memory = _SharedMemory()
-        self._workers: list[_Worker] = []
+        self._workers: list[_EnvWorker] = []
         # runs when the object is collected or the program ends, if close() has not been called
         self._finalizer = weakref.finalize(self, _shut_down, self._workers, self._memory, os.getpid())
         self._deaths = [0] * n_envs
@@ -128,9 +128,9 @@ class ProcessVectorEnv(VLAVectorEnv):
             self._workers.append(self._launch(i))
         return [self._bring_up(i)[0] for i in range(self.num_envs)]
 
-    def _launch(self, index: int) -> _Worker:
+    def _launch(self, index: int) -> _EnvWorker:
         env_fn = cloudpickle.dumps(self.env_fns[index])
-        return _Worker(index, env_fn, self.num_envs, self.worker_timeout, self.start_timeout)
+        return _EnvWorker(index, env_fn, self.num_envs, self.worker_timeout, self.start_timeout)
 
     def _bring_up(self, index: int) -> tuple[Description, dict[str, Any]]:
         """
@@ -282,7 +282,7 @@ class _SharedMemory:
             self.file_descriptor = -1
 
 
-class _Worker:
+class _EnvWorker:
     """The asking side of a worker process."""
 
     def __init__(self, index: int, env_fn: bytes, n_envs: int, timeout: float, start_timeout: float) -> None:
@@ -294,10 +294,7 @@ class _Worker:
 
     def send(self, request: Request, timeout: float | None = None) -> None:
         self._sent_at = time.monotonic()
-        try:
-            self.process.channel.send(request, self._sent_at + (self._timeout if timeout is None else timeout))
-        except OSError:
-            pass  # found out when the answer is waited for
+        self.process.send(request, self._sent_at + (self._timeout if timeout is None else timeout))
 
     def attach(self, number: int, memory: int) -> None:
         self.send(Request(number, "attach"))
@@ -310,11 +307,11 @@ class _Worker:
         """Answer to the request of that number; late answers to interrupted calls are dropped."""
         while True:
             try:
-                reply: Reply = self.process.channel.receive(self._sent_at + timeout)
+                reply: Reply = self.process.receive(self._sent_at + timeout)
             except TimeoutError:
                 raise _WorkerDiedError(f"(process {self.pid}) did not answer within {timeout:g} s") from None
-            except (EOFError, OSError):
-                raise _WorkerDiedError(f"(process {self.pid}) {self.process.ending()}") from None
+            except ChildDiedError as death:
+                raise _WorkerDiedError(f"(process {self.pid}) {death}") from None
             if reply.number == number:
                 return reply
 
@@ -328,7 +325,7 @@ def _with_cause(reply: Reply) -> Reply:
     return reply
 
 
-def _shut_down(workers: list[_Worker], memory: _SharedMemory, owner: int) -> None:
+def _shut_down(workers: list[_EnvWorker], memory: _SharedMemory, owner: int) -> None:
     """End all workers; in a process forked from the owner, where they are not ours to end, do nothing."""
     if os.getpid() != owner:
         return

@@ -5,17 +5,14 @@ from __future__ import annotations
 import mmap
 import os
 import pickle
-import signal
-import threading
 import traceback
 from collections.abc import Mapping
-from multiprocessing import parent_process
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import recv_handle
 
 from vla_gym.errors import WorkerError
-from vla_gym.processors import available_cpus
-from vla_gym.sim.egl import choose_egl_device
+from vla_gym.processes.child import settle_in
+from vla_gym.sim.opengl import share_out_rendering
 from vla_gym.vector.observations import ObservationSlots
 from vla_gym.vector.runner import EnvRunner, Reply, Request
 
@@ -33,7 +30,8 @@ def run_worker(connection: Connection, index: int, env_fn: bytes, n_envs: int, e
     :param n_envs: number of environments that share the memory
     :param environment: environment variables of the process that asks
     """
-    settle_in(index, n_envs, environment)
+    settle_in(environment)
+    share_out_rendering(index, n_envs)
     try:
         runner = EnvRunner(pickle.loads(env_fn), index)
         description = runner.describe()
@@ -47,43 +45,6 @@ def run_worker(connection: Connection, index: int, env_fn: bytes, n_envs: int, e
         pass
     finally:
         runner.close()
-
-
-def settle_in(index: int, n_workers: int, environment: Mapping[str, str]) -> None:
-    """
-    What a process of several that render does first.
-
-    :param index: its number
-    :param n_workers: how many there are
-    :param environment: environment variables of the process that asks
-    """
-    # an interrupt from the keyboard is for the asking process to handle
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    # the server that workers are forked from has those of its own start
-    os.environ.clear()
-    os.environ.update(environment)
-    choose_egl_device(index)
-    share_out_rendering_threads(n_workers)
-
-
-def share_out_rendering_threads(n_envs: int) -> None:
-    """
-    Keep software renderers from fighting for the cores: each starts as many threads as there are cores.
-
-    :param n_envs: number of processes that render at the same time
-    """
-    share = available_cpus() // n_envs
-    # 0 makes Mesa's llvmpipe draw in the thread that asks, which with one core per process is faster than one thread
-    os.environ.setdefault("LP_NUM_THREADS", str(share if share > 1 else 0))
-
-
-def _end_with_parent() -> None:
-    """Leave no orphan behind: a worker that is busy when its parent is killed would notice late or never."""
-    parent = parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
 
 
 def _serve(connection: Connection, runner: EnvRunner, n_envs: int) -> None:

@@ -9,8 +9,8 @@ import pytest
 
 from vla_algos.cli.main import main
 from vla_gym.assets.resolve import AssetPack
-from vla_gym.sim import cache
-from vla_gym.sim.cache import FilledSuite
+from vla_gym.scenes import cache
+from vla_gym.scenes.cache import FilledSuite
 from vla_gym.tasks.registry import SUITES, SuiteSpec
 
 

@@ -16,11 +16,12 @@ from vla_algos.cli.checks import BUILDERS, PACKAGES, PYTHON, TORCH, Check, Statu
 from vla_algos.cli.main import main
 from vla_gym.assets.resolve import AssetPack, resolve_assets
 from vla_gym.errors import RenderingError
-from vla_gym.sim import bundle as bundle_module
-from vla_gym.sim import egl, libero_files, probe, render
-from vla_gym.sim.bundle import SceneBundle, load_bundles
+from vla_gym.scenes import libero_files, store
+from vla_gym.scenes.archive import export_scenes, import_scenes
+from vla_gym.scenes.bundle import SceneBundle
+from vla_gym.scenes.store import load_bundles
+from vla_gym.sim import egl, probe, render
 from vla_gym.sim.probe import Settled, probe_task
-from vla_gym.sim.scene_archive import export_scenes, import_scenes
 from vla_gym.tasks.registry import get_suite
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -95,7 +96,8 @@ def test_accepted_versions_are_those_that_are_installed() -> None:
     setup = configparser.ConfigParser()
     setup.read(ROOT / "setup.cfg")
     assert setup["options"]["python_requires"] == PYTHON
-    required = setup["options"]["install_requires"].splitlines()
+    extras = setup["options.extras_require"]
+    required = "\n".join([setup["options"]["install_requires"], extras["algos"], extras["scenes"]]).splitlines()
     for name, versions in {**PACKAGES, "torch": TORCH}.items():
         if name != "robosuite":  # hf-libero brings it
             assert f"{name}{versions}" in required
@@ -118,11 +120,22 @@ def test_versions(monkeypatch: pytest.MonkeyPatch) -> None:
     mujoco = one("mujoco", found)
     assert mujoco.status is Status.PROBLEM and "LIBERO's results change" in mujoco.finding
     assert mujoco.remedy == "pip install 'mujoco>=3.3.0,<3.4'"
-    assert one("hf-libero", found).status is Status.PROBLEM
+    robosuite = one("robosuite", found)
+    assert robosuite.status is Status.WARNING and robosuite.remedy.startswith("pip install 'vla-gym[scenes]', or run ")
     del installed["gymnasium"]
     assert one("gymnasium", checks.check_versions()) == Check(
         "gymnasium", Status.PROBLEM, "not installed", "pip install 'gymnasium>=1.1'"
     )
+
+
+@pytest.mark.parametrize("name", sorted(set(checks.EXTRAS) - set(BUILDERS)))
+def test_what_environments_do_without_is_a_warning_with_its_extra(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def version(asked: str) -> str:
+        raise importlib.metadata.PackageNotFoundError(asked)
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    check = checks.check_torch() if name == "torch" else one(name, checks.check_versions())
+    assert (check.status, check.remedy) == (Status.WARNING, f"pip install 'vla-gym[{checks.EXTRAS[name]}]'")
 
 
 @pytest.mark.parametrize("name", BUILDERS)
@@ -134,7 +147,8 @@ def test_what_builds_scenes_may_be_missing_where_they_are_imported(name: str, mo
     check = one(name, checks.check_versions())
     assert check.status is Status.WARNING
     assert "cannot be built here; those that were built elsewhere can be used" in check.finding
-    assert all(words in check.remedy for words in (f"pip install '{name}", "assets export", "assets import", "SCENES="))
+    words = ("pip install 'vla-gym[scenes]'", "assets export", "assets import", "SCENES=")
+    assert all(word in check.remedy for word in words)
 
 
 @pytest.mark.parametrize("quality", ["fast", "full"])
@@ -143,7 +157,7 @@ def test_a_bare_machine_with_scenes_of_other_tasks_has_no_problem(
 ) -> None:
     tasks = [get_suite("goal").task(8)]
     export_scenes(tasks, resolve_assets("primitive"), quality, tmp_path / "goal.zip")
-    monkeypatch.setattr(bundle_module, "libero_versions", lambda: None)
+    monkeypatch.setattr(store, "libero_versions", lambda: None)
     monkeypatch.setattr(libero_files, "libero_versions", lambda: None)
     monkeypatch.setenv("VLA_GYM_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("COLUMNS", "200")

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from vla_algos.cli.main import main
-from vla_gym.sim import cache
-from vla_gym.sim.cache import FilledSuite
+from vla_gym.scenes import cache
+from vla_gym.scenes.cache import FilledSuite
 from vla_gym.tasks.registry import SUITES
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from vla_gym.assets.completeness import ARENA_FILES, OBJECT_FILES, STYLE_TEXTURES, check_pack
 from vla_gym.assets.resolve import PRIMITIVE_PACK
-from vla_gym.sim.libero_files import task_files
+from vla_gym.scenes.libero_files import task_files
 from vla_gym.tasks.registry import SUITES
 
 BOWL = "stable_scanned_objects/akita_black_bowl"

@@ -23,7 +23,7 @@ from vla_gym.datasets.episode import Episode, SimulatorTrace
 from vla_gym.datasets.hdf5 import DemonstrationFile, load_episodes
 from vla_gym.datasets.hdf5_writer import DemonstrationWriter
 from vla_gym.errors import DemonstrationFileError
-from vla_gym.sim.libero_files import libero_root
+from vla_gym.scenes.libero_files import libero_root
 from vla_gym.tasks.registry import SUITES, get_suite
 
 TASK = get_suite("goal").task(8)

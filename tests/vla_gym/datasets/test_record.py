@@ -17,8 +17,7 @@ import pytest
 from vla_gym.datasets import recorder
 from vla_gym.datasets.collect import replay_episode
 from vla_gym.datasets.hdf5 import DemonstrationFile, load_episodes
-from vla_gym.datasets.provenance import describe_demonstrations
-from vla_gym.datasets.record import record_demonstrations
+from vla_gym.datasets.record import describe_demonstrations, record_demonstrations
 from vla_gym.datasets.recorder import EpisodeRecorder, RecordingSettings
 from vla_gym.errors import AssetsError, DemonstrationFileError, FolderInUseError, UnknownNameError
 from vla_gym.experts import scripted

@@ -19,7 +19,7 @@ from vla_gym.envs.privileged import (
     PRIVILEGED_NAMES,
     PrivilegedObserver,
 )
-from vla_gym.sim.libero_files import task_files
+from vla_gym.scenes.libero_files import task_files
 from vla_gym.tasks.goals import SPELLING
 from vla_gym.tasks.registry import SUITES, get_suite
 from vla_gym.vector import BACKENDS

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from numba.core import event
 
+from vla_gym import messages
+from vla_gym.messages import announce
 from vla_gym.sim import compilation, control_step
-from vla_gym.sim.compilation import announce
 from vla_gym.vector.process import ProcessVectorEnv
 
 ENTRIES = ("read_arm", "sense", "control_step")
@@ -27,7 +28,7 @@ class Counting(gym.Wrapper):
 @pytest.fixture
 def unconfigured(monkeypatch: pytest.MonkeyPatch) -> None:
     """Logging as in a script that has not set it up."""
-    monkeypatch.setattr(compilation, "logger", logging.Logger("without handlers"))
+    monkeypatch.setattr(messages, "logger", logging.Logger("without handlers"))
 
 
 @pytest.mark.usefixtures("unconfigured")

@@ -7,13 +7,14 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from vla_gym.assets.resolve import resolve_assets
+from vla_gym.scenes.bundle import SceneBundle
+from vla_gym.scenes.store import load_bundles
 from vla_gym.sim import control_step as fused
-from vla_gym.sim.bundle import SceneBundle, load_bundles
-from vla_gym.sim.controller import osc_torques, read_arm_state, rotation_matrix
+from vla_gym.sim.controller import osc_torques, rotation_matrix
 from vla_gym.sim.core import SimCore
 from vla_gym.sim.mujoco_calls import mujoco_calls
 from vla_gym.sim.plain_torques import plain_osc_torques, pseudo_inverse
-from vla_gym.sim.reference import ReferenceStepper
+from vla_gym.sim.reference import ReferenceStepper, read_arm_state
 from vla_gym.tasks.registry import get_suite
 
 

@@ -9,12 +9,10 @@ from scipy.spatial.transform import Rotation
 from vla_gym.sim.controller import (
     KD,
     KP,
-    ArmState,
-    GripperIntegrator,
-    OSCPoseController,
     osc_torques,
     rotation_matrix,
 )
+from vla_gym.sim.reference import ArmState, GripperIntegrator, OSCPoseController
 
 
 def random_arm(rng: np.random.Generator) -> ArmState:

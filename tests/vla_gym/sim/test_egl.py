@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from vla_gym.sim import egl
+from vla_gym.sim import egl, opengl
+from vla_gym.sim.opengl import share_out_rendering
 
 
 @pytest.fixture
@@ -95,3 +96,17 @@ def test_the_real_machine_agrees_with_mujoco() -> None:
         pytest.skip("needs EGL: apt-get install libegl1 libgl1-mesa-dri")
     variables = {**os.environ, "PYOPENGL_PLATFORM": "egl"}
     subprocess.run([sys.executable, "-c", program], check=True, env=variables)
+
+
+@pytest.mark.parametrize(("cores", "n_envs", "threads"), [(2, 2, "0"), (2, 1, "2"), (16, 4, "4"), (4, 9, "0")])
+def test_rendering_threads_are_shared_out(
+    cores: int, n_envs: int, threads: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(opengl, "available_cpus", lambda: cores)
+    monkeypatch.setattr(opengl, "choose_egl_device", lambda index: None)
+    monkeypatch.delenv("LP_NUM_THREADS", raising=False)
+    share_out_rendering(0, n_envs)
+    assert os.environ.pop("LP_NUM_THREADS") == threads
+    monkeypatch.setenv("LP_NUM_THREADS", "7")
+    share_out_rendering(0, n_envs)
+    assert os.environ["LP_NUM_THREADS"] == "7"

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from vla_gym.assets.resolve import resolve_assets
-from vla_gym.sim.bundle import SceneBundle, load_bundles
+from vla_gym.scenes.bundle import SceneBundle
+from vla_gym.scenes.store import load_bundles
 from vla_gym.sim.probe import EXPECTED, Settled, probe_settling, probe_task
 
 

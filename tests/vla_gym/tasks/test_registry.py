@@ -5,7 +5,7 @@ import runpy
 import pytest
 
 from vla_gym.errors import UnknownNameError
-from vla_gym.sim.libero_files import libero_root, task_files
+from vla_gym.scenes.libero_files import libero_root, task_files
 from vla_gym.tasks import registry
 
 

@@ -23,9 +23,7 @@ import pytest
 
 from vla_gym.envs.toy_env import ToyLiberoEnv
 from vla_gym.errors import WorkerError
-from vla_gym.vector import worker
 from vla_gym.vector.process import ProcessVectorEnv
-from vla_gym.vector.worker import share_out_rendering_threads
 
 ROOT = Path(__file__).resolve().parents[3]
 TOY = partial(ToyLiberoEnv, horizon=50, image_size=16)
@@ -369,19 +367,6 @@ def test_workers_do_not_outlive_a_killed_parent(tmp_path: Path, end: str) -> Non
     result, pids = run_script(tmp_path, end)
     assert result.returncode == -signal.SIGKILL
     assert_gone(pids)
-
-
-@pytest.mark.parametrize(("cores", "n_envs", "threads"), [(2, 2, "0"), (2, 1, "2"), (16, 4, "4"), (4, 9, "0")])
-def test_rendering_threads_are_shared_out(
-    cores: int, n_envs: int, threads: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(worker, "available_cpus", lambda: cores)
-    monkeypatch.delenv("LP_NUM_THREADS", raising=False)
-    share_out_rendering_threads(n_envs)
-    assert os.environ.pop("LP_NUM_THREADS") == threads
-    monkeypatch.setenv("LP_NUM_THREADS", "7")
-    share_out_rendering_threads(n_envs)
-    assert os.environ["LP_NUM_THREADS"] == "7"
 
 
 def server_pid() -> int:

@@ -19,9 +19,7 @@ from vla_algos.models.openvla.released import (
     released_fields,
 )
 from vla_algos.models.openvla.variants import refuse_other_kind
-
-N_BINS = 256
-ACTION_DIM = 7
+from vla_gym.spec import AGENTVIEW, COMMAND_DIM, N_BINS
 
 # mean and std of (eef position in m, axis-angle in rad, two finger positions in m), rounded, over LIBERO's tasks
 LIBERO_PROPRIO_MEAN = [-0.05, 0.03, 0.9, 3.0, -0.1, -0.1, 0.027, -0.027]
@@ -135,7 +133,7 @@ class OpenVLAConfig:
     proprio_mean: list[float] = field(default_factory=list)
     proprio_std: list[float] = field(default_factory=list)
     proprio_frequencies: int = 6
-    cameras: list[str] = field(default_factory=lambda: ["agentview"])
+    cameras: list[str] = field(default_factory=lambda: [AGENTVIEW])
     chunk_size: int = 1
     value_head_width: int = 0
     detach_value: bool = False
@@ -171,7 +169,7 @@ class OpenVLAConfig:
     @property
     def action_tokens(self) -> int:
         """Tokens of one decision."""
-        return ACTION_DIM * self.chunk_size
+        return COMMAND_DIM * self.chunk_size
 
     @property
     def patches(self) -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vla_algos.errors import CheckpointError
-from vla_algos.models.openvla.released import N_ACTION_BINS
+from vla_gym.spec import N_BINS
 
 if TYPE_CHECKING:
     from vla_algos.models.openvla.config import LLMConfig, OpenVLAConfig, VisionTowerConfig
@@ -164,8 +164,8 @@ def _llm_apart(llm: LLMConfig) -> list[str]:
         )
     if llm.layers > MAX_DEPTH:
         faults.append(f"llm.layers={llm.layers}, expected {MAX_DEPTH} at most")
-    if not N_ACTION_BINS < llm.vocab <= llm.rows:
-        faults.append(f"llm.vocab={llm.vocab} and llm.rows={llm.rows}, expected {N_ACTION_BINS} < vocab <= rows")
+    if not N_BINS < llm.vocab <= llm.rows:
+        faults.append(f"llm.vocab={llm.vocab} and llm.rows={llm.rows}, expected {N_BINS} < vocab <= rows")
     return faults
 
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import torch as th
 from torch import nn
 
-from vla_algos.models.openvla.config import N_BINS
 from vla_algos.models.openvla.vision import VisionTower
+from vla_gym.spec import N_BINS
 
 if TYPE_CHECKING:
     from vla_algos.models.openvla.model import OpenVLA

@@ -16,7 +16,7 @@ from torch import nn
 from vla_algos.models.decoding import DecodedActions, ScoredActions, choose, log_probs_of, look_up
 from vla_algos.models.kv_cache import KVCache
 from vla_algos.models.openvla.checks import check_bins, check_inputs, check_temperature
-from vla_algos.models.openvla.config import N_BINS, OpenVLAConfig
+from vla_algos.models.openvla.config import OpenVLAConfig
 from vla_algos.models.openvla.heads import ProprioEncoder, ValueHead
 from vla_algos.models.openvla.init import init_weights
 from vla_algos.models.openvla.llm import build_llama, run_llama, score_rows
@@ -24,6 +24,7 @@ from vla_algos.models.openvla.processor import Processor
 from vla_algos.models.openvla.steps import FixedSteps, GrowingSteps, Prompt, StepsPool, make_cache
 from vla_algos.models.openvla.vision import Projector, VisionBackbone
 from vla_algos.models.transformers_import import PreTrainedTokenizerBase
+from vla_gym.spec import N_BINS
 
 
 class OpenVLA(nn.Module):

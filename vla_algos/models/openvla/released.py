@@ -13,8 +13,8 @@ from typing import Any
 
 from vla_algos.errors import CheckpointError
 from vla_algos.models.openvla.variants import refuse_other_config, refuse_other_language_model
+from vla_gym.spec import N_BINS
 
-N_ACTION_BINS = 256
 OWN_KEY = "vla_gym"
 """Entry of ``config.json`` for what the original does not have; its code keeps unknown entries and ignores them."""
 
@@ -91,8 +91,8 @@ def released_fields(files: ReleasedFiles) -> dict[str, Any]:
     """
     values = files.config
     refuse_other_config(values)
-    if values.get("n_action_bins", N_ACTION_BINS) != N_ACTION_BINS:
-        raise CheckpointError(f"config.json says n_action_bins={values['n_action_bins']}; expected {N_ACTION_BINS}.")
+    if values.get("n_action_bins", N_BINS) != N_BINS:
+        raise CheckpointError(f"config.json says n_action_bins={values['n_action_bins']}; expected {N_BINS}.")
     if values.get("image_resize_strategy", "resize-naive") != "resize-naive":
         strategy = values["image_resize_strategy"]
         raise CheckpointError(f"config.json says image_resize_strategy={strategy!r}; only 'resize-naive' is known.")

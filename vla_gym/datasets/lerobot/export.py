@@ -23,7 +23,8 @@ from vla_gym.datasets.lerobot.layout import (
     pyarrow_parquet,
 )
 from vla_gym.errors import DemonstrationFileError
-from vla_gym.tasks.registry import COMMAND_DIM, CONTROL_HZ
+from vla_gym.spec import COMMAND_DIM
+from vla_gym.tasks.registry import CONTROL_HZ
 
 FRAMES_PER_FILE = 20_000
 """An episode begins a new file when the current one has this many frames."""

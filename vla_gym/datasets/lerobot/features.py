@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from vla_gym.datasets.conventions import Conventions, check_command_names
-from vla_gym.datasets.episode import PROPRIO_DIM
 from vla_gym.datasets.lerobot.layout import IMAGE_KEYS, READ_VERSIONS, file_of
 from vla_gym.errors import DemonstrationFileError
 from vla_gym.files import read_bounded
-from vla_gym.tasks.registry import COMMAND_DIM
+from vla_gym.spec import COMMAND_DIM, PROPRIO_DIM
 
 MAX_META_BYTES = 2**26
 KNOWN_KEYS = {

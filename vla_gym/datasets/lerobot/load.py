@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from vla_gym.datasets.conventions import Conventions, check_proprio
-from vla_gym.datasets.episode import PROPRIO_DIM, Episode
+from vla_gym.datasets.episode import Episode
 from vla_gym.datasets.lerobot.features import SUCCESS_KEY, DatasetInfo, read_info
 from vla_gym.datasets.lerobot.frames import FrameStream, ImageStream, VideoStream
 from vla_gym.datasets.lerobot.index import EpisodeRow, read_index
@@ -17,7 +17,7 @@ from vla_gym.datasets.lerobot.layout import pyarrow_parquet
 from vla_gym.datasets.lerobot.parquet import matrix, read_columns
 from vla_gym.errors import DemonstrationFileError
 from vla_gym.files import named_errors
-from vla_gym.tasks.registry import COMMAND_DIM
+from vla_gym.spec import COMMAND_DIM, PROPRIO_DIM
 
 
 def load_lerobot(folder: str | Path, conventions: Conventions | None = None) -> Iterator[Episode]:

@@ -26,7 +26,9 @@ def libero_instructions() -> list[str]:
     """
     spec = importlib.util.find_spec("libero")
     if spec is None or not spec.submodule_search_locations:
-        raise ModuleNotFoundError("LIBERO is not installed; its file names hold the texts. Run: pip install hf-libero")
+        raise ModuleNotFoundError(
+            "LIBERO is not installed; its file names hold the texts. Run: pip install 'vla-gym[scenes]'"
+        )
     folder = Path(next(iter(spec.submodule_search_locations))) / "libero" / "bddl_files"
     stems = [path.stem for path in folder.glob("*/*.bddl")]
     return sorted({re.sub(r"^[A-Z_]+SCENE\d+_", "", stem).replace("_", " ") for stem in stems})

@@ -21,10 +21,12 @@ import vla_gym  # noqa: F401  (registers the environments)
 from vla_gym.assets.resolve import AssetPack, cache_dir, resolve_assets
 from vla_gym.errors import AssetsError, SceneBuildError, SceneFileError
 from vla_gym.files import write_sums
-from vla_gym.sim import bundle as bundle_module
-from vla_gym.sim.bundle import SUMS, load_bundles
-from vla_gym.sim.libero_files import libero_versions
-from vla_gym.sim.scene_archive import MANIFEST, export_scenes, import_scenes
+from vla_gym.scenes import bundle as bundle_module
+from vla_gym.scenes import store
+from vla_gym.scenes.archive import MANIFEST, export_scenes, import_scenes
+from vla_gym.scenes.bundle import SUMS
+from vla_gym.scenes.libero_files import libero_versions
+from vla_gym.scenes.store import load_bundles
 from vla_gym.tasks.registry import get_suite
 
 TASKS = (get_suite("goal").task(3), get_suite("goal").task(8))
@@ -63,7 +65,7 @@ def built(file: Path) -> Path:
 @pytest.fixture
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A machine without LIBERO and with an empty cache."""
-    monkeypatch.setattr(bundle_module, "libero_versions", lambda: None)
+    monkeypatch.setattr(store, "libero_versions", lambda: None)
     monkeypatch.setenv("VLA_GYM_CACHE", str(tmp_path / "cache"))
     return tmp_path
 
@@ -169,8 +171,8 @@ def test_an_archive_where_scenes_are_looked_for_is_not_passed_over_in_silence(
     with pytest.raises(AssetsError, match=hint):
         resolve_assets("libero")
     # where LIBERO is installed, its scenes are built instead
-    monkeypatch.setattr(bundle_module, "libero_versions", libero_versions)
-    monkeypatch.setattr(bundle_module, "_build_missing", lambda root, tasks, *_: {})
+    monkeypatch.setattr(store, "libero_versions", libero_versions)
+    monkeypatch.setattr(store, "_build_missing", lambda root, tasks, *_: {})
     with caplog.at_level(logging.WARNING), pytest.raises(SceneBuildError, match="cannot be read back"):
         make()
     assert re.search(hint, caplog.text)

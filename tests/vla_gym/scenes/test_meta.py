@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 
 from vla_gym.assets.resolve import resolve_assets
 from vla_gym.files import write_sums
-from vla_gym.sim.bundle import SUMS, SceneBundle, check_names, load_bundle, load_bundles
-from vla_gym.sim.bundle_meta import check_model_header, read_arrays, read_bundle_meta
+from vla_gym.scenes.bundle import SUMS, SceneBundle, check_names, load_bundle
+from vla_gym.scenes.meta import check_model_header, read_arrays, read_bundle_meta
+from vla_gym.scenes.store import load_bundles
 from vla_gym.tasks.registry import get_suite
 
 TASK = get_suite("goal").task(8)

@@ -12,46 +12,23 @@ Habits of theirs that users are spared:
 from __future__ import annotations
 
 import argparse
-import faulthandler
 import logging
 import os
-import queue
-import subprocess
 import sys
-import tempfile
-import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 from unittest import mock
 
-from vla_gym.sim.libero_files import write_libero_config
+from vla_gym.processes.program import restart_clock, run_program, stop_clock
+from vla_gym.scenes.libero_files import write_libero_config
 
 TIME_LIMIT = 600.0
 """Seconds that LIBERO may take for one scene or one recording, some fifty times what it needs."""
 MAX_RESETS = 20
 """Attempts to place the objects of a scene at random before they are given up."""
-_GRACE = 30.0
-"""Seconds that the process gets to say where it hangs before it is killed."""
-_TAIL = 15
-_TIMEOUT = "Timeout ("
-"""First line of what ``faulthandler`` writes when the time is over."""
-
-
-class LiberoProcessError(Exception):
-    """
-    LIBERO's code failed or took too long.
-
-    :param status: exit status of the process
-    :param output: last lines of its standard error, or where it was when its time was over
-    """
-
-    def __init__(self, status: int, output: str) -> None:
-        super().__init__(f"exit status {status}: {output}")
-        self.status = status
-        self.output = output
 
 
 def run_libero(
@@ -65,34 +42,13 @@ def run_libero(
     :param folder: existing folder for everything that the process and its libraries write by themselves
     :param time_limit: for each line, and for the end after the last one (s); ``None``: ``TIME_LIMIT``
     :param compiles: whether numba compiles robosuite's functions (5 s), which pays if the simulation is stepped
-    :raises LiberoProcessError: if it fails or takes longer
+    :raises ProgramError: if it fails or takes longer
     """
     limit = TIME_LIMIT if time_limit is None else time_limit
     command = [sys.executable, "-m", module, "--time-limit", str(limit), *arguments]
-    # standard error goes to a file: a pipe that nobody reads would block the process
-    with tempfile.TemporaryFile("w+", dir=folder) as errors:
-        process = subprocess.Popen(
-            command,
-            cwd=folder,
-            env=_environment(folder) | ({} if compiles else {"NUMBA_DISABLE_JIT": "1"}),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            text=True,
-        )
-        try:
-            assert process.stdout is not None
-            yield from _lines(process.stdout, limit + _GRACE)
-            status = process.wait(_GRACE)
-        except (queue.Empty, subprocess.TimeoutExpired):
-            status = -1
-            errors.write(f"\n{_TIMEOUT}{limit:g} s)! The process does not react.")
-        finally:
-            process.kill()
-            process.wait()
-        if status != 0:
-            errors.seek(0)
-            raise LiberoProcessError(status, _telling_lines(errors.read()))
+    yield from run_program(
+        command, folder, _environment(folder) | ({} if compiles else {"NUMBA_DISABLE_JIT": "1"}), limit
+    )
 
 
 def _environment(folder: Path) -> dict[str, str]:
@@ -116,29 +72,6 @@ def _environment(folder: Path) -> dict[str, str]:
     }
 
 
-def _lines(stream: IO[str], time_limit: float) -> Iterator[str]:
-    """Lines of a stream; ``queue.Empty`` if one takes longer than the limit (s)."""
-    lines: queue.Queue[str | None] = queue.Queue()
-
-    def read() -> None:
-        with stream:
-            for line in stream:
-                lines.put(line)
-        lines.put(None)
-
-    threading.Thread(target=read, daemon=True).start()
-    while (line := lines.get(timeout=time_limit)) is not None:
-        yield line.rstrip("\n")
-
-
-def _telling_lines(output: str) -> str:
-    """The end of an output, or the innermost calls where time was over."""
-    _, timeout, after = output.rpartition(_TIMEOUT)
-    if timeout:
-        return "\n".join((timeout + after).strip().splitlines()[:_TAIL])
-    return "\n".join(output.strip().splitlines()[-_TAIL:])
-
-
 def call_libero(parser: argparse.ArgumentParser, work: Callable[[argparse.Namespace], int], argv: list[str]) -> int:
     """
     Entry point of the separate process: parse its command line and do its work, within its time limit.
@@ -160,12 +93,7 @@ def call_libero(parser: argparse.ArgumentParser, work: Callable[[argparse.Namesp
         traceback.print_exception(first)
         return 1
     finally:
-        faulthandler.cancel_dump_traceback_later()
-
-
-def restart_clock(time_limit: float) -> None:
-    """Give this process that many seconds (s) from now; then it writes where it is, and ends."""
-    faulthandler.dump_traceback_later(time_limit, exit=True)
+        stop_clock()
 
 
 def import_libero(assets: Path) -> Any:

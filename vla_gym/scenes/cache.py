@@ -11,7 +11,7 @@ from pathlib import Path
 
 from vla_gym.assets.resolve import CACHE_VARIABLE, AssetPack, cache_dir
 from vla_gym.errors import SceneBuildError
-from vla_gym.sim.bundle import load_bundles
+from vla_gym.scenes.store import load_bundles
 from vla_gym.tasks.registry import SuiteSpec
 
 

@@ -8,7 +8,7 @@ import pytest
 
 import vla_gym  # noqa: F401  (registers the environments)
 from vla_gym.assets.resolve import resolve_assets
-from vla_gym.sim.upstream import replay_upstream
+from vla_gym.scenes.upstream import replay_upstream
 from vla_gym.tasks.registry import get_suite
 
 pytestmark = pytest.mark.slow

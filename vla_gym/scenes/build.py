@@ -15,10 +15,11 @@ from tqdm import tqdm
 from vla_gym.assets.resolve import AssetPack
 from vla_gym.errors import SceneBuildError
 from vla_gym.files import write_sums
-from vla_gym.sim.bundle import SUMS, common_digest, facts, model_sums
-from vla_gym.sim.compilation import announce
-from vla_gym.sim.libero_files import libero_versions
-from vla_gym.sim.libero_process import LiberoProcessError, run_libero
+from vla_gym.messages import announce
+from vla_gym.processes.program import ProgramError
+from vla_gym.scenes.bundle import SUMS, common_digest, facts, model_sums
+from vla_gym.scenes.libero_files import libero_versions
+from vla_gym.scenes.libero_process import run_libero
 from vla_gym.tasks.registry import TaskSpec
 
 BUILT = "built "
@@ -58,11 +59,11 @@ def _run_builder(tasks: Sequence[TaskSpec], pack: AssetPack, out: Path, quality:
     try:
         # the bar appears on a terminal only
         with tqdm(total=len(tasks), desc=f"Building {tasks[0].suite}", unit="scene", disable=None) as bar:
-            for line in run_libero("vla_gym.sim.scene_builder", arguments, libero_folder, compiles=False):
+            for line in run_libero("vla_gym.scenes.builder", arguments, libero_folder, compiles=False):
                 if line.startswith(BUILT):
                     yield line.removeprefix(BUILT)
                     bar.update()
-    except LiberoProcessError as error:
+    except ProgramError as error:
         if error.status == errno.ENOSPC:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(out)) from error
         missing_library = "libGL" in error.output or "libgthread" in error.output

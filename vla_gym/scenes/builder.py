@@ -1,5 +1,5 @@
 """
-Builds scene bundles with LIBERO's own code; runs in a process of its own (``python -m vla_gym.sim.scene_builder``).
+Builds scene bundles with LIBERO's own code; runs in a process of its own (``python -m vla_gym.scenes.builder``).
 
 The process that steps the simulation imports nothing of LIBERO or robosuite.
 
@@ -21,12 +21,13 @@ from typing import Any
 import mujoco
 import numpy as np
 
-from vla_gym.sim.bundle_build import BUILT
-from vla_gym.sim.decimation import TriangleMesh
-from vla_gym.sim.init_states import read_init_states
-from vla_gym.sim.libero_files import task_files
-from vla_gym.sim.libero_process import TIME_LIMIT, call_libero, import_libero, reset_libero, restart_clock
-from vla_gym.sim.scene_models import fast_model, full_model, physics_model
+from vla_gym.processes.program import restart_clock
+from vla_gym.scenes.build import BUILT
+from vla_gym.scenes.decimation import TriangleMesh
+from vla_gym.scenes.init_states import read_init_states
+from vla_gym.scenes.libero_files import task_files
+from vla_gym.scenes.libero_process import TIME_LIMIT, call_libero, import_libero, reset_libero
+from vla_gym.scenes.models import fast_model, full_model, physics_model
 from vla_gym.tasks.goals import Atom
 from vla_gym.tasks.registry import EVALUATION_SEED, N_INIT_STATES, RENDER_QUALITIES, TaskSpec, get_suite
 

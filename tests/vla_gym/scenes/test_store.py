@@ -16,9 +16,9 @@ import pytest
 from vla_gym.assets.resolve import AssetPack, cache_dir, resolve_assets, scene_cache
 from vla_gym.errors import SceneBuildError
 from vla_gym.files import locked
-from vla_gym.sim import bundle as bundle_module
-from vla_gym.sim import bundle_build, scene_builder
-from vla_gym.sim.bundle import SceneBundle, load_bundles
+from vla_gym.scenes import build, builder, store
+from vla_gym.scenes.bundle import SceneBundle, bundle_keys
+from vla_gym.scenes.store import load_bundles
 from vla_gym.tasks.registry import TaskSpec, get_suite
 
 SUITE = get_suite("goal")
@@ -70,7 +70,7 @@ def copied(pack: AssetPack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 def files_of(bundle: SceneBundle) -> dict[str, Path]:
     """Every file that a bundle consists of."""
-    (key,) = bundle_module.bundle_keys([bundle.task], resolve_assets("primitive")).values()
+    (key,) = bundle_keys([bundle.task], resolve_assets("primitive")).values()
     (folder,) = bundle.models.parent.glob(f"{key}-*")
     files = {path.name: path for path in folder.iterdir()}
     for kind in ("physics", "fast"):
@@ -101,10 +101,10 @@ def test_random_bytes_in_any_file_are_noticed(
         for seed in range(10):
             scribble(files[name], seed)
             caplog.clear()
-            assert bundle_module._load_all(root, {copied.task: folder}, pack, "fast") == {}, (name, seed)
+            assert store._load_all(root, {copied.task: folder}, pack, "fast") == {}, (name, seed)
             assert "damaged" in caplog.text and copied.task.name in caplog.text
         files[name].write_bytes(content)
-        assert copied.task in bundle_module._load_all(root, {copied.task: folder}, pack, "fast")
+        assert copied.task in store._load_all(root, {copied.task: folder}, pack, "fast")
 
 
 DAMAGES = {"scribble": ("meta.json", "fast"), "truncate": ("physics",), "remove": ("arrays.npz",)}
@@ -126,7 +126,7 @@ def test_a_damaged_entry_has_to_be_built_again(
     change: str, copied: SceneBundle, pack: AssetPack, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     asked = []
-    monkeypatch.setattr(bundle_build, "build_bundles", lambda root, tasks, *_: asked.append(tasks))
+    monkeypatch.setattr(build, "build_bundles", lambda root, tasks, *_: asked.append(tasks))
     damage(change, copied)
     with caplog.at_level(logging.WARNING), pytest.raises(SceneBuildError, match="cannot be read back"):
         load_bundles([copied.task], pack, "fast")
@@ -156,9 +156,9 @@ def test_temporary_folders_go_when_their_owner_is_gone(tmp_path: Path) -> None:
         folder.mkdir()
     (abandoned / "owner.lock").touch()
     with locked(in_use / "owner.lock"):
-        bundle_module._sweep_temporary(tmp_path)
+        store._sweep_temporary(tmp_path)
         assert sorted(tmp_path.iterdir()) == [foreign, in_use]
-    bundle_module._sweep_temporary(tmp_path)
+    store._sweep_temporary(tmp_path)
     assert sorted(tmp_path.iterdir()) == [foreign]
 
 
@@ -182,15 +182,15 @@ def test_building_asks_nothing_and_writes_into_the_cache_alone(tmp_path: Path) -
     (site / "sitecustomize.py").write_text(_AUDIT)
     program = (
         "from vla_gym.assets.resolve import resolve_assets\n"
-        "from vla_gym.sim import bundle_build\n"
-        "from vla_gym.sim.bundle import load_bundles\n"
+        "from vla_gym.scenes import build\n"
+        "from vla_gym.scenes.store import load_bundles\n"
         "from vla_gym.tasks.registry import get_suite\n"
-        "run = bundle_build.run_libero\n"
+        "run = build.run_libero\n"
         "def run_aloud(*arguments, **keywords):\n"
         "    for line in run(*arguments, **keywords):\n"
         "        print(line)\n"
         "        yield line\n"
-        "bundle_build.run_libero = run_aloud\n"
+        "build.run_libero = run_aloud\n"
         "load_bundles([get_suite('goal').task(0)], resolve_assets('primitive'))\n"
     )
     environment = {**os.environ, "HOME": str(home), "VLA_GYM_CACHE": str(tmp_path / "cache")}
@@ -224,7 +224,7 @@ def test_a_scene_that_cannot_be_built_says_why(tmp_path: Path, monkeypatch: pyte
 def test_processes_that_build_one_scene_at_once_all_succeed(tmp_path: Path) -> None:
     program = (
         "from vla_gym.assets.resolve import resolve_assets\n"
-        "from vla_gym.sim.bundle import load_bundles\n"
+        "from vla_gym.scenes.store import load_bundles\n"
         "from vla_gym.tasks.registry import get_suite\n"
         "bundles = load_bundles(get_suite('goal').tasks[:2], resolve_assets('primitive'), 'fast')\n"
         "print(bundles[1].load_model().nq, bundles[1].model_file('fast').stat().st_size)\n"
@@ -246,20 +246,20 @@ def copying_builder(pack: AssetPack, monkeypatch: pytest.MonkeyPatch) -> Callabl
     load_bundles([SUITE.task(0)], pack)
     built = scene_cache()
 
-    def build(root: Path, tasks: Sequence[TaskSpec], folders: Mapping[TaskSpec, Path], *_: object) -> None:
+    def copy(root: Path, tasks: Sequence[TaskSpec], folders: Mapping[TaskSpec, Path], *_: object) -> None:
         shutil.copytree(built / "models", root / "models")
         for task in tasks:
             shutil.copytree(built / folders[task].name, folders[task])
 
-    monkeypatch.setattr(bundle_build, "build_bundles", build)
-    return build
+    monkeypatch.setattr(build, "build_bundles", copy)
+    return copy
 
 
 @pytest.fixture
 def temporary_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "memory"
     folder.mkdir()
-    monkeypatch.setattr(bundle_module, "_temporary_root", lambda: folder)
+    monkeypatch.setattr(store, "_temporary_root", lambda: folder)
     return folder
 
 
@@ -295,7 +295,7 @@ def test_a_disk_that_fills_up_while_building_is_replaced_by_memory(
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(root))
         copying_builder(root, *args)
 
-    monkeypatch.setattr(bundle_build, "build_bundles", build_on_a_small_disk)
+    monkeypatch.setattr(build, "build_bundles", build_on_a_small_disk)
     with caplog.at_level(logging.WARNING):
         (bundle,) = load_bundles([SUITE.task(0)], pack)
     assert "No space left on device" in caplog.text
@@ -304,7 +304,7 @@ def test_a_disk_that_fills_up_while_building_is_replaced_by_memory(
 
 def test_the_builder_reports_a_full_disk_as_such(pack: AssetPack, tmp_path: Path) -> None:
     # /dev/full takes nothing; MuJoCo itself would not complain
-    writer = scene_builder.ModelWriter(tmp_path, None)
+    writer = builder.ModelWriter(tmp_path, None)
     model = load_bundles([SUITE.task(0)], pack)[0].load_model()
     with pytest.raises(OSError, match="No space left"):
         writer._save(model, Path("/dev/full"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from vla_gym.sim.bundle import SceneBundle
+from vla_gym.scenes.bundle import SceneBundle
 from vla_gym.type_aliases import Float64Array
 
 

@@ -10,7 +10,7 @@ from multiprocessing.connection import Connection
 
 import pytest
 
-from vla_gym.vector.channel import Channel
+from vla_gym.processes.channel import Channel
 
 LARGE = b"x" * (1 << 22)
 

@@ -19,7 +19,7 @@ def libero_root() -> Path:
     """
     spec = importlib.util.find_spec("libero")
     if spec is None or not spec.submodule_search_locations:
-        raise ModuleNotFoundError("Building scenes needs LIBERO: pip install 'hf-libero>=0.1.4,<0.2'")
+        raise ModuleNotFoundError("Building scenes needs LIBERO: pip install 'vla-gym[scenes]'")
     return Path(next(iter(spec.submodule_search_locations))) / "libero"
 
 

@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 
-from vla_gym.sim import libero_process
-from vla_gym.sim.libero_process import LiberoProcessError, reset_libero, run_libero
+from vla_gym.processes import program
+from vla_gym.processes.program import ProgramError
+from vla_gym.scenes import libero_process
+from vla_gym.scenes.libero_process import reset_libero, run_libero
 
 
 @pytest.fixture
@@ -23,7 +25,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         indented = body.replace("\n", "\n    ")
         (tmp_path / "work_of_a_test.py").write_text(
             "import argparse, os, sys, threading\n"
-            "from vla_gym.sim.libero_process import call_libero\n"
+            "from vla_gym.scenes.libero_process import call_libero\n"
             f"def work(arguments):\n    {indented}\n    return 0\n"
             "sys.exit(call_libero(argparse.ArgumentParser(), work, sys.argv[1:]))\n"
         )
@@ -43,20 +45,20 @@ def test_lines_come_through_and_libraries_write_into_the_folder(run: Any, tmp_pa
 
 
 def test_code_that_hangs_is_ended_and_says_where_it_was(run: Any) -> None:
-    with pytest.raises(LiberoProcessError, match=r"Timeout \([\s\S]*work_of_a_test.py") as failure:
+    with pytest.raises(ProgramError, match=r"Timeout \([\s\S]*work_of_a_test.py") as failure:
         run("threading.Event().wait()", time_limit=0.5)
     assert failure.value.status != 0
 
 
 def test_a_process_that_is_stopped_is_ended_too(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(libero_process, "_GRACE", 0.2)
-    with pytest.raises(LiberoProcessError, match=r"Timeout \(2 s\)! The process does not react"):
+    monkeypatch.setattr(program, "_GRACE", 0.2)
+    with pytest.raises(ProgramError, match=r"Timeout \(2 s\)! The process does not react"):
         run("import signal\nprint('before', flush=True)\nos.kill(os.getpid(), signal.SIGSTOP)", time_limit=2)
 
 
 def test_the_first_of_several_errors_is_reported(run: Any) -> None:
     body = "try:\n    open('/no/such/mesh.stl')\nfinally:\n    raise KeyError('a symptom')"
-    with pytest.raises(LiberoProcessError, match=r"No such file or directory: '/no/such/mesh.stl'") as failure:
+    with pytest.raises(ProgramError, match=r"No such file or directory: '/no/such/mesh.stl'") as failure:
         run(body)
     assert "a symptom" not in failure.value.output
 

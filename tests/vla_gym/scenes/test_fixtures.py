@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from vla_gym.assets.resolve import resolve_assets
-from vla_gym.sim.bundle import SceneBundle, load_bundles
-from vla_gym.sim.fixtures import sample_fixture_poses
+from vla_gym.scenes.bundle import SceneBundle
+from vla_gym.scenes.fixtures import sample_fixture_poses
+from vla_gym.scenes.store import load_bundles
 from vla_gym.tasks.registry import get_suite
 
 

@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vla_gym.errors import InitStatesError
-from vla_gym.sim import init_states
-from vla_gym.sim.init_states import read_init_states
-from vla_gym.sim.libero_files import task_files
+from vla_gym.scenes import init_states
+from vla_gym.scenes.init_states import read_init_states
+from vla_gym.scenes.libero_files import task_files
 from vla_gym.tasks.registry import get_suite
 
 

@@ -32,19 +32,9 @@ from vla_gym.assets.foreign import MAX_META
 from vla_gym.assets.resolve import AssetPack, scene_cache
 from vla_gym.errors import SceneFileError, UnknownNameError
 from vla_gym.files import locked, sha256, write_then_rename
-from vla_gym.sim.bundle import (
-    SUMS,
-    SceneBundle,
-    bundle_keys,
-    cache_lock,
-    check_model,
-    check_names,
-    load_bundle,
-    load_bundles,
-    model_sums,
-    sweep_unfinished,
-)
-from vla_gym.sim.bundle_meta import MAX_ARRAYS, read_bundle_meta
+from vla_gym.scenes.bundle import SUMS, SceneBundle, bundle_keys, check_model, check_names, load_bundle, model_sums
+from vla_gym.scenes.meta import MAX_ARRAYS, read_bundle_meta
+from vla_gym.scenes.store import cache_lock, load_bundles, sweep_unfinished
 from vla_gym.tasks.registry import RENDER_QUALITIES, TaskSpec, get_suite
 
 MANIFEST = "scenes.json"

@@ -17,22 +17,27 @@ import sys
 import threading
 import time
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from multiprocessing import forkserver, process
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from vla_gym.errors import WorkerError
-from vla_gym.vector.channel import Channel
+from vla_gym.processes.channel import Channel
 
 logger = logging.getLogger(__name__)
 
 _PRELOADED = ["vla_gym.vector.preload"]
+"""Modules that the server loads before it forks workers; they import this one."""
 _MAX_STARTS = 3
 """Attempts to start a worker, each with a new server."""
 _served_by: int | None = None
 """Process id of the last server that has started a worker, and so has loaded what it loads."""
+
+
+class ChildDiedError(Exception):
+    """A worker process is gone; the text says how it ended."""
 
 
 class ChildProcess:
@@ -71,6 +76,32 @@ class ChildProcess:
         with suppress(OSError, AttributeError):  # kernels before 5.3, or a process that is gone already
             self._pidfd = os.pidfd_open(self.pid)
 
+    def send(self, message: Any, deadline: float) -> None:
+        """
+        Send an object; that the process is gone or takes nothing is found out when its answer is waited for.
+
+        :param message: what can be pickled
+        :param deadline: as ``time.monotonic`` counts (s)
+        """
+        with suppress(OSError):
+            self.channel.send(message, deadline)
+
+    def receive(self, deadline: float) -> Any:
+        """
+        Receive an object; one that has arrived is returned even after the deadline.
+
+        :param deadline: as ``time.monotonic`` counts (s)
+        :return: the object
+        :raises TimeoutError: if none was complete in time
+        :raises ChildDiedError: if the process is gone
+        """
+        try:
+            return self.channel.receive(deadline)
+        except TimeoutError:
+            raise
+        except (EOFError, OSError):
+            raise ChildDiedError(self.ending()) from None
+
     def is_alive(self) -> bool:
         """Whether the process runs, or is stopped."""
         if self._pidfd is None:
@@ -108,6 +139,27 @@ class ChildProcess:
             os.close(self._pidfd)
             self._pidfd = None
         self.channel.close()
+
+
+def settle_in(environment: Mapping[str, str]) -> None:
+    """
+    What a worker does first: leave interrupts to the process that asks, end with it, and take over its environment.
+
+    :param environment: environment variables of the process that asks; the server has those of its own start
+    """
+    # an interrupt from the keyboard is for the asking process to handle
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    os.environ.clear()
+    os.environ.update(environment)
+
+
+def _end_with_parent() -> None:
+    """Leave no orphan behind: a worker that is busy when its parent is killed would notice late or never."""
+    parent = process.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def wait_for_end(children: list[ChildProcess], timeout: float) -> None:

@@ -9,8 +9,8 @@ import pytest
 
 from vla_gym.assets.resolve import resolve_assets
 from vla_gym.errors import SceneBuildError, UnknownNameError
-from vla_gym.sim import cache
-from vla_gym.sim.cache import cache_usage, fill_cache
+from vla_gym.scenes import cache
+from vla_gym.scenes.cache import cache_usage, fill_cache
 from vla_gym.tasks.registry import get_suite
 
 SUITE = get_suite("spatial")

@@ -15,7 +15,7 @@ import mujoco
 import numpy as np
 from PIL import Image
 
-from vla_gym.sim.decimation import TriangleMesh, decimate, read_mesh
+from vla_gym.scenes.decimation import TriangleMesh, decimate, read_mesh
 from vla_gym.tasks.registry import COLLISION_GROUP, VISUAL_GROUP
 from vla_gym.type_aliases import UInt8Array
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import mujoco
 import numpy as np
 
-from vla_gym.sim.decimation import MIN_TRIANGLES, TEXTURED_SHARE, TriangleMesh, decimate, read_mesh
+from vla_gym.scenes.decimation import MIN_TRIANGLES, TEXTURED_SHARE, TriangleMesh, decimate, read_mesh
 
 
 def sheet(n: int, textured: bool) -> TriangleMesh:

@@ -15,13 +15,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vla_gym.sim.libero_files import task_files
-from vla_gym.sim.libero_process import (
-    LiberoProcessError,
+from vla_gym.processes.program import ProgramError, restart_clock
+from vla_gym.scenes.libero_files import task_files
+from vla_gym.scenes.libero_process import (
     call_libero,
     import_libero,
     reset_libero,
-    restart_clock,
     run_libero,
 )
 from vla_gym.tasks.registry import EVALUATION_SEED, SETTLE_COMMAND, SETTLE_STEPS, TaskSpec
@@ -66,7 +65,7 @@ def replay_upstream(
         try:
             for _ in run_libero(__name__, arguments, folder):
                 pass
-        except LiberoProcessError as error:
+        except ProgramError as error:
             raise RuntimeError(
                 f"Upstream LIBERO could not replay {len(commands)} commands of {task.name}. Its output:\n{error.output}"
             ) from error

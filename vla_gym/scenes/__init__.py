@@ -1,0 +1,1 @@
+"""Scenes: built by LIBERO once, kept as bundles, found again."""
