@@ -179,7 +179,7 @@ def load_keywords(algorithm: type[BaseAlgorithm]) -> list[str]:
     for base in algorithm.__mro__:
         if "__init__" not in vars(base):
             continue
-        parameters = inspect.signature(base.__init__).parameters.values()
+        parameters = inspect.signature(vars(base)["__init__"]).parameters.values()
         named = (p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD))
         names += [name for name in named if name not in (*_NOT_FOR_LOADING, *names)]
         if not {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD} <= {p.kind for p in parameters}:
