@@ -162,7 +162,7 @@ class VLAPolicy(BasePolicy):
             self.critic = PrivilegedCritic(privileged_dim(self.observation_space), **(critic_kwargs or {})).to(
                 self.vla.device
             )
-        self.optimizer = self._make_optimizer(lr_schedule(1))
+        self.setup_optimizer(lr_schedule(1))
         warn_of_rounding(self.parameters())
 
     @classmethod
@@ -217,12 +217,18 @@ class VLAPolicy(BasePolicy):
                 "The adapters are merged into the model. Call unmerge_adapters(policy.vla) before saving or loading."
             )
 
-    def _make_optimizer(self, learning_rate: float) -> th.optim.Optimizer:
+    def setup_optimizer(self, learning_rate: float) -> None:
+        """
+        Make a new optimizer for the parameters that learn. Call it after wrapping the model, such as by adapters or
+        FSDP2's ``fully_shard``, which replace parameters.
+
+        :param learning_rate: of both parameter groups
+        """
         groups: dict[str, list[th.nn.Parameter]] = {"actor": [], "value": []}
         for name, parameter in self.named_parameters():
             if parameter.requires_grad:
                 groups["value" if name.startswith(("vla.value_head.", "critic.")) else "actor"].append(parameter)
-        return self.optimizer_class(  # type: ignore[call-arg]
+        self.optimizer: th.optim.Optimizer = self.optimizer_class(  # type: ignore[call-arg]
             [{"params": parameters, "name": name} for name, parameters in groups.items()],
             lr=learning_rate,
             **self.optimizer_kwargs,
@@ -315,7 +321,7 @@ class VLAPolicy(BasePolicy):
         :param inputs: (N, D): privileged observations or hidden states, see :attr:`memory`
         :return: (N,) float32
         """
-        return self.vla.value_head(inputs) if self.critic is None else self.critic(inputs)
+        return self.vla.values_of(inputs) if self.critic is None else self.critic(inputs)
 
     def forward(self, obs: TensorDict, deterministic: bool = False) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
         """
