@@ -27,6 +27,7 @@ from vla_algos.policies.spaces import (
     check_observation_space,
     chunk_size_of,
     privileged_dim,
+    spaces_of,
 )
 from vla_gym.actions.statistics import choose_data_set
 from vla_gym.actions.tokenizer import ActionTokenizer
@@ -166,12 +167,13 @@ class VLAPolicy(BasePolicy):
         warn_of_rounding(self.parameters())
 
     @classmethod
-    def from_checkpoint(cls, vla: str | Path, env: gym.Env | VecEnv, **kwargs: Any) -> VLAPolicy:
+    def from_checkpoint(cls, vla: str | Path, env: gym.Env | VecEnv | None = None, **kwargs: Any) -> VLAPolicy:
         """
-        A policy that is to act, not to learn: to ``predict``, to be evaluated or filmed.
+        Make a policy that acts and does not learn: to ``predict``, to be evaluated or filmed.
 
         :param vla: shipped checkpoint, checkpoint folder, Hugging Face id or preset
-        :param env: where it is to act, made with ``**env_kwargs(vla)``; only its spaces and its tokenizer are looked at
+        :param env: where it acts, made with ``**env_kwargs(vla)``; only its spaces and its tokenizer are read. None:
+            the spaces of the checkpoint, see :func:`vla_algos.policies.spaces_of`
         :param kwargs: further keywords of the policy, such as ``unnorm_key``, and ``temperature``: by default, and for
             None, that of the checkpoint's training
         :return: the policy, on the CPU unless ``vla_kwargs`` names a device
@@ -180,11 +182,18 @@ class VLAPolicy(BasePolicy):
         :raises CheckpointError: if the checkpoint is missing, damaged or of another architecture
         :raises DeviceError: if the device is not there, or has too little memory
         """
-        venv = env if isinstance(env, VecEnv) else DummyVecEnv([lambda: env])
         temperature = kwargs.pop("temperature", None)
-        policy = cls(venv.observation_space, venv.action_space, cls._dummy_schedule, vla=vla, **kwargs)
+        venv = DummyVecEnv([lambda: env]) if isinstance(env, gym.Env) else env
+        if venv is None:
+            vla_kwargs = kwargs.get("vla_kwargs") or {}
+            changes = {key: vla_kwargs[key] for key in ("revision", "config_changes") if key in vla_kwargs}
+            observation_space, action_space = spaces_of(vla, **changes)
+        else:
+            observation_space, action_space = venv.observation_space, venv.action_space
+        policy = cls(observation_space, action_space, cls._dummy_schedule, vla=vla, **kwargs)
         policy.temperature = policy.vla.config.temperature if temperature is None else temperature
-        policy.check_env(venv)
+        if venv is not None:
+            policy.check_env(venv)
         return policy
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
