@@ -27,9 +27,13 @@ from torch.nn import functional as F
 from vla_algos.common.provenance import hardware
 from vla_algos.models import OpenVLA, add_lora
 from vla_algos.models.openvla.config import get_preset
-from vla_algos.models.openvla.llm import build_rotary
+from vla_algos.models.openvla.llm import Llama
 from vla_algos.models.openvla.processor import BUILTIN_TOKENIZER, load_tokenizer
 from vla_gym.provenance import peak_memory_mb, versions
+
+# behind the library, which keeps a broken torchvision away from it
+from transformers import LlamaConfig, LlamaForCausalLM  # isort: skip
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding  # isort: skip
 
 INSTRUCTION = "put the wine bottle on top of the cabinet"
 DTYPES = {"bfloat16": th.bfloat16, "float32": th.float32}
@@ -67,7 +71,6 @@ def build(preset: str, device: th.device, dtype: th.dtype) -> OpenVLA:
     with th.no_grad():
         for parameter in model.parameters():
             parameter.normal_(0, 0.02)
-    model.language_model.model.rotary_emb = build_rotary(model.language_model.config).to(device)
     if not config.value_head_width:
         model.add_value_head()
     return model
@@ -150,13 +153,33 @@ def decoding_floor(sizes: Sizes, peaks: Peaks, n: int) -> float:
     return prefill + (sizes.actions - 1) * step
 
 
+def transformers_llama(llm: Llama) -> LlamaForCausalLM:
+    """Transformers' own model on the same weights, not copies."""
+    sizes = llm.config
+    config = LlamaConfig(
+        vocab_size=sizes.rows,
+        hidden_size=sizes.hidden,
+        intermediate_size=sizes.mlp,
+        num_hidden_layers=sizes.layers,
+        num_attention_heads=sizes.heads,
+        num_key_value_heads=sizes.heads,
+        rms_norm_eps=sizes.rms_eps,
+        rope_parameters={"rope_type": "default", "rope_theta": sizes.rope_base},
+    )
+    with th.device("meta"):
+        theirs = LlamaForCausalLM(config)
+    theirs.load_state_dict(llm.state_dict(), assign=True)
+    theirs.model.rotary_emb = LlamaRotaryEmbedding(config).to(llm.lm_head.weight.device)
+    return theirs.eval()
+
+
 @th.no_grad()
-def generate(model: OpenVLA, inputs: dict[str, object]) -> th.Tensor:
+def generate(model: OpenVLA, llama: LlamaForCausalLM, inputs: dict[str, object]) -> th.Tensor:
     """The same by transformers' ``generate`` over the same weights, greedy."""
     ids = model.processor.prompts(inputs["instructions"], model.device).ids
     embeds = model.embed_prompts(model.encode_images(inputs["images"]), ids, inputs["proprio"])
     steps = model.config.action_tokens
-    return model.language_model.generate(
+    return llama.generate(
         inputs_embeds=embeds,
         attention_mask=th.ones(embeds.shape[:2], dtype=th.int64, device=model.device),
         max_new_tokens=steps,
@@ -193,6 +216,7 @@ def benchmark_decoding(model: OpenVLA, peaks: Peaks, batches: list[int], repeats
             "floor / ours",
         )
     )
+    llama = transformers_llama(model.language_model)
     for n in batches:
         inputs = inputs_of(model, n)
         times = {}
@@ -200,7 +224,7 @@ def benchmark_decoding(model: OpenVLA, peaks: Peaks, batches: list[int], repeats
             model.fixed_steps = fixed
             times[fixed] = seconds(lambda: model.decode_actions(**inputs, deterministic=True), model.device, repeats)  # noqa: B023
         model.fixed_steps = None
-        theirs = seconds(lambda: generate(model, inputs), model.device, repeats)  # noqa: B023
+        theirs = seconds(lambda: generate(model, llama, inputs), model.device, repeats)  # noqa: B023
         ours = times[model.device.type == "cuda"]
         floor = decoding_floor(sizes, peaks, n)
         milliseconds = [f"{1000 * t:.1f}" for t in (ours, times[False], times[True], theirs)]

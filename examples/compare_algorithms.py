@@ -56,7 +56,7 @@ def token_algorithm(settings: RLSettings, folder: Path) -> Any:
 
 def behaviour_cloning(settings: RLSettings, folder: Path) -> BC:
     """Goes on with supervised fine-tuning, as ``vla-rl sft`` does it."""
-    kwargs, recipe = env_kwargs(settings.vla), settings.algorithm_kwargs
+    kwargs, recipe = env_kwargs(settings.vla, env_id=settings.env_id), settings.algorithm_kwargs
     episodes: list[Episode] = []
     for i, seed in enumerate(derive_seeds(settings.seed, DEMONSTRATIONS_PER_STATE)):
         recording = RecordingSettings(

@@ -121,3 +121,14 @@ def test_the_installed_package_is_small() -> None:
     files = [path for path in (ROOT / "vla_gym").rglob("*") if path.is_file() and "__pycache__" not in path.parts]
     assert sum(path.stat().st_size for path in files) < 4_000_000
     assert any(path.suffix == ".png" for path in files) and any(path.suffix == ".xml" for path in files)
+
+
+def test_no_export_hides_a_module_of_the_same_name():
+    for init in [*ROOT.glob("vla_gym/**/__init__.py"), *ROOT.glob("vla_algos/**/__init__.py")]:
+        names = {
+            alias.asname or alias.name
+            for node in ast.walk(ast.parse(init.read_text()))
+            if isinstance(node, ast.ImportFrom)
+            for alias in node.names
+        }
+        assert not [name for name in names if (init.parent / f"{name}.py").exists()], init

@@ -10,7 +10,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch as th
-from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
 from stable_baselines3.common.utils import configure_logger
@@ -37,9 +36,9 @@ from vla_algos.policies.saving import (
     owned_folder,
     save_or_warn,
 )
+from vla_algos.policies.spaces import make_spaces
 from vla_gym.actions.tokenizer import ActionTokenizer
-from vla_gym.instructions import INSTRUCTION_BYTES
-from vla_gym.spec import AGENTVIEW, COMMAND_DIM, INSTRUCTION, N_BINS, PROPRIO, WRIST
+from vla_gym.spec import COMMAND_DIM, N_BINS
 
 BEST_FOLDER = "best"
 _FIGURES = ("accuracy", "l1_error", "bin_error")
@@ -156,7 +155,10 @@ class BC(SavedWithoutFrozenWeights):
         self._skipped_updates = SkippedUpdates()
         self._best_error = math.inf
         if env is None and dataset is not None:
-            self.observation_space, self.action_space = _spaces(dataset)
+            cameras = ["agentview"] if dataset.wrist is None else ["agentview", "wrist"]
+            self.observation_space, self.action_space = make_spaces(
+                cameras, dataset.camera_size, dataset.proprio.shape[1], dataset.n_tokens
+            )
         if _init_setup_model:
             self._setup_model()
 
@@ -358,17 +360,3 @@ class BC(SavedWithoutFrozenWeights):
         self.logger.record("time/time_elapsed", int((time.time_ns() - self.start_time) / 1e9), exclude="tensorboard")
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         self.logger.dump(step=self.num_timesteps)
-
-
-def _spaces(dataset: DemonstrationSet) -> tuple[spaces.Dict, spaces.MultiDiscrete]:
-    """Spaces of an environment that such demonstrations come from, images as SB3 transposes them."""
-    height, width = dataset.camera_size
-    cameras = [AGENTVIEW] if dataset.wrist is None else [AGENTVIEW, WRIST]
-    observation_space = spaces.Dict(
-        {
-            **{camera: spaces.Box(0, 255, (3, height, width), np.uint8) for camera in cameras},
-            PROPRIO: spaces.Box(-np.inf, np.inf, dataset.proprio.shape[1:], np.float32),
-            INSTRUCTION: spaces.Box(0, 255, (INSTRUCTION_BYTES,), np.uint8),
-        }
-    )
-    return observation_space, spaces.MultiDiscrete([N_BINS] * dataset.n_tokens)

@@ -13,7 +13,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import nn
 
 from vla_algos.policies import VLAPolicy
-from vla_algos.policies.env_kwargs import policy_env_kwargs
+from vla_algos.policies.env_keywords import policy_env_kwargs
 
 _FACTS = ("chunk_size", "image_size", "render_quality", "physics", "horizon")
 

@@ -10,7 +10,7 @@ import imageio.v2 as imageio
 import numpy as np
 
 from vla_algos.evaluation.harness import Predictor
-from vla_algos.policies.env_kwargs import policy_env_kwargs
+from vla_algos.policies.env_keywords import policy_env_kwargs
 from vla_gym.envs.libero_env import LiberoEnv
 from vla_gym.files import write_then_rename
 from vla_gym.spec import AGENTVIEW, CAMERAS, COMMAND_DIM

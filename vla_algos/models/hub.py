@@ -18,7 +18,6 @@ from vla_algos.models.download import download, is_hub_id
 from vla_algos.models.lora import TRAINED_IN_FULL, merged_weights
 from vla_algos.models.openvla.config import PRESETS, OpenVLAConfig, get_preset
 from vla_algos.models.openvla.config_checks import check_depth
-from vla_algos.models.openvla.llm import build_rotary
 from vla_algos.models.openvla.model import OpenVLA
 from vla_algos.models.openvla.processor import load_tokenizer
 from vla_algos.models.openvla.variants import refuse_other_files, refuse_other_weights
@@ -272,8 +271,6 @@ def _load_folder(folder: Path, device: th.device, dtype: th.dtype | None, config
     with th.device("meta"):
         model = OpenVLA(config, tokenizer)
     stored.read_into(model, device, dtype)
-    # built on the meta device and not part of a checkpoint
-    model.language_model.model.rotary_emb = build_rotary(model.language_model.config).to(device)
     return model
 
 

@@ -55,6 +55,14 @@ class KVCache:
             return self.column.unsqueeze(0)
         return th.arange(self.length, self.length + n, device=self.keys.device).unsqueeze(0)
 
+    def n_seen(self, n: int) -> int:
+        """
+        Columns that ``append`` hands out.
+
+        :param n: how many are appended
+        """
+        return self.keys.shape[3] if self._is_frozen else self.length + n
+
     def append(self, layer: int, keys: th.Tensor, values: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
         """
         Store new columns of one layer; the last layer's call moves the write position on, unless shapes are frozen.

@@ -23,13 +23,6 @@ def _hide_broken_torchvision() -> None:
 
 _hide_broken_torchvision()
 
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase, PreTrainedTokenizerFast  # noqa: E402
-from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding  # noqa: E402
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast  # noqa: E402
 
-__all__ = [
-    "LlamaConfig",
-    "LlamaForCausalLM",
-    "LlamaRotaryEmbedding",
-    "PreTrainedTokenizerBase",
-    "PreTrainedTokenizerFast",
-]
+__all__ = ["PreTrainedTokenizerBase", "PreTrainedTokenizerFast"]

@@ -1,7 +1,10 @@
-"""Whether spaces are what a model can work with."""
+"""Observation and action spaces: those of a checkpoint, and checks of those of an environment."""
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,9 +13,51 @@ from gymnasium.wrappers import NormalizeObservation
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecNormalize
 
 from vla_algos.errors import SpaceError
+from vla_algos.models.hub import load_config
 from vla_algos.models.openvla.config import OpenVLAConfig
 from vla_gym.instructions import INSTRUCTION_BYTES
 from vla_gym.spec import COMMAND_DIM, INSTRUCTION, N_BINS, PRIVILEGED, PROPRIO
+
+
+def spaces_of(
+    vla: str | Path, *, revision: str | None = None, config_changes: dict[str, Any] | None = None
+) -> tuple[spaces.Dict, spaces.MultiDiscrete]:
+    """
+    Read the observation and action space of a model from its configuration, without weights and environment.
+
+    :param vla: preset, shipped checkpoint, checkpoint folder, or Hugging Face id
+    :param revision: of a model on the Hub, see :func:`vla_algos.models.load_vla`
+    :param config_changes: as for :func:`vla_algos.models.load_vla`, which checks them
+    :return: spaces as :func:`make_spaces` gives them, images of the size that the model was trained on
+    :raises UnknownNameError: if there is no such model
+    :raises CheckpointError: if the checkpoint is missing, damaged or of another architecture
+    """
+    config = load_config(vla, revision)
+    fields = {field.name for field in dataclasses.fields(config)}
+    known = {key: value for key, value in (config_changes or {}).items() if key in fields}
+    config = dataclasses.replace(config, **known)
+    size = config.camera_size
+    return make_spaces(config.cameras, (size, size), config.proprio_dim, config.action_tokens)
+
+
+def make_spaces(
+    cameras: Sequence[str], camera_size: tuple[int, int], proprio_dim: int, n_tokens: int
+) -> tuple[spaces.Dict, spaces.MultiDiscrete]:
+    """
+    Make the spaces of an environment for a model, with images as SB3 transposes them.
+
+    :param cameras: keys of the images
+    :param camera_size: height and width, pixels
+    :param proprio_dim: numbers of proprioception; 0 for none
+    :param n_tokens: tokens per action, 7 per command
+    :return: per camera (3, H, W) uint8, ``instruction`` as UTF-8 bytes and ``proprio`` (proprio_dim,) float32; and
+        ``MultiDiscrete([256] * n_tokens)``
+    """
+    entries: dict[str, spaces.Space] = {camera: spaces.Box(0, 255, (3, *camera_size), np.uint8) for camera in cameras}
+    if proprio_dim:
+        entries["proprio"] = spaces.Box(-np.inf, np.inf, (proprio_dim,), np.float32)
+    entries["instruction"] = spaces.Box(0, 255, (INSTRUCTION_BYTES,), np.uint8)
+    return spaces.Dict(entries), spaces.MultiDiscrete([N_BINS] * n_tokens)
 
 
 def check_observation_space(space: spaces.Space, config: OpenVLAConfig) -> bool:

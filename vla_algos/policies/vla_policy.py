@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+import warnings
+from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -17,11 +19,18 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from vla_algos.errors import CheckpointError, ModelInputError, SpaceError, UnknownNameError
 from vla_algos.models.decoding import DecodedActions
-from vla_algos.models.lora import is_merged
+from vla_algos.models.hub import load_vla
+from vla_algos.models.lora import add_lora, is_merged
 from vla_algos.models.openvla.config import PRESETS
-from vla_algos.policies.actor import load_actor, warn_of_rounding
+from vla_algos.models.openvla.model import OpenVLA
 from vla_algos.policies.critics import PrivilegedCritic
-from vla_algos.policies.spaces import check_not_normalized, check_observation_space, chunk_size_of, privileged_dim
+from vla_algos.policies.spaces import (
+    check_not_normalized,
+    check_observation_space,
+    chunk_size_of,
+    privileged_dim,
+    spaces_of,
+)
 from vla_gym.actions.statistics import choose_data_set
 from vla_gym.actions.tokenizer import ActionTokenizer
 from vla_gym.instructions import decode_instruction
@@ -138,7 +147,7 @@ class VLAPolicy(BasePolicy):
         """When the last ``forward`` ended, as ``time.perf_counter`` counts, and what it took (s)."""
         self.memory: dict[str, th.Tensor] = {}
         """What the last ``forward`` computed that training can use again: ``FEATURES``, ``CRITIC_INPUTS``; (N, ...)."""
-        self.vla = load_actor(
+        self.vla = _load_vla(
             vla,
             {"seed": seed, **(vla_kwargs or {})},
             chunk_size,
@@ -157,16 +166,17 @@ class VLAPolicy(BasePolicy):
             self.critic = PrivilegedCritic(privileged_dim(self.observation_space), **(critic_kwargs or {})).to(
                 self.vla.device
             )
-        self.optimizer = self._make_optimizer(lr_schedule(1))
-        warn_of_rounding(self.parameters())
+        self.setup_optimizer(lr_schedule(1))
+        _warn_of_rounding(self.parameters())
 
     @classmethod
-    def from_checkpoint(cls, vla: str | Path, env: gym.Env | VecEnv, **kwargs: Any) -> VLAPolicy:
+    def from_checkpoint(cls, vla: str | Path, env: gym.Env | VecEnv | None = None, **kwargs: Any) -> VLAPolicy:
         """
-        A policy that is to act, not to learn: to ``predict``, to be evaluated or filmed.
+        Make a policy that acts and does not learn: to ``predict``, to be evaluated or filmed.
 
         :param vla: shipped checkpoint, checkpoint folder, Hugging Face id or preset
-        :param env: where it is to act, made with ``**env_kwargs(vla)``; only its spaces and its tokenizer are looked at
+        :param env: where it acts, made with ``**env_kwargs(vla)``; only its spaces and its tokenizer are read. None:
+            the spaces of the checkpoint, see :func:`vla_algos.policies.spaces_of`
         :param kwargs: further keywords of the policy, such as ``unnorm_key``, and ``temperature``: by default, and for
             None, that of the checkpoint's training
         :return: the policy, on the CPU unless ``vla_kwargs`` names a device
@@ -175,11 +185,18 @@ class VLAPolicy(BasePolicy):
         :raises CheckpointError: if the checkpoint is missing, damaged or of another architecture
         :raises DeviceError: if the device is not there, or has too little memory
         """
-        venv = env if isinstance(env, VecEnv) else DummyVecEnv([lambda: env])
         temperature = kwargs.pop("temperature", None)
-        policy = cls(venv.observation_space, venv.action_space, cls._dummy_schedule, vla=vla, **kwargs)
+        venv = DummyVecEnv([lambda: env]) if isinstance(env, gym.Env) else env
+        if venv is None:
+            vla_kwargs = kwargs.get("vla_kwargs") or {}
+            changes = {key: vla_kwargs[key] for key in ("revision", "config_changes") if key in vla_kwargs}
+            own_spaces: tuple[spaces.Space, spaces.Space] = spaces_of(vla, **changes)
+        else:
+            own_spaces = (venv.observation_space, venv.action_space)
+        policy = cls(*own_spaces, cls._dummy_schedule, vla=vla, **kwargs)
         policy.temperature = policy.vla.config.temperature if temperature is None else temperature
-        policy.check_env(venv)
+        if venv is not None:
+            policy.check_env(venv)
         return policy
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
@@ -212,12 +229,18 @@ class VLAPolicy(BasePolicy):
                 "The adapters are merged into the model. Call unmerge_adapters(policy.vla) before saving or loading."
             )
 
-    def _make_optimizer(self, learning_rate: float) -> th.optim.Optimizer:
+    def setup_optimizer(self, learning_rate: float) -> None:
+        """
+        Make a new optimizer for the parameters that learn. Call it after wrapping the model, such as by adapters or
+        FSDP2's ``fully_shard``, which replace parameters.
+
+        :param learning_rate: of both parameter groups
+        """
         groups: dict[str, list[th.nn.Parameter]] = {"actor": [], "value": []}
         for name, parameter in self.named_parameters():
             if parameter.requires_grad:
                 groups["value" if name.startswith(("vla.value_head.", "critic.")) else "actor"].append(parameter)
-        return self.optimizer_class(  # type: ignore[call-arg]
+        self.optimizer: th.optim.Optimizer = self.optimizer_class(  # type: ignore[call-arg]
             [{"params": parameters, "name": name} for name, parameters in groups.items()],
             lr=learning_rate,
             **self.optimizer_kwargs,
@@ -310,7 +333,7 @@ class VLAPolicy(BasePolicy):
         :param inputs: (N, D): privileged observations or hidden states, see :attr:`memory`
         :return: (N,) float32
         """
-        return self.vla.value_head(inputs) if self.critic is None else self.critic(inputs)
+        return self.vla.values_of(inputs) if self.critic is None else self.critic(inputs)
 
     def forward(self, obs: TensorDict, deterministic: bool = False) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
         """
@@ -422,3 +445,60 @@ class VLAPolicy(BasePolicy):
 @lru_cache(maxsize=1024)
 def _decode(raw: bytes) -> str:
     return decode_instruction(np.frombuffer(raw, dtype=np.uint8))
+
+
+def _load_vla(
+    vla: str | Path,
+    vla_kwargs: dict[str, Any],
+    chunk_size: int,
+    *,
+    detach_value: bool | None = None,
+    norm_stats: dict[str, Any] | None = None,
+    lora: dict[str, Any] | None = None,
+) -> OpenVLA:
+    """
+    Load a model that chooses ``chunk_size`` commands per action and has a value head.
+
+    :param vla: preset, which takes the chunk size, or a checkpoint, which must match it
+    :param vla_kwargs: further keywords of :func:`vla_algos.models.load_vla`
+    :param chunk_size: commands per action
+    :param detach_value: whether the value's gradient stops before the backbone; None: as the model says
+    :param norm_stats: action statistics; None: those of the checkpoint
+    :param lora: keywords of :func:`vla_algos.models.add_lora`; None: no adapters
+    :return: the model
+    :raises SpaceError: if a checkpoint chooses another number of commands
+    """
+    model = load_vla(vla, **vla_kwargs)
+    config = model.config
+    if str(vla) in PRESETS:
+        config.chunk_size = chunk_size
+    elif config.chunk_size != chunk_size:
+        raise SpaceError(
+            f"{vla} chooses {config.chunk_size} commands per action, the action space holds {chunk_size}. "
+            f"Make the environment with chunk_size={config.chunk_size}."
+        )
+    if not config.value_head_width:
+        # released checkpoints are actors only
+        model.add_value_head()
+    if detach_value is not None:
+        model.detach_value = detach_value
+    if norm_stats is not None:
+        config.norm_stats, config.statistics_file = norm_stats, None
+    if lora is not None:
+        add_lora(model, **lora)
+    return model
+
+
+def _warn_of_rounding(parameters: Iterable[th.nn.Parameter]) -> None:
+    """
+    Warn where weights are trained in 16 bits.
+
+    :param parameters: of a policy
+    """
+    for dtype in {p.dtype for p in parameters if p.requires_grad} & {th.bfloat16, th.float16}:
+        warnings.warn(
+            f"Weights that can learn are {dtype}, where most steps of a small learning rate round to nothing. Train "
+            "adapters (lora={}), or load the model in float32 and let the algorithm compute in bfloat16 "
+            "(use_bf16=True).",
+            stacklevel=3,
+        )

@@ -85,7 +85,7 @@ class RLSettings:
         from vla_algos.policies import env_kwargs
 
         return {
-            **env_kwargs(self.vla, self.policy_kwargs.get("unnorm_key")),
+            **env_kwargs(self.vla, self.policy_kwargs.get("unnorm_key"), env_id=self.env_id),
             "task_ids": list(self.tasks),
             "assets": self.assets,
             "render_quality": self.render_quality,

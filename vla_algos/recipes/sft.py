@@ -249,7 +249,11 @@ def _evaluate(
     """Of the model as it was saved, in the environment that everyone will make for it."""
     if not settings.n_eval_states:
         return {}
-    kwargs = {**env_kwargs(folder), "render_quality": settings.render_quality, "assets": settings.assets}
+    kwargs = {
+        **env_kwargs(folder, env_id=settings.env_id),
+        "render_quality": settings.render_quality,
+        "assets": settings.assets,
+    }
     with gym.make(settings.env_id, **kwargs) as env:
         policy = VLAPolicy.from_checkpoint(folder, env)
     policy.to(device)

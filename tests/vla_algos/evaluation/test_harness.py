@@ -15,7 +15,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 
 from vla_algos import TokenPPO, VLAPolicy, env_kwargs
 from vla_algos.evaluation import evaluate_policy_on_suite, wilson_interval
-from vla_algos.policies.env_kwargs import policy_env_kwargs
+from vla_algos.policies.env_keywords import policy_env_kwargs
 from vla_gym import ActionTokenizer
 from vla_gym.envs.toy_env import INSTRUCTIONS, ToyLiberoEnv
 from vla_gym.instructions import decode_instruction

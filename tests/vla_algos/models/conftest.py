@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import pytest
 import torch as th
 
 from vla_algos.models import OpenVLA, load_vla
+from vla_algos.models.openvla.config import LLMConfig
+from vla_algos.models.openvla.llm import Llama
 
 
 class Inputs(NamedTuple):
@@ -48,3 +51,36 @@ def inputs() -> Inputs:
         th.randint(0, 256, (4, 7), generator=generator),
         mean + std * th.randn(4, 8, generator=generator),
     )
+
+
+@pytest.fixture(scope="session")
+def fresh_transformers_llama() -> Callable[[LLMConfig], Any]:
+    """Builds transformers' own model, with its own initialisation."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    def build(sizes: LLMConfig) -> LlamaForCausalLM:
+        config = LlamaConfig(
+            vocab_size=sizes.rows,
+            hidden_size=sizes.hidden,
+            intermediate_size=sizes.mlp,
+            num_hidden_layers=sizes.layers,
+            num_attention_heads=sizes.heads,
+            num_key_value_heads=sizes.heads,
+            rms_norm_eps=sizes.rms_eps,
+            rope_parameters={"rope_type": "default", "rope_theta": sizes.rope_base},
+        )
+        return LlamaForCausalLM(config)
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def transformers_llama(fresh_transformers_llama) -> Callable[[Llama], Any]:
+    """Builds transformers' own model with the weights of ours, as the reference."""
+
+    def build(llm: Llama) -> Any:
+        reference = fresh_transformers_llama(llm.config).to(llm.lm_head.weight)
+        reference.load_state_dict(llm.state_dict())
+        return reference.eval()
+
+    return build

@@ -39,10 +39,6 @@ def test_round_trip_keeps_every_bit_and_the_actions(folder, lively_nano, inputs)
         for m in (lively_nano, model)
     ]
     assert all(th.equal(a, b) for a, b in zip(*runs, strict=True))
-    x = th.randn(1, 3, 64)
-    th.testing.assert_close(
-        model.language_model(inputs_embeds=x).logits, lively_nano.language_model(inputs_embeds=x).logits
-    )
 
 
 def test_folder_holds_hugging_face_files(folder):

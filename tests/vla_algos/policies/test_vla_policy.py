@@ -11,7 +11,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from vla_algos import TokenPPO
 from vla_algos.errors import CheckpointError, ModelInputError, SpaceError, UnknownNameError
 from vla_algos.models import load_vla, merge_adapters, save_vla, unmerge_adapters
-from vla_algos.policies import VLAPolicy
+from vla_algos.policies import VLAPolicy, spaces_of
 from vla_gym import ActionTokenizer
 from vla_gym.envs.toy_env import ToyLiberoEnv
 
@@ -271,3 +271,33 @@ def test_training_in_16_bits_is_warned_of():
         warnings.simplefilter("error")
         make_policy(**sixteen, lora={"rank": 2})
         make_policy()
+
+
+@pytest.mark.parametrize("changes", [{}, {"cameras": ["agentview", "wrist"], "proprio_dim": 0, "image_size": 32}])
+def test_a_policy_is_made_from_a_checkpoint_alone(changes, tmp_path):
+    if changes:
+        changes = {**changes, "chunk_size": 2, "proprio_mean": [], "proprio_std": []}
+    save_vla(load_vla("nano", seed=0, config_changes=changes), tmp_path / "vla")
+    observation_space, action_space = spaces_of(tmp_path / "vla")
+    policy = VLAPolicy.from_checkpoint(tmp_path / "vla")
+    assert policy.observation_space == observation_space and policy.action_space == action_space
+    size, cameras = changes.get("image_size", 64), changes.get("cameras", ["agentview"])
+    assert all(observation_space[camera].shape == (3, size, size) for camera in cameras)
+    assert ("proprio" in observation_space.spaces) == (not changes)
+    env = ToyLiberoEnv(image_size=size, chunk_size=len(action_space.nvec) // 7)
+    obs = env.reset(seed=0)[0]
+    obs = {**obs, **{camera: obs["agentview"] for camera in cameras}}
+    known = VLAPolicy.from_checkpoint(tmp_path / "vla", env) if not changes else policy
+    found, expected = (p.predict(obs, deterministic=True)[0] for p in (policy, known))
+    assert action_space.contains(found) and (found == expected).all()
+
+
+def test_spaces_of_a_preset_follow_the_changes_of_its_configuration():
+    changes = {"image_size": 32, "chunk_size": 3}
+    policy = VLAPolicy.from_checkpoint("nano", vla_kwargs={"config_changes": changes})
+    assert policy.observation_space["agentview"].shape == (3, 32, 32) and len(policy.action_space.nvec) == 21
+    assert (policy.observation_space, policy.action_space) == spaces_of("nano", config_changes=changes)
+    with pytest.raises(UnknownNameError, match=r"Unknown VLA 'nanno'"):
+        spaces_of("nanno")
+    with pytest.raises(UnknownNameError, match="imagesize"):
+        VLAPolicy.from_checkpoint("nano", vla_kwargs={"config_changes": {"imagesize": 32}})

@@ -10,6 +10,10 @@ Letters in shapes: N observations, A action tokens (7 per action), S columns of 
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
 import torch as th
 from torch import nn
 
@@ -19,17 +23,23 @@ from vla_algos.models.openvla.checks import check_bins, check_inputs, check_temp
 from vla_algos.models.openvla.config import OpenVLAConfig
 from vla_algos.models.openvla.heads import ProprioEncoder, ValueHead
 from vla_algos.models.openvla.init import init_weights
-from vla_algos.models.openvla.llm import build_llama, run_llama, score_rows
+from vla_algos.models.openvla.llm import Llama
 from vla_algos.models.openvla.processor import Processor
 from vla_algos.models.openvla.steps import FixedSteps, GrowingSteps, Prompt, StepsPool, make_cache
 from vla_algos.models.openvla.vision import Projector, VisionBackbone
 from vla_algos.models.transformers_import import PreTrainedTokenizerBase
 from vla_gym.spec import N_BINS
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
 
 class OpenVLA(nn.Module):
     """
     One class for all sizes.
+
+    Every public method that computes with the weights goes through ``forward``, and every layer is called as a module,
+    so FSDP2's ``fully_shard`` can wrap the layers of vision towers and language model, and then the model.
 
     Switches that may be turned at any time: ``detach_value`` stops the value's gradient at the hidden state;
     ``gradient_checkpointing`` computes activations again in the backward pass instead of keeping them; ``fixed_steps``
@@ -48,7 +58,7 @@ class OpenVLA(nn.Module):
         self._steps_pool = StepsPool()
         self.vision_backbone = VisionBackbone(config)
         self.projector = Projector(config)
-        self.language_model = build_llama(config.llm)
+        self.language_model = Llama(config.llm)
         if config.proprio_dim:
             self.proprio_encoder = ProprioEncoder(config)
         if config.value_head_width:
@@ -102,6 +112,17 @@ class OpenVLA(nn.Module):
         """Type of the parameters."""
         return self.language_model.lm_head.weight.dtype
 
+    def forward(self, compute: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """
+        Run one of the model's methods inside the module call, where hooks on the model apply.
+
+        :param compute: bound method
+        :param args: of the method
+        :param kwargs: of the method
+        :return: result of the method
+        """
+        return compute(*args, **kwargs)
+
     def release_steps(self) -> None:
         """Give back the memory that ``fixed_steps`` keeps between calls."""
         self._steps_pool = StepsPool()
@@ -142,6 +163,18 @@ class OpenVLA(nn.Module):
         :raises ModelInputError: if an input does not fit the model
         """
         check_temperature(temperature)
+        return self(self._decode, images, instructions, proprio, temperature, deterministic, constrained, generator)
+
+    def _decode(
+        self,
+        images: th.Tensor,
+        instructions: list[str],
+        proprio: th.Tensor | None,
+        temperature: float,
+        deterministic: bool,
+        constrained: bool,
+        generator: th.Generator | None,
+    ) -> DecodedActions:
         prompt = self._prompt(images, instructions, proprio)
         n, s, _ = prompt.embeds.shape
         llm, steps, capacity = self.language_model, self.config.action_tokens, s + self.config.action_tokens - 1
@@ -156,7 +189,7 @@ class OpenVLA(nn.Module):
             hidden = self._run_prompt(prompt, cache)
             take_step = GrowingSteps(llm, rows, prompt, cache)
         values = self._values(hidden)
-        logits = score_rows(llm, hidden, rows)
+        logits = llm.score(hidden, rows)
         ids: list[th.Tensor] = []
         log_probs: list[th.Tensor] = []
         for step in range(steps):
@@ -193,7 +226,7 @@ class OpenVLA(nn.Module):
         :raises ModelInputError: if an input does not fit the model
         """
         check_temperature(temperature)
-        logits, values = self._teacher_forced(images, instructions, bins, proprio)
+        logits, values = self(self._teacher_forced, images, instructions, bins, proprio)
         bin_log_probs = log_probs_of(logits, temperature)
         return ScoredActions(*look_up(bin_log_probs, bins.to(self.device)), values, bin_log_probs)
 
@@ -218,7 +251,7 @@ class OpenVLA(nn.Module):
         :return: (N, A, 256), index = bin
         :raises ModelInputError: if an input does not fit the model
         """
-        return self._teacher_forced(images, instructions, bins, proprio, dropped)[0]
+        return self(self._teacher_forced, images, instructions, bins, proprio, dropped)[0]
 
     def predict_values(self, images: th.Tensor, instructions: list[str], proprio: th.Tensor | None = None) -> th.Tensor:
         """
@@ -230,7 +263,16 @@ class OpenVLA(nn.Module):
         :return: (N,) float32; NaN for a model without value head
         :raises ModelInputError: if an input does not fit the model
         """
-        return self._values(self.prompt_hidden(images, instructions, proprio))
+        return self(lambda: self._values(self._run_prompt(self._prompt(images, instructions, proprio))))
+
+    def values_of(self, hidden: th.Tensor) -> th.Tensor:
+        """
+        Values from hidden states, with gradients.
+
+        :param hidden: (N, hidden), see :meth:`prompt_hidden`
+        :return: (N,) float32; NaN for a model without value head
+        """
+        return self(self._values, hidden)
 
     def prompt_hidden(self, images: th.Tensor, instructions: list[str], proprio: th.Tensor | None = None) -> th.Tensor:
         """
@@ -242,7 +284,7 @@ class OpenVLA(nn.Module):
         :return: (N, hidden)
         :raises ModelInputError: if an input does not fit the model
         """
-        return self._run_prompt(self._prompt(images, instructions, proprio))
+        return self(lambda: self._run_prompt(self._prompt(images, instructions, proprio)))
 
     def encode_images(self, images: th.Tensor) -> th.Tensor:
         """
@@ -252,6 +294,9 @@ class OpenVLA(nn.Module):
         :return: (N, cameras * patches, channels) in the model's type
         :raises ModelInputError: if type or shape is wrong
         """
+        return self(self._encode, images)
+
+    def _encode(self, images: th.Tensor) -> th.Tensor:
         features = self.vision_backbone(self.processor.images(images.to(self.device)).to(self.dtype))
         return features.reshape(len(images), -1, features.shape[-1])
 
@@ -264,6 +309,9 @@ class OpenVLA(nn.Module):
         :param proprio: (N, proprio_dim) float32, None for a model without it
         :return: (N, S, hidden)
         """
+        return self(self._embed, features, ids, proprio)
+
+    def _embed(self, features: th.Tensor, ids: th.Tensor, proprio: th.Tensor | None) -> th.Tensor:
         text = self.language_model.model.embed_tokens(ids)
         parts = [text[:, :1], self.projector(features)]
         if proprio is not None:
@@ -273,8 +321,8 @@ class OpenVLA(nn.Module):
     def _prompt(self, images: th.Tensor, instructions: list[str], proprio: th.Tensor | None) -> Prompt:
         check_inputs(self.config, len(images), instructions, proprio)
         batch = self.processor.prompts(instructions, self.device)
-        features = images.to(self.device) if images.ndim == 3 else self.encode_images(images)
-        embeds = self.embed_prompts(features, batch.ids, None if proprio is None else proprio.to(self.device))
+        features = images.to(self.device) if images.ndim == 3 else self._encode(images)
+        embeds = self._embed(features, batch.ids, None if proprio is None else proprio.to(self.device))
         s, longest = embeds.shape[1], batch.ids.shape[1]
         if min(batch.lengths) == longest:
             return Prompt(embeds, th.full((1, 1), s, device=self.device), None)
@@ -284,8 +332,7 @@ class OpenVLA(nn.Module):
     def _run_prompt(self, prompt: Prompt, cache: KVCache | None = None) -> th.Tensor:
         """Hidden state of the prompt's last token, (N, hidden)."""
         positions = th.arange(prompt.embeds.shape[1], device=self.device).unsqueeze(0)
-        return run_llama(
-            self.language_model,
+        return self.language_model(
             prompt.embeds,
             positions,
             is_real=prompt.is_real,
@@ -317,8 +364,8 @@ class OpenVLA(nn.Module):
         rows = th.cat([prompt.lengths - 1, (s + more).expand(len(prompt.lengths), -1)], dim=1)
         is_real = prompt.is_real_with(steps - 1)
         recompute = self._recompute and th.is_grad_enabled()
-        hidden = run_llama(self.language_model, x, positions, is_real=is_real, rows=rows, recompute=recompute)
-        logits = score_rows(self.language_model, hidden, self._action_rows())
+        hidden = self.language_model(x, positions, is_real=is_real, rows=rows, recompute=recompute)
+        logits = self.language_model.score(hidden, self._action_rows())
         return logits.flip(-1), self._values(hidden[:, 0])
 
     def _action_rows(self) -> slice:
@@ -326,9 +373,16 @@ class OpenVLA(nn.Module):
         return slice(self.config.llm.vocab - N_BINS, self.config.llm.vocab)
 
     def _has_fixed_steps(self) -> bool:
-        if th.is_autocast_enabled(self.device.type):
+        # a recording would miss the gathering of sharded weights
+        if th.is_autocast_enabled(self.device.type) or self._is_sharded():
             return False
         return self.device.type == "cuda" if self.fixed_steps is None else self.fixed_steps
+
+    def _is_sharded(self) -> bool:
+        # whoever shards has imported it; to import it here would take a second
+        fsdp = sys.modules.get("torch.distributed.fsdp")
+        modules = (self, *self.language_model.model.layers)
+        return fsdp is not None and any(isinstance(module, fsdp.FSDPModule) for module in modules)
 
     def _values(self, hidden: th.Tensor) -> th.Tensor:
         if not self.config.value_head_width:

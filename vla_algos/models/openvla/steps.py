@@ -16,8 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from vla_algos.models.kv_cache import KVCache
-from vla_algos.models.openvla.llm import run_llama, score_rows
-from vla_algos.models.transformers_import import LlamaForCausalLM
+from vla_algos.models.openvla.llm import Llama
 
 _WARM_UP_RUNS = 2
 _CAPACITY_STEP = 64
@@ -50,7 +49,7 @@ class GrowingSteps:
     :param cache: extended
     """
 
-    def __init__(self, llm: LlamaForCausalLM, rows: slice, prompt: Prompt, cache: KVCache) -> None:
+    def __init__(self, llm: Llama, rows: slice, prompt: Prompt, cache: KVCache) -> None:
         self.llm, self.rows, self.prompt, self.cache = llm, rows, prompt, cache
         self.step = 0
 
@@ -64,8 +63,8 @@ class GrowingSteps:
         self.step += 1
         x = self.llm.model.embed_tokens(ids).unsqueeze(1)
         positions = self.prompt.lengths + (self.step - 1)
-        hidden = run_llama(self.llm, x, positions, is_real=self.prompt.is_real_with(self.step), cache=self.cache)
-        return score_rows(self.llm, hidden.squeeze(1), self.rows)
+        hidden = self.llm(x, positions, is_real=self.prompt.is_real_with(self.step), cache=self.cache)
+        return self.llm.score(hidden.squeeze(1), self.rows)
 
 
 class FixedSteps:
@@ -77,7 +76,7 @@ class FixedSteps:
     :param cache: memory that all calls of this shape share
     """
 
-    def __init__(self, llm: LlamaForCausalLM, rows: slice, cache: KVCache) -> None:
+    def __init__(self, llm: Llama, rows: slice, cache: KVCache) -> None:
         self.llm, self.rows, self.cache = llm, rows, cache
         n, capacity, device = cache.keys.shape[1], cache.keys.shape[3], cache.keys.device
         self._ids = th.zeros(n, dtype=th.int64, device=device)
@@ -126,8 +125,8 @@ class FixedSteps:
 
     def _compute(self) -> th.Tensor:
         x = self.llm.model.embed_tokens(self._ids).unsqueeze(1)
-        hidden = run_llama(self.llm, x, self._positions, is_real=self._is_real, cache=self.cache)
-        return score_rows(self.llm, hidden.squeeze(1), self.rows)
+        hidden = self.llm(x, self._positions, is_real=self._is_real, cache=self.cache)
+        return self.llm.score(hidden.squeeze(1), self.rows)
 
     def _record(self) -> None:
         # kernels are chosen and memory is taken before the recording; to repeat a step changes nothing
@@ -164,7 +163,7 @@ class StepsPool:
         """Recordings cannot be pickled."""
         return StepsPool, ()
 
-    def get(self, llm: LlamaForCausalLM, rows: slice, n: int, capacity: int, dtype: th.dtype) -> FixedSteps:
+    def get(self, llm: Llama, rows: slice, n: int, capacity: int, dtype: th.dtype) -> FixedSteps:
         """
         Steps for a batch, with an empty cache.
 
@@ -197,7 +196,7 @@ def _adapter_switches(module: nn.Module) -> tuple[Any, ...]:
     return getattr(module, "merged", None), getattr(module, "disable_adapters", None)
 
 
-def make_cache(llm: LlamaForCausalLM, n: int, capacity: int, dtype: th.dtype) -> KVCache:
+def make_cache(llm: Llama, n: int, capacity: int, dtype: th.dtype) -> KVCache:
     """
     Empty cache.
 
@@ -206,6 +205,6 @@ def make_cache(llm: LlamaForCausalLM, n: int, capacity: int, dtype: th.dtype) ->
     :param capacity: columns
     :param dtype: of keys and values
     """
-    heads = llm.config.num_attention_heads
-    shape = (llm.config.num_hidden_layers, n, heads, capacity, llm.config.hidden_size // heads)
+    config = llm.config
+    shape = (config.layers, n, config.heads, capacity, config.hidden // config.heads)
     return KVCache(shape, dtype, llm.lm_head.weight.device)

@@ -11,7 +11,6 @@ import torch as th
 
 from vla_algos.models import OpenVLA, load_vla
 from vla_algos.models.openvla.config import get_preset
-from vla_algos.models.openvla.llm import run_llama
 from vla_algos.models.openvla.processor import IMAGE_STEPS
 from vla_gym import ActionTokenizer
 
@@ -30,7 +29,7 @@ def test_logits(case):
         ids = th.from_numpy(reference[f"prefix_ids_{i}"]).unsqueeze(0)
         with th.no_grad():
             x = model.embed_prompts(model.vision_backbone(pixels), ids)
-            hidden = run_llama(model.language_model, x, th.arange(x.shape[1]).unsqueeze(0))
+            hidden = model.language_model(x, th.arange(x.shape[1]).unsqueeze(0))
             logits = model.language_model.lm_head(hidden)[0]
         name = f"logits_{i}" if f"logits_{i}" in reference else f"logits_text_{i}"
         if name.startswith("logits_text"):
@@ -122,7 +121,7 @@ def test_loss_and_gradients(case):
     for i in range(6):
         row = th.from_numpy(reference[f"tf_input_ids_{i}"])
         x = model.embed_prompts(model.vision_backbone(pixels[i : i + 1]), row[None, :-1])
-        hidden = run_llama(model.language_model, x, th.arange(x.shape[1]).unsqueeze(0))
+        hidden = model.language_model(x, th.arange(x.shape[1]).unsqueeze(0))
         logits = model.language_model.lm_head(hidden[0, -8:])
         losses.append(th.nn.functional.cross_entropy(logits, row[-8:]))
     loss = th.stack(losses).mean()

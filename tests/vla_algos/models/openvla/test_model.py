@@ -16,7 +16,7 @@ from vla_algos.models.openvla.llm import rotary_table
 V = 498 + 256
 
 
-def reference_logits(model: OpenVLA, inputs, row: int, ids: list[int]) -> th.Tensor:
+def reference_logits(model: OpenVLA, reference, inputs, row: int, ids: list[int]) -> th.Tensor:
     """Logits of the next token after ``ids``, one row alone, no cache, by transformers; the sequence is built here."""
     pixels = (inputs.images[row : row + 1].float() / 255 - 0.5) / 0.5
     patches = model.projector(model.vision_backbone(pixels))
@@ -25,11 +25,12 @@ def reference_logits(model: OpenVLA, inputs, row: int, ids: list[int]) -> th.Ten
     embed = model.language_model.model.embed_tokens
     before, after = embed(th.tensor([[1]])), embed(th.tensor([[*text, 2, *ids]]))
     x = th.cat([before, patches, proprio, after], dim=1)
-    return model.language_model(inputs_embeds=x, use_cache=False).logits[0, -1]
+    return reference(inputs_embeds=x, use_cache=False).logits[0, -1]
 
 
 @pytest.mark.parametrize("temperature", [1.0, 1.5])
-def test_decoding_matches_uncached_transformers_forward(lively_nano, inputs, temperature):
+def test_decoding_matches_uncached_transformers_forward(lively_nano, transformers_llama, inputs, temperature):
+    reference = transformers_llama(lively_nano.language_model)
     decoded = lively_nano.decode_actions(
         inputs.images, inputs.instructions, inputs.proprio, deterministic=True, temperature=temperature
     )
@@ -37,7 +38,7 @@ def test_decoding_matches_uncached_transformers_forward(lively_nano, inputs, tem
         ids: list[int] = []
         for step in range(7):
             with th.no_grad():
-                logits = reference_logits(lively_nano, inputs, row, ids)
+                logits = reference_logits(lively_nano, reference, inputs, row, ids)
             log_probs = F.log_softmax(th.stack([logits[V - 1 - b] for b in range(256)]) / temperature, dim=0)
             best = int(log_probs.argmax())
             assert decoded.bins[row, step] == best
@@ -45,7 +46,8 @@ def test_decoding_matches_uncached_transformers_forward(lively_nano, inputs, tem
             ids.append(V - 1 - best)
 
 
-def test_unconstrained_decoding_takes_any_token_and_clips_it(lively_nano, inputs):
+def test_unconstrained_decoding_takes_any_token_and_clips_it(lively_nano, transformers_llama, inputs):
+    reference = transformers_llama(lively_nano.language_model)
     decoded = lively_nano.decode_actions(
         inputs.images, inputs.instructions, inputs.proprio, deterministic=True, constrained=False
     )
@@ -54,7 +56,7 @@ def test_unconstrained_decoding_takes_any_token_and_clips_it(lively_nano, inputs
         ids: list[int] = []
         for _ in range(7):
             with th.no_grad():
-                ids.append(int(reference_logits(lively_nano, inputs, row, ids).argmax()))
+                ids.append(int(reference_logits(lively_nano, reference, inputs, row, ids).argmax()))
         all_ids.append(ids)
     expected = (V - 1 - th.tensor(all_ids)).clamp(0, 254)
     assert th.equal(decoded.bins, expected)

@@ -9,6 +9,7 @@ from vla_algos import env_kwargs
 from vla_algos.errors import CheckpointError, SpaceError
 from vla_algos.models import load_vla, save_vla
 from vla_algos.policies import VLAPolicy
+from vla_algos.recipes.rl_settings import RLSettings
 from vla_gym.envs.libero_env import LiberoEnv
 from vla_gym.errors import ActionStatisticsError, UnknownNameError
 
@@ -72,6 +73,8 @@ def test_the_suites_statistics_are_found(several: Path) -> None:
         env_kwargs(several, "libero_goal_no_noops"),
     ):
         assert (kwargs["action_tokenizer"].q99 == 0.25).all()
+    tokenizer = RLSettings(vla=str(several), env_id="LIBERO-10-v0").env_kwargs["action_tokenizer"]
+    assert (tokenizer.q99[:6] == 0.5).all(), "a recipe names the suite"
     env = LiberoEnv("LIBERO-Goal-v0", **env_kwargs(several, env_id="LIBERO-Goal-v0"))
     policy = VLAPolicy.from_checkpoint(several, env)
     assert policy.unnorm_key == "libero_goal_no_noops"
