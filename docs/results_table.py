@@ -15,7 +15,7 @@ from typing import Any
 
 from vla_algos.evaluation.harness import EvaluationResult
 from vla_algos.evaluation.statistics import success_interval
-from vla_algos.recipes.rl import MODES
+from vla_algos.experiments.rl import MODES
 
 COLUMNS = ("tasks", "seed", "actions", "before", "after", "95 %", "new before", "new after", "decisions", "commit")
 """New: the initial states that training has not seen."""

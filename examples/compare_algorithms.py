@@ -27,9 +27,9 @@ from vla_algos import BC, DemonstrationSet, VLAPolicy, env_kwargs
 from vla_algos.evaluation.harness import EvaluationResult
 from vla_algos.evaluation.plots import plot_comparison
 from vla_algos.evaluation.statistics import success_interval
-from vla_algos.recipes.hyperparams import load_recipe
-from vla_algos.recipes.rl import ALGORITHMS, MODES, RLSettings, evaluate_both, make_env, run_rl
-from vla_algos.recipes.sft_settings import SFTSettings
+from vla_algos.experiments.recipe import load_recipe
+from vla_algos.experiments.rl import ALGORITHMS, MODES, RLSettings, evaluate_both, make_env, run_rl
+from vla_algos.experiments.sft_settings import SFTSettings
 from vla_gym.datasets.episode import Episode
 from vla_gym.datasets.hdf5 import load_episodes
 from vla_gym.datasets.record import record_demonstrations

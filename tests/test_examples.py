@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from vla_algos.evaluation.harness import EpisodeRecord, EvaluationResult
-from vla_algos.recipes.hyperparams import FOLDER
+from vla_algos.experiments.recipe import FOLDER
 
 ROOT = Path(__file__).resolve().parents[1]
 ARGUMENTS = {

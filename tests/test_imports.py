@@ -25,7 +25,7 @@ LAYERS = {
         {"policies", "curriculum"},
         {"algorithms", "bc"},
         {"evaluation"},
-        {"recipes"},
+        {"experiments"},
         {"cli"},
     ],
 }

@@ -39,7 +39,7 @@ def evaluate(
     ] = False,
 ) -> None:
     """Measure how often a VLA reaches the goals of a suite, with 95 % Wilson intervals."""
-    from vla_algos.recipes.names import check_env_names, check_vla
+    from vla_algos.experiments.names import check_env_names, check_vla
 
     ids = numbers(task_ids)
     if resume and out is None:

@@ -27,14 +27,14 @@ def quickstart(
     ] = False,
 ) -> None:
     """Improve the shipped checkpoint at one LIBERO-Goal task by TokenPPO, and show what changed."""
-    from vla_algos.recipes.names import check_env_names, check_run_folder
+    from vla_algos.experiments.names import check_env_names, check_run_folder
 
     # before torch is imported, which takes seconds
     check_env_names("goal", None if task_id is None else [task_id], assets)
     if resume:
         check_run_folder(out)
-    from vla_algos.recipes.quickstart import CURVE, FILMS, quickstart_settings, run_quickstart
-    from vla_algos.recipes.rl_folder import settings_of_run, what_was_saved
+    from vla_algos.experiments.quickstart import CURVE, FILMS, quickstart_settings, run_quickstart
+    from vla_algos.experiments.rl_folder import settings_of_run, what_was_saved
 
     console = Console()
     changes = {} if task_id is None else {"task_ids": (task_id,)}

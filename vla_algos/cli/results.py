@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from vla_algos.recipes.rl import RLResult
+    from vla_algos.experiments.rl import RLResult
 
 
 def print_rl_result(console: Console, result: RLResult) -> None:

@@ -47,8 +47,8 @@ def sft(
     ] = False,
 ) -> None:
     """Fine-tune a VLA on demonstrations, and measure its success rate."""
-    from vla_algos.recipes.names import check_run_folder
-    from vla_algos.recipes.sft_settings import SFTSettings
+    from vla_algos.experiments.names import check_run_folder
+    from vla_algos.experiments.sft_settings import SFTSettings
     from vla_gym.datasets.hdf5 import load_episodes
     from vla_gym.datasets.provenance import describe_demonstrations
 
@@ -77,8 +77,8 @@ def sft(
     origin = {"command": this_command(), "data": describe_demonstrations(data)}
     if resume:
         check_run_folder(out)
+    from vla_algos.experiments.sft import MODEL_FOLDER, run_sft
     from vla_algos.policies.saving import LAST_FILE, saved_timesteps
-    from vla_algos.recipes.sft import MODEL_FOLDER, run_sft
 
     def saved() -> str | None:
         n_steps = saved_timesteps(out / LAST_FILE)

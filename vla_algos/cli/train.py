@@ -15,7 +15,7 @@ from vla_algos.cli.output import interruption_named
 from vla_algos.cli.results import print_rl_result
 
 if TYPE_CHECKING:
-    from vla_algos.recipes.rl_settings import RLSettings
+    from vla_algos.experiments.rl_settings import RLSettings
 
 
 def train(
@@ -42,8 +42,8 @@ def train(
     ] = False,
 ) -> None:
     """Improve a VLA by reinforcement learning, and measure its success before and after."""
-    from vla_algos.recipes.hyperparams import load_recipe
-    from vla_algos.recipes.names import check_run_folder, check_scheme
+    from vla_algos.experiments.names import check_run_folder, check_scheme
+    from vla_algos.experiments.recipe import load_recipe
     from vla_gym.tasks.registry import get_suite
 
     ids = numbers(task_ids)
@@ -74,8 +74,8 @@ def train(
         keywords = None if curriculum == "none" else {**(settings.curriculum or {}), "scheme": curriculum}
         settings = replace(settings, curriculum=keywords)
     # with torch, from here on
-    from vla_algos.recipes.rl import run_rl
-    from vla_algos.recipes.rl_folder import what_was_saved
+    from vla_algos.experiments.rl import run_rl
+    from vla_algos.experiments.rl_folder import what_was_saved
 
     console = Console()
     resuming = shlex.join(["vla-rl", "train", "--out", str(out), "--resume"])
@@ -85,6 +85,6 @@ def train(
 
 
 def _settings_of(folder: Path) -> RLSettings:
-    from vla_algos.recipes.rl_folder import settings_of_run
+    from vla_algos.experiments.rl_folder import settings_of_run
 
     return settings_of_run(folder)

@@ -9,8 +9,8 @@ from rich.console import Console
 
 from vla_algos.cli.results import print_rl_result
 from vla_algos.evaluation.harness import EpisodeRecord, EvaluationResult
-from vla_algos.recipes.rl import RLResult
-from vla_algos.recipes.rl_settings import RLSettings
+from vla_algos.experiments.rl import RLResult
+from vla_algos.experiments.rl_settings import RLSettings
 
 
 def evaluations(n_successes: int) -> dict[str, EvaluationResult]:

@@ -10,11 +10,11 @@ from typer.testing import CliRunner
 
 from vla_algos.cli import train as command
 from vla_algos.cli.main import app
-from vla_algos.recipes import quickstart as recipe
-from vla_algos.recipes import rl
-from vla_algos.recipes.hyperparams import load_recipe
-from vla_algos.recipes.rl_folder import begin_run
-from vla_algos.recipes.rl_settings import RLSettings
+from vla_algos.experiments import quickstart as recipe
+from vla_algos.experiments import rl
+from vla_algos.experiments.recipe import load_recipe
+from vla_algos.experiments.rl_folder import begin_run
+from vla_algos.experiments.rl_settings import RLSettings
 
 RECIPE = """
 run: {seed: 4, assets: primitive, n_eval_states: 7, curriculum: {scheme: paper, tau: 0.2}}

@@ -25,12 +25,12 @@ from vla_algos.bc.bc import BEST_FOLDER
 from vla_algos.bc.dataset import DemonstrationSet
 from vla_algos.common import provenance
 from vla_algos.evaluation.harness import EvaluationResult, evaluate_policy_on_suite
+from vla_algos.experiments.model_card import write_model_card
+from vla_algos.experiments.sft_settings import SFTSettings
+from vla_algos.experiments.stored_settings import check_resumable, check_saved, differs, store_settings
 from vla_algos.models import load_vla, save_vla
 from vla_algos.policies import VLAPolicy, env_kwargs
 from vla_algos.policies.saving import LAST_FILE, disk_errors_named
-from vla_algos.recipes.model_card import write_model_card
-from vla_algos.recipes.sft_settings import SFTSettings
-from vla_algos.recipes.stored_settings import check_resumable, check_saved, differs, store_settings
 from vla_gym.datasets.episode import Episode
 from vla_gym.files import write_then_rename
 from vla_gym.owned import own_folder

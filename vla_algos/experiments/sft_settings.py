@@ -6,8 +6,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from vla_algos.errors import SpaceError, UnknownNameError
-from vla_algos.recipes.names import PRESET_NAMES, check_env_names, check_vla
-from vla_algos.recipes.value_types import check_fields, check_range
+from vla_algos.experiments.names import PRESET_NAMES, check_env_names, check_vla
+from vla_algos.experiments.value_types import check_fields, check_range
 from vla_gym.tasks.registry import N_INIT_STATES
 
 PRESET_CHUNK_SIZE = 8

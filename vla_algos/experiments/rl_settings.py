@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from vla_algos.recipes.names import check_algorithm, check_env_names, check_scheme, check_vla
-from vla_algos.recipes.value_types import check_fields, check_range
+from vla_algos.experiments.names import check_algorithm, check_env_names, check_scheme, check_vla
+from vla_algos.experiments.value_types import check_fields, check_range
 from vla_gym.tasks.registry import N_INIT_STATES, get_suite
 
 
@@ -15,7 +15,7 @@ class RLSettings:
     """
     What to train, how long, and how to judge it.
 
-    :param algorithm: one of ``vla_algos.recipes.names.ALGORITHM_NAMES``
+    :param algorithm: one of ``vla_algos.experiments.names.ALGORITHM_NAMES``
     :param vla: preset, shipped checkpoint, checkpoint folder or Hugging Face id
     :param env_id: the suite
     :param task_ids: its tasks; empty: all

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vla_algos.errors import CheckpointError, SettingsError
+from vla_algos.experiments.names import SETTINGS_FILE, check_run_folder
 from vla_algos.policies.saving import LAST_FILE
-from vla_algos.recipes.names import SETTINGS_FILE, check_run_folder
 from vla_gym.files import write_then_rename
 
 if TYPE_CHECKING:

@@ -13,11 +13,11 @@ from typing import Any, Union, get_args, get_origin
 import yaml
 
 from vla_algos.errors import RecipeError, SettingsError, UnknownNameError
-from vla_algos.recipes.names import ALGORITHM_NAMES
-from vla_algos.recipes.rl_settings import RLSettings
-from vla_algos.recipes.value_types import check_value
+from vla_algos.experiments.names import ALGORITHM_NAMES
+from vla_algos.experiments.rl_settings import RLSettings
+from vla_algos.experiments.value_types import check_value
 
-FOLDER = Path(__file__).resolve().parents[1] / "hyperparams"
+FOLDER = Path(__file__).resolve().parents[1] / "recipes"
 RUN = "run"
 _SET_BY_THE_RUN = ("self", "policy", "env", "seed", "checkpoint_folder", "_init_setup_model")
 
@@ -86,7 +86,7 @@ def _read(path: Path) -> dict[str, dict[str, Any]]:
 
 def _check_keywords(path: Path, algorithm: str, values: dict[str, Any]) -> None:
     """Names and types of an algorithm's keywords."""
-    from vla_algos.recipes.rl import ALGORITHMS
+    from vla_algos.experiments.rl import ALGORITHMS
 
     removed: dict[str, str] = getattr(ALGORITHMS[algorithm], "removed_keywords", {})
     for key in values:

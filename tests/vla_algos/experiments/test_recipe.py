@@ -13,13 +13,13 @@ import yaml
 import vla_algos
 from vla_algos.common.schedules import as_schedule
 from vla_algos.errors import RecipeError, SettingsError, UnknownNameError
+from vla_algos.experiments.names import ALGORITHM_NAMES, PRESET_NAMES
+from vla_algos.experiments.quickstart import quickstart_settings
+from vla_algos.experiments.recipe import FOLDER, load_recipe, recipe_names
+from vla_algos.experiments.rl import ALGORITHMS
+from vla_algos.experiments.rl_settings import RLSettings
+from vla_algos.experiments.sft_settings import SFTSettings
 from vla_algos.models.openvla.config import PRESETS
-from vla_algos.recipes.hyperparams import FOLDER, load_recipe, recipe_names
-from vla_algos.recipes.names import ALGORITHM_NAMES, PRESET_NAMES
-from vla_algos.recipes.quickstart import quickstart_settings
-from vla_algos.recipes.rl import ALGORITHMS
-from vla_algos.recipes.rl_settings import RLSettings
-from vla_algos.recipes.sft_settings import SFTSettings
 
 
 def write(folder: Path, text: str) -> Path:

@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 
 from vla_algos.evaluation.harness import EpisodeRecord, EvaluationResult
-from vla_algos.recipes.model_card import model_card, write_model_card
-from vla_algos.recipes.sft import SFTResult
-from vla_algos.recipes.sft_settings import SFTSettings
+from vla_algos.experiments.model_card import model_card, write_model_card
+from vla_algos.experiments.sft import SFTResult
+from vla_algos.experiments.sft_settings import SFTSettings
 
 VALIDATION = {"step": 10} | {
     f"{name}_{mode}": value

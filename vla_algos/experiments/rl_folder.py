@@ -10,9 +10,9 @@ from pathlib import Path
 
 from vla_algos.common.callbacks import RolloutHistoryCallback, RolloutRecord
 from vla_algos.errors import SettingsError
+from vla_algos.experiments.rl_settings import RLSettings
+from vla_algos.experiments.stored_settings import damaged_settings, read_settings, store_settings
 from vla_algos.policies.saving import LAST_FILE, saved_timesteps
-from vla_algos.recipes.rl_settings import RLSettings
-from vla_algos.recipes.stored_settings import damaged_settings, read_settings, store_settings
 from vla_gym.files import write_then_rename
 
 logger = logging.getLogger(__name__)

@@ -14,12 +14,12 @@ from safetensors.torch import load_file
 from vla_algos.bc import BC
 from vla_algos.errors import CheckpointError, SettingsError, SpaceError, UnknownNameError
 from vla_algos.evaluation.harness import EpisodeRecord, EvaluationResult
+from vla_algos.experiments import sft
+from vla_algos.experiments.sft import SFTResult, run_sft
+from vla_algos.experiments.sft_settings import PRESET_CHUNK_SIZE, SFTSettings
+from vla_algos.experiments.stored_settings import check_resumable, store_settings
 from vla_algos.models import load_vla, save_vla
 from vla_algos.policies import env_kwargs
-from vla_algos.recipes import sft
-from vla_algos.recipes.sft import SFTResult, run_sft
-from vla_algos.recipes.sft_settings import PRESET_CHUNK_SIZE, SFTSettings
-from vla_algos.recipes.stored_settings import check_resumable, store_settings
 from vla_gym.actions.tokenizer import ActionTokenizer
 from vla_gym.datasets.collect import collect_episode
 from vla_gym.datasets.episode import Episode

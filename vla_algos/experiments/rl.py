@@ -28,11 +28,11 @@ from vla_algos.common.schedules import as_schedule
 from vla_algos.common.vec_env import SB3VecEnv
 from vla_algos.curriculum import CurriculumCallback, SuccessSampler
 from vla_algos.evaluation.harness import EvaluationResult, Predictor, evaluate_policy_on_suite
+from vla_algos.experiments.rl_folder import FIRST_EPISODES, MAY_DIFFER, StoredHistoryCallback, begin_run, extend_run
+from vla_algos.experiments.rl_settings import RLSettings
+from vla_algos.experiments.stored_settings import check_resumable, check_saved
 from vla_algos.models import save_vla
 from vla_algos.policies.saving import LAST_FILE, disk_errors_named
-from vla_algos.recipes.rl_folder import FIRST_EPISODES, MAY_DIFFER, StoredHistoryCallback, begin_run, extend_run
-from vla_algos.recipes.rl_settings import RLSettings
-from vla_algos.recipes.stored_settings import check_resumable, check_saved
 from vla_gym.files import write_then_rename
 from vla_gym.owned import own_folder
 from vla_gym.vector import make_vec

@@ -14,15 +14,15 @@ from safetensors.torch import load_file
 
 from vla_algos.algorithms import TokenPPO
 from vla_algos.errors import CheckpointError, SettingsError, UnknownNameError
+from vla_algos.experiments import rl
+from vla_algos.experiments.recipe import load_recipe
+from vla_algos.experiments.rl import run_rl
+from vla_algos.experiments.rl_folder import MAY_DIFFER, begin_run, settings_of_run, what_was_saved
+from vla_algos.experiments.rl_settings import RLSettings
+from vla_algos.experiments.stored_settings import check_resumable
 from vla_algos.models import load_vla, save_vla
 from vla_algos.models.hub import load_config
 from vla_algos.policies import VLAPolicy
-from vla_algos.recipes import rl
-from vla_algos.recipes.hyperparams import load_recipe
-from vla_algos.recipes.rl import run_rl
-from vla_algos.recipes.rl_folder import MAY_DIFFER, begin_run, settings_of_run, what_was_saved
-from vla_algos.recipes.rl_settings import RLSettings
-from vla_algos.recipes.stored_settings import check_resumable
 from vla_gym.errors import FolderInUseError
 from vla_gym.owned import own_folder
 

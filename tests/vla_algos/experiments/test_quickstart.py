@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from vla_algos import TokenPPO
+from vla_algos.experiments.quickstart import quickstart_settings, run_quickstart
 from vla_algos.models import load_vla
-from vla_algos.recipes.quickstart import quickstart_settings, run_quickstart
 
 
 @pytest.mark.slow
