@@ -28,8 +28,11 @@ from vla_algos.evaluation.harness import EvaluationResult
 from vla_algos.evaluation.plots import plot_comparison
 from vla_algos.evaluation.statistics import success_interval
 from vla_algos.experiments.recipe import load_recipe
-from vla_algos.experiments.rl import ALGORITHMS, MODES, RLSettings, evaluate_both, make_env, run_rl
+from vla_algos.experiments.results import MODES
+from vla_algos.experiments.rl import ALGORITHMS, make_env, run_rl
+from vla_algos.experiments.rl_settings import RLSettings
 from vla_algos.experiments.sft_settings import SFTSettings
+from vla_algos.experiments.stages import evaluate_both
 from vla_gym.datasets.episode import Episode
 from vla_gym.datasets.hdf5 import load_episodes
 from vla_gym.datasets.record import record_demonstrations
@@ -122,7 +125,7 @@ def compare(name: str, settings: RLSettings, folder: Path) -> None:
     model = TRAINERS[name](settings, folder)
     print(f"{name}, seed {settings.seed}: {time.perf_counter() - start:.0f} s of training", flush=True)
     set_random_seed(settings.seed)
-    for mode, result in evaluate_both(settings, model).items():
+    for mode, result in evaluate_both(settings, model, settings.env_kwargs, settings.tasks).items():
         result.save(folder / f"{mode}.json")
 
 

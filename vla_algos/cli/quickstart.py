@@ -11,7 +11,7 @@ from rich.console import Console
 
 from vla_algos.cli.options import Assets
 from vla_algos.cli.output import interruption_named
-from vla_algos.cli.results import print_rl_result
+from vla_algos.cli.results import print_result
 
 
 def quickstart(
@@ -27,21 +27,20 @@ def quickstart(
     ] = False,
 ) -> None:
     """Improve the shipped checkpoint at one LIBERO-Goal task by TokenPPO, and show what changed."""
-    from vla_algos.experiments.names import check_env_names, check_run_folder
+    from vla_algos.experiments.names import check_env_names
+    from vla_algos.experiments.run_folder import RunFolder
 
     # before torch is imported, which takes seconds
     check_env_names("goal", None if task_id is None else [task_id], assets)
-    if resume:
-        check_run_folder(out)
+    folder = RunFolder.load(out) if resume else RunFolder(out)
     from vla_algos.experiments.quickstart import CURVE, FILMS, quickstart_settings, run_quickstart
-    from vla_algos.experiments.rl_folder import settings_of_run, what_was_saved
 
     console = Console()
     changes = {} if task_id is None else {"task_ids": (task_id,)}
-    settings = settings_of_run(out) if resume else quickstart_settings(smoke, seed=seed, assets=assets, **changes)
+    settings = folder.settings if resume else quickstart_settings(smoke, seed=seed, assets=assets, **changes)
     resuming = shlex.join(["vla-rl", "quickstart", "--out", str(out), "--resume"])
-    with interruption_named(lambda: what_was_saved(out), lambda: resuming):
+    with interruption_named(folder.what_was_saved, lambda: resuming):
         result = run_quickstart(settings, out, lambda text: console.print(f"[bold]{text}[/bold]"), resume)
-    print_rl_result(console, result)
+    print_result(console, result)
     for file in (CURVE, *FILMS.values(), "results.json"):
         console.print(str(result.folder / file), highlight=False)

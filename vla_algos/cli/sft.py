@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from vla_algos.cli.options import Assets
 from vla_algos.cli.output import interruption_named, this_command
+from vla_algos.cli.results import print_result
 
 
 def sft(
@@ -47,7 +47,7 @@ def sft(
     ] = False,
 ) -> None:
     """Fine-tune a VLA on demonstrations, and measure its success rate."""
-    from vla_algos.experiments.names import check_run_folder
+    from vla_algos.experiments.run_folder import RunFolder
     from vla_algos.experiments.sft_settings import SFTSettings
     from vla_gym.datasets.hdf5 import load_episodes
     from vla_gym.datasets.provenance import describe_demonstrations
@@ -75,16 +75,10 @@ def sft(
     # before torch is imported, which takes seconds
     settings.check_names()
     origin = {"command": this_command(), "data": describe_demonstrations(data)}
-    if resume:
-        check_run_folder(out)
-    from vla_algos.experiments.sft import MODEL_FOLDER, run_sft
-    from vla_algos.policies.saving import LAST_FILE, saved_timesteps
+    folder = RunFolder.load(out) if resume else RunFolder(out)
+    from vla_algos.experiments.sft import run_sft
 
-    def saved() -> str | None:
-        n_steps = saved_timesteps(out / LAST_FILE)
-        return None if n_steps is None else f"The run is saved in {out / LAST_FILE}: {n_steps} gradient steps."
-
-    with interruption_named(saved):
+    with interruption_named(lambda: folder.what_was_saved("gradient steps")):
         result = run_sft(
             settings,
             load_episodes(data),
@@ -93,19 +87,4 @@ def sft(
             resume=resume,
             origin=origin,
         )
-
-    table = Table(title="validation, teacher-forced | free-running")
-    for column in ("step", "token accuracy", "L1 error", "bin error"):
-        table.add_column(column, justify="right")
-    for row in result.validations:
-        pairs = [f"{row[f'{n}_forced']:.3f} | {row[f'{n}_free']:.3f}" for n in ("accuracy", "l1_error", "bin_error")]
-        table.add_row(str(int(row["step"])), *pairs)
-    console.print(table)
-    for mode, evaluation in result.evaluations.items():
-        parts = ", ".join(f"{name} {s}/{n}" for name, (s, n) in result.split_success(mode).items())
-        console.print(f"[bold]{mode}[/bold]: {parts}")
-        console.print(str(evaluation), highlight=False)
-    stages = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in result.seconds.items())
-    console.print(
-        f"{stages}; peak memory {result.peak_memory_mb:.0f} MB; model and card in {result.folder / MODEL_FOLDER}"
-    )
+    print_result(console, result)

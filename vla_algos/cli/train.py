@@ -12,10 +12,12 @@ from rich.console import Console
 
 from vla_algos.cli.options import ASSETS_HELP, numbers
 from vla_algos.cli.output import interruption_named
-from vla_algos.cli.results import print_rl_result
+from vla_algos.cli.results import print_result
+from vla_algos.errors import CheckpointError
 
 if TYPE_CHECKING:
     from vla_algos.experiments.rl_settings import RLSettings
+    from vla_algos.experiments.run_folder import RunFolder
 
 
 def train(
@@ -42,15 +44,15 @@ def train(
     ] = False,
 ) -> None:
     """Improve a VLA by reinforcement learning, and measure its success before and after."""
-    from vla_algos.experiments.names import check_run_folder, check_scheme
+    from vla_algos.experiments.names import check_scheme
     from vla_algos.experiments.recipe import load_recipe
+    from vla_algos.experiments.run_folder import RunFolder
     from vla_gym.tasks.registry import get_suite
 
     ids = numbers(task_ids)
     # before torch is imported, which takes seconds
     check_scheme(None if curriculum in (None, "none") else {"scheme": curriculum})
-    if resume:
-        check_run_folder(out)
+    folder = RunFolder.load(out) if resume else RunFolder(out)
     given = {
         "env_id": None if suite is None else get_suite(suite).env_id,
         "task_ids": None if ids is None else tuple(ids),
@@ -62,7 +64,7 @@ def train(
         "assets": assets,
     }
     changes = {name: value for name, value in given.items() if value is not None}
-    base = _settings_of(out) if resume else None
+    base = _settings_of(folder) if resume else None
     if base is not None:
         algorithm = algorithm or base.algorithm
     if base is not None and recipe is None:
@@ -75,16 +77,18 @@ def train(
         settings = replace(settings, curriculum=keywords)
     # with torch, from here on
     from vla_algos.experiments.rl import run_rl
-    from vla_algos.experiments.rl_folder import what_was_saved
 
     console = Console()
     resuming = shlex.join(["vla-rl", "train", "--out", str(out), "--resume"])
-    with interruption_named(lambda: what_was_saved(out), lambda: resuming):
+    with interruption_named(folder.what_was_saved, lambda: resuming):
         result = run_rl(settings, out, lambda text: console.print(f"[bold]{text}[/bold]"), resume)
-    print_rl_result(console, result)
+    print_result(console, result)
 
 
-def _settings_of(folder: Path) -> RLSettings:
-    from vla_algos.experiments.rl_folder import settings_of_run
+def _settings_of(folder: RunFolder) -> RLSettings:
+    from vla_algos.experiments.rl_settings import RLSettings
 
-    return settings_of_run(folder)
+    settings = folder.settings
+    if not isinstance(settings, RLSettings):
+        raise CheckpointError(f"The run in {folder.path} is a supervised fine-tuning. Resume it with vla-rl sft.")
+    return settings

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -182,20 +182,31 @@ class EvaluationResult:
         :raises EvaluationFileError: if the file is damaged, of something else, or of a later version
         """
         try:
-            content = dict(json.loads(Path(path).read_text(encoding="utf-8")))
-            version = content.setdefault("schema_version", 1)
-            if version not in range(1, SCHEMA_VERSION + 1):
-                raise ValueError(f"schema version {version!r}, this vla_algos reads 1 to {SCHEMA_VERSION}")
-            names = [field.name for field in dataclasses.fields(cls)]
-            values = {name: content[name] for name in names if name in content}
-            values["episodes"] = tuple(EpisodeRecord(**episode) for episode in values["episodes"])
-            values["instructions"] = {int(task_id): text for task_id, text in values["instructions"].items()}
-            return cls(**values)
+            return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise EvaluationFileError(
                 f"{path} is not a result of an evaluation ({error}). Name a file that EvaluationResult.save wrote, or "
                 "evaluate again."
             ) from error
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> EvaluationResult:
+        """
+        Inverse of :meth:`to_dict`.
+
+        :param content: its values, as JSON gives them back
+        :return: the evaluation
+        :raises ValueError: for values of a later version; TypeError, KeyError or AttributeError for other values
+        """
+        content = dict(content)
+        version = content.setdefault("schema_version", 1)
+        if version not in range(1, SCHEMA_VERSION + 1):
+            raise ValueError(f"schema version {version!r}, this vla_algos reads 1 to {SCHEMA_VERSION}")
+        names = [field.name for field in dataclasses.fields(cls)]
+        values = {name: content[name] for name in names if name in content}
+        values["episodes"] = tuple(EpisodeRecord(**episode) for episode in values["episodes"])
+        values["instructions"] = {int(task_id): text for task_id, text in values["instructions"].items()}
+        return cls(**values)
 
     @property
     def _conditions(self) -> str:

@@ -7,14 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vla_algos.errors import CheckpointError
 from vla_gym.assets.resolve import resolve_assets
 from vla_gym.errors import UnknownNameError
 from vla_gym.tasks.registry import RENDER_QUALITIES, SuiteSpec, get_suite
 
 ALGORITHM_NAMES = ("TokenPPO", "TokenGRPO", "TokenRLOO", "TPO")
-SETTINGS_FILE = "settings.json"
-"""In the folder of a run."""
 SCHEME_NAMES = ("paper", "frontier", "uniform")
 """As ``vla_algos.curriculum.sampler.SCHEMES`` has them."""
 PRESET_NAMES = ("openvla-7b", "openvla-7b-siglip", "compact", "nano")
@@ -49,20 +46,6 @@ def check_scheme(curriculum: Mapping[str, Any] | None) -> None:
     scheme = (curriculum or {}).get("scheme")
     if scheme is not None and scheme not in SCHEME_NAMES:
         raise UnknownNameError("scheme", scheme, SCHEME_NAMES)
-
-
-def check_run_folder(folder: str | Path) -> None:
-    """
-    See whether a run was started in a folder.
-
-    :param folder: of the run
-    :raises CheckpointError: if it was not
-    """
-    if not (Path(folder) / SETTINGS_FILE).is_file():
-        raise CheckpointError(
-            f"{folder} holds no {SETTINGS_FILE}, so there is no run to resume. Name the folder of an interrupted run, "
-            "or start one, without resume."
-        )
 
 
 def check_algorithm(algorithm: str) -> None:

@@ -15,7 +15,8 @@ from typing import Any
 from vla_algos.evaluation.plots import plot_learning_curve
 from vla_algos.evaluation.videos import record_episode
 from vla_algos.experiments.recipe import load_recipe
-from vla_algos.experiments.rl import RLResult, run_rl
+from vla_algos.experiments.results import RunResult
+from vla_algos.experiments.rl import run_rl
 from vla_algos.experiments.rl_settings import RLSettings
 
 RECIPE = "quickstart"
@@ -42,7 +43,7 @@ def run_quickstart(
     folder: str | Path,
     announce: Callable[[str], None] = lambda _: None,
     resume: bool = False,
-) -> RLResult:
+) -> RunResult:
     """
     Evaluate, train, evaluate again; film one held-out episode before and after, and draw the curve.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from vla_algos.experiments.names import check_algorithm, check_env_names, check_scheme, check_vla
 from vla_algos.experiments.value_types import check_fields, check_range
@@ -30,6 +30,13 @@ class RLSettings:
     :param n_eval_states: initial states per task and evaluation; 0: no evaluation
     :raises SettingsError: for a value of the wrong type, or out of its range
     """
+
+    may_differ: ClassVar[tuple[str, ...]] = ("n_eval_states", "total_timesteps")
+    """Fields that may change when a run is resumed."""
+    lists: ClassVar[tuple[str, ...]] = ("task_ids",)
+    """Fields that JSON turns from tuples into lists."""
+    seen_states: ClassVar[str] = "trained on"
+    """Name of the initial states that training saw."""
 
     algorithm: str = "TokenPPO"
     vla: str = "compact-libero-goal"
@@ -72,6 +79,11 @@ class RLSettings:
     def tasks(self) -> tuple[int, ...]:
         """The tasks trained on."""
         return self.task_ids or tuple(range(len(get_suite(self.env_id).tasks)))
+
+    @property
+    def seen(self) -> dict[int, set[int]]:
+        """Per task, the initial states that training draws from."""
+        return {task_id: set(range(self.n_train_states)) for task_id in self.tasks}
 
     @property
     def policy_kwargs(self) -> dict[str, Any]:

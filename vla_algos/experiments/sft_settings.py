@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 from vla_algos.errors import SpaceError, UnknownNameError
 from vla_algos.experiments.names import PRESET_NAMES, check_env_names, check_vla
@@ -39,6 +39,20 @@ class SFTSettings:
     :param n_envs: environments side by side
     :raises SettingsError: for a value of the wrong type, or out of its range
     """
+
+    may_differ: ClassVar[tuple[str, ...]] = (
+        "frames_on_disk",
+        "weights_dtype",
+        "assets",
+        "render_quality",
+        "n_eval_states",
+        "n_envs",
+    )
+    """Fields that may change when a run is resumed: how frames and weights are stored, and the evaluation."""
+    lists: ClassVar[tuple[str, ...]] = ("cameras",)
+    """Fields that JSON turns from tuples into lists."""
+    seen_states: ClassVar[str] = "demonstrated"
+    """Name of the initial states that training saw."""
 
     vla: str = "compact"
     chunk_size: int | None = None

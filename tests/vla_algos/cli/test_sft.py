@@ -37,7 +37,7 @@ def test_files_in_model_out(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
     assert "training on 4 episodes, 24 decisions: 3 gradient steps" in result.output
-    assert "teacher-forced | free-running" in result.output and "peak memory" in result.output
+    assert "teacher-forced | free-running" in result.output and "Peak memory" in result.output
     assert (tmp_path / "out" / "model" / "model.safetensors").exists()
     card = (tmp_path / "out" / "model" / "README.md").read_text()
     assert "vla-rl" in card and "kept 4, attempted 4" in card
