@@ -27,6 +27,7 @@ LAYERS = {
         {"evaluation"},
         {"experiments"},
         {"cli"},
+        {"__main__"},
     ],
 }
 SEPARATE = {"algorithms", "bc"}

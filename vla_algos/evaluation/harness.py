@@ -246,6 +246,7 @@ def evaluate_policy_on_suite(
     vec_env_cls: type[DummyVecEnv] | type[SubprocVecEnv] | None = None,
     episodes_file: str | Path | None = None,
     resume: bool = False,
+    wrappers: Sequence[Callable[[gym.Env], gym.Env]] = (),
 ) -> EvaluationResult:
     """
     Run each (task, initial state) exactly once and count.
@@ -267,6 +268,7 @@ def evaluate_policy_on_suite(
     :param env_fn: makes the environment by itself, instead of ``env_kwargs``
     :param vec_env_cls: SB3 vector environment; None: a process per environment if ``n_envs`` > 1
     :param episodes_file: JSON lines: what is evaluated, then each episode as it ends; None: nothing is written
+    :param wrappers: put around each environment, from the inside out; recorded among ``env_kwargs``
     :param resume: take the episodes that ``episodes_file`` has, and run those that it lacks; False: replace it
     :return: episodes and figures
     :raises EvaluationFileError: if ``episodes_file`` is damaged, cannot be written, or was measured otherwise
@@ -278,7 +280,9 @@ def evaluate_policy_on_suite(
     if env_fn is not None and env_kwargs is not None:
         raise ValueError("env_fn makes the environment by itself; env_kwargs would not be used. Give one of the two.")
     kwargs = None if env_fn is not None else evaluation_env_kwargs(model, env_kwargs)
-    make_env = env_fn if env_fn is not None else partial(gym.make, env_id, **(kwargs or {}))
+    make_env: Callable[[], gym.Env] = env_fn if env_fn is not None else partial(gym.make, env_id, **(kwargs or {}))
+    if wrappers:
+        make_env = partial(_make_wrapped, make_env, wrappers)
     if task_ids is None:
         with make_env() as env:
             task_ids = list(env.unwrapped.task_ids)  # type: ignore[attr-defined]
@@ -297,6 +301,8 @@ def evaluate_policy_on_suite(
         "temperature": temperature_of(model),
         "env_kwargs": None if kwargs is None else plain(kwargs),
     }
+    if wrappers:
+        about["env_kwargs"] = {**(about["env_kwargs"] or {}), "wrappers": plain(list(wrappers))}
     with nullcontext() if episodes_file is None else own_file(episodes_file):
         log = EpisodeLog(episodes_file, resume)
         # where nothing is left to run, one environment still says how the episodes would be measured
@@ -316,6 +322,13 @@ def evaluate_policy_on_suite(
         episodes=tuple(episode.record for episode in logged),
         **about,
     )
+
+
+def _make_wrapped(make_env: Callable[[], gym.Env], wrappers: Sequence[Callable[[gym.Env], gym.Env]]) -> gym.Env:
+    env = make_env()
+    for wrap in wrappers:
+        env = wrap(env)
+    return env
 
 
 def _make_venv(

@@ -1,4 +1,4 @@
-"""Recipe files: YAML whose keys are fields of ``RLSettings`` and keywords of the algorithms."""
+"""Recipe files: YAML with sections for the environment, the algorithm, the evaluation and the resources."""
 
 from __future__ import annotations
 
@@ -13,13 +13,20 @@ from typing import Any, Union, get_args, get_origin
 import yaml
 
 from vla_algos.errors import RecipeError, SettingsError, UnknownNameError
-from vla_algos.experiments.names import ALGORITHM_NAMES
+from vla_algos.experiments.components import anchored
+from vla_algos.experiments.names import ALGORITHMS, CLONING, algorithm_class
 from vla_algos.experiments.rl_settings import RLSettings
+from vla_algos.experiments.settings import wrapper_entries
+from vla_algos.experiments.sft_settings import SFTSettings
 from vla_algos.experiments.value_types import check_value
+from vla_gym.tasks.registry import get_suite
 
 FOLDER = Path(__file__).resolve().parents[1] / "recipes"
-RUN = "run"
-_SET_BY_THE_RUN = ("self", "policy", "env", "seed", "checkpoint_folder", "_init_setup_model")
+_FORMER_SECTION = "run"
+_FORMER_FIELDS = {"env_id": "suite", "task_ids": "tasks", "n_train_states": "train_states", "n_eval_states": "states"}
+_SET_BY_THE_RUN = (
+    "self", "policy", "env", "dataset", "seed", "device", "checkpoint_folder", "tensorboard_log", "_init_setup_model"
+)  # fmt: skip
 
 
 def recipe_names() -> list[str]:
@@ -28,73 +35,137 @@ def recipe_names() -> list[str]:
 
 
 def load_recipe(
-    name: str | Path, algorithm: str | None = None, base: RLSettings | None = None, **changes: Any
-) -> RLSettings:
+    name: str | Path, algorithm: str | None = None, base: RLSettings | SFTSettings | None = None, **changes: Any
+) -> RLSettings | SFTSettings:
     """
-    Settings from a recipe.
+    Read settings from a recipe.
 
     :param name: of a shipped recipe, or a YAML file
-    :param algorithm: section to use; None: the first
-    :param base: where what the recipe leaves open comes from; None: the defaults
-    :param changes: fields of ``RLSettings`` that shall differ
-    :return: the settings
-    :raises UnknownNameError: if there is no such recipe, algorithm, field, keyword, model, suite or task
-    :raises RecipeError: if the file is not YAML of that form, or has a value of the wrong type
+    :param algorithm: which of the recipe's algorithms; None: the first
+    :param base: where settings come from that the recipe leaves open; None: the defaults
+    :param changes: fields that replace those of the recipe
+    :return: ``SFTSettings`` for the algorithm BC, else ``RLSettings``
+    :raises UnknownNameError: if there is no such recipe, algorithm, section, key, keyword, model, suite or task
+    :raises RecipeError: if the file is not YAML of that form, has a value of the wrong type, or names code of the
+        user's own that cannot be imported
     :raises AssetsError: if the asset pack is missing
     """
     path = Path(name) if Path(name).suffix in (".yml", ".yaml") else FOLDER / f"{name}.yml"
     if not path.is_file():
         raise UnknownNameError("recipe", str(name), [*recipe_names(), "a .yml file"])
     content = _read(path)
-    sections = {key: section for key, section in content.items() if key != RUN}
-    for key in sections:
-        if key not in ALGORITHM_NAMES:
-            raise UnknownNameError("section of a recipe", key, [RUN, *ALGORITHM_NAMES])
-    chosen = algorithm or next(iter(sections), None)
-    if chosen not in sections:
-        raise UnknownNameError("algorithm of this recipe", chosen, sections)
-    fields = [f.name for f in dataclasses.fields(RLSettings) if f.name not in ("algorithm", "algorithm_kwargs")]
-    run = {**content.get(RUN, {}), **changes}
-    _check_names(run, fields, f"field in '{RUN}'")
-    if isinstance(run.get("curriculum", {}), str):
-        raise RecipeError(f"{path}: curriculum is {run['curriculum']!r}; expected keywords: {_listed_curriculum()}.")
-    if run.get("task_ids", ()) is None:
-        run["task_ids"] = ()
-    elif isinstance(run.get("task_ids"), list):
-        run["task_ids"] = tuple(run["task_ids"])
-    try:
-        settings = dataclasses.replace(base or RLSettings(), algorithm=chosen, algorithm_kwargs=sections[chosen], **run)
-    except SettingsError as error:
-        raise RecipeError(f"{path}: {error}") from error
-    # what needs no torch first: a mistyped name shows at once
+    chosen, keywords = _chosen_algorithm(path, content.pop("algorithm", None), algorithm)
+    kind = SFTSettings if chosen == CLONING else RLSettings
+    values = _fields(path, content, kind)
+    if "policy" in keywords:
+        policy = keywords.pop("policy")
+        values["policy"] = anchored(policy, path.parent) if isinstance(policy, str) else policy
+    values = {**values, **changes}
+    if isinstance(values.get("env_id"), str):
+        values["env_id"] = get_suite(values["env_id"]).env_id
+    _check_names(changes, kind.field_names(), f"field of {kind.__name__}")
+    settings = _made(path, kind, base if isinstance(base, kind) else kind(), chosen, keywords, values)
+    # names that need no torch first: a mistyped one shows at once
     settings.check_names()
-    _check_keywords(path, chosen, sections[chosen])
-    if run.get("curriculum") is not None:
-        _check_curriculum(path, run["curriculum"])
+    _check_keywords(path, chosen, keywords)
+    curriculum = values.get("curriculum")
+    if curriculum is not None:
+        _check_curriculum(path, curriculum)
     return settings
 
 
-def _read(path: Path) -> dict[str, dict[str, Any]]:
+def _read(path: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path} is not YAML: {error}") from error
-    if not isinstance(content, dict) or not all(isinstance(section, dict) for section in content.values()):
-        raise RecipeError(f"{path} must hold sections: '{RUN}' and one or more of {', '.join(ALGORITHM_NAMES)}.")
+    if not isinstance(content, dict):
+        raise RecipeError(f"{path} must hold sections: algorithm, and any of {', '.join(_sections(RLSettings))}.")
+    former = [key for key in content if key == _FORMER_SECTION or key in ALGORITHMS]
+    if former:
+        raise RecipeError(
+            f"{path} has the section {former[0]!r}, as recipes of an earlier version had. Name the algorithm in a "
+            "section 'algorithm' (name: TokenPPO, then its keywords), and divide 'run' into the sections env (suite, "
+            "tasks, train_states, assets, render_quality), evaluation (states) and resources (n_envs); vla, seed, "
+            "total_timesteps and curriculum stand beside them. See the recipe quickstart."
+        )
     return content
+
+
+def _chosen_algorithm(path: Path, section: Any, wanted: str | None) -> tuple[str, dict[str, Any]]:
+    """Name and keywords of one of a recipe's algorithms."""
+    entries = section if isinstance(section, list) else [section]
+    if not section or not all(isinstance(entry, dict) and isinstance(entry.get("name"), str) for entry in entries):
+        raise RecipeError(
+            f"{path}: algorithm is {section!r}; expected its name and keywords, such as "
+            "{name: TokenPPO, n_steps: 40}, or a list of these."
+        )
+    named = {entry["name"]: {key: value for key, value in entry.items() if key != "name"} for entry in entries}
+    chosen = wanted or next(iter(named))
+    if chosen not in named:
+        raise UnknownNameError("algorithm of this recipe", chosen, named)
+    return anchored(chosen, path.parent), named[chosen]
+
+
+def _sections(kind: type[RLSettings] | type[SFTSettings]) -> list[str]:
+    return list(dict.fromkeys(key.split(".")[0] for key in kind.keys.values()))
+
+
+def _fields(path: Path, content: dict[str, Any], kind: type[RLSettings] | type[SFTSettings]) -> dict[str, Any]:
+    """Values of the fields that the sections name."""
+    _check_names(content, _sections(kind), "section of a recipe")
+    field_of = {key: name for name, key in kind.keys.items()}
+    values: dict[str, Any] = {}
+    for section, entries in content.items():
+        if section in field_of:
+            values[field_of[section]] = entries
+            continue
+        if not isinstance(entries, dict):
+            raise RecipeError(f"{path}: {section} is {entries!r}; expected keys with values.")
+        valid = [key.split(".")[1] for key in field_of if key.startswith(f"{section}.")]
+        for key in entries:
+            if key in _FORMER_FIELDS:
+                raise UnknownNameError(f"key of {section}", key, valid, f"It is {_FORMER_FIELDS[key]!r} now.")
+        _check_names(entries, valid, f"key of {section}")
+        values |= {field_of[f"{section}.{key}"]: value for key, value in entries.items()}
+    return values
+
+
+def _made(
+    path: Path,
+    kind: type[RLSettings] | type[SFTSettings],
+    base: RLSettings | SFTSettings,
+    algorithm: str,
+    keywords: dict[str, Any],
+    values: dict[str, Any],
+) -> RLSettings | SFTSettings:
+    """The settings; mistakes are named as the recipe names them."""
+    if isinstance(values.get("curriculum"), str):
+        expected = _listed_curriculum()
+        raise RecipeError(f"{path}: curriculum is {values['curriculum']!r}; expected keywords: {expected}.")
+    try:
+        for name in ("wrappers", "vec_wrappers"):
+            if name in values:
+                values[name] = wrapper_entries(name, values[name], path.parent)
+        for name in kind.lists:
+            if name in values and isinstance(values[name] or [], list):
+                values[name] = tuple(values[name] or ())
+        return dataclasses.replace(base, algorithm=algorithm, algorithm_kwargs=keywords, **values)
+    except SettingsError as error:
+        name, _, rest = str(error).partition(" ")
+        raise RecipeError(f"{path}: {kind.keys.get(name, name)} {rest}") from error
 
 
 def _check_keywords(path: Path, algorithm: str, values: dict[str, Any]) -> None:
     """Names and types of an algorithm's keywords."""
-    from vla_algos.experiments.rl import ALGORITHMS
-
-    removed: dict[str, str] = getattr(ALGORITHMS[algorithm], "removed_keywords", {})
+    made = algorithm_class(algorithm)
+    removed: dict[str, str] = getattr(made, "removed_keywords", {})
     for key in values:
         if key in removed:
             raise RecipeError(f"{path}: {algorithm} has no {key}: {removed[key]}")
     hints = {
         key: parameter.annotation
-        for key, parameter in inspect.signature(ALGORITHMS[algorithm].__init__, eval_str=True).parameters.items()
+        for key, parameter in inspect.signature(made.__init__, eval_str=True).parameters.items()
         if key not in _SET_BY_THE_RUN and parameter.kind is not parameter.VAR_KEYWORD
     }
     _check_names(values, list(hints), f"keyword of {algorithm}")

@@ -6,36 +6,36 @@ Training uses the first initial states of each task; the evaluation uses these a
 
 from __future__ import annotations
 
+import inspect
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any
 
+import torch as th
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger, configure
-from stable_baselines3.common.vec_env import VecMonitor
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.vec_env import VecEnv, VecMonitor
 
-from vla_algos.algorithms import TPO, TokenGRPO, TokenPPO, TokenRLOO
-from vla_algos.algorithms.base import TokenAlgorithm
 from vla_algos.common import provenance
 from vla_algos.common.schedules import as_schedule
 from vla_algos.common.vec_env import SB3VecEnv
 from vla_algos.curriculum import CurriculumCallback, SuccessSampler
 from vla_algos.evaluation.harness import EvaluationResult
+from vla_algos.experiments.components import is_import_path, load_object
 from vla_algos.experiments.history import StoredHistoryCallback
+from vla_algos.experiments.names import algorithm_class
 from vla_algos.experiments.results import MODES, RunResult
 from vla_algos.experiments.rl_settings import RLSettings
 from vla_algos.experiments.run_folder import RunFolder
+from vla_algos.experiments.settings import components
 from vla_algos.experiments.stages import Announce, evaluate_both, silent, timed
 from vla_algos.models import save_vla
+from vla_algos.policies import VLAPolicy
 from vla_algos.policies.saving import disk_errors_named
 from vla_gym.owned import own_folder
 from vla_gym.vector import make_vec
-
-ALGORITHMS: Mapping[str, type[TokenAlgorithm]] = MappingProxyType(
-    {algorithm.__name__: algorithm for algorithm in (TokenPPO, TokenGRPO, TokenRLOO, TPO)}
-)
 
 
 def run_rl(
@@ -43,7 +43,7 @@ def run_rl(
     folder: str | Path,
     announce: Announce = silent,
     resume: bool = False,
-    on_model: Callable[[str, TokenAlgorithm], None] = lambda when, model: None,
+    on_model: Callable[[str, BaseAlgorithm], None] = lambda when, model: None,
 ) -> RunResult:
     """
     Evaluate, train, evaluate again.
@@ -78,6 +78,8 @@ def run_rl(
             run_folder.check_saved()
     settings.check_names()
     sampler = None if settings.curriculum is None else _new_sampler(settings)
+    if settings.threads is not None:
+        th.set_num_threads(settings.threads)
     with own_folder(run_folder.path):
         return _run(settings, run_folder, announce, resume, on_model, sampler)
 
@@ -87,7 +89,7 @@ def _run(
     folder: RunFolder,
     announce: Announce,
     resume: bool,
-    on_model: Callable[[str, TokenAlgorithm], None],
+    on_model: Callable[[str, BaseAlgorithm], None],
     sampler: SuccessSampler | None,
 ) -> RunResult:
     seconds: dict[str, float] = {}
@@ -123,9 +125,14 @@ def _run(
         seconds["training"] = recorder.seconds
     finally:
         env.close()
-    model.save(folder.algorithm)
-    with disk_errors_named(folder.vla):
-        save_vla(model.policy.vla, folder.vla)
+    with disk_errors_named(folder.algorithm):
+        model.save(folder.algorithm)
+        if not hasattr(model, "checkpoint_folder"):
+            # algorithms of SB3 save nothing while they train
+            model.save(folder.last)
+    if isinstance(model.policy, VLAPolicy):
+        with disk_errors_named(folder.vla):
+            save_vla(model.policy.vla, folder.vla)
     with timed("evaluation after", seconds):
         after = _evaluate(settings, model, folder, "after", announce)
     on_model("after", model)
@@ -150,46 +157,63 @@ def _training_text(settings: RLSettings, n_timesteps: int) -> str:
     return f"{settings.algorithm}, {n_timesteps} decisions on {n_tasks} task{'s' * (n_tasks > 1)}"
 
 
-def make_env(settings: RLSettings) -> VecMonitor:
+def make_env(settings: RLSettings) -> VecEnv:
     """
-    Environments to train in.
+    Make the environments to train in.
 
     :param settings: of the run
-    :return: seeded, a process each; they draw the starts that are trained on, and show the simulator's state if the
-        policy's critic is to read it
+    :return: seeded, with the settings' wrappers around them; they draw the starts that are trained on, and show the
+        simulator's state if the policy's critic is to read it
     """
     workers = make_vec(
         settings.env_id,
         settings.n_envs,
-        "process",
+        settings.backend,
+        wrappers=components(settings.wrappers),
         init_state_ids=range(settings.n_train_states),
         privileged_obs=settings.policy_kwargs.get("critic") == "privileged",
         **settings.env_kwargs,
     )
-    env = VecMonitor(SB3VecEnv(workers))
+    env: VecEnv = VecMonitor(SB3VecEnv(workers))
     env.seed(settings.seed)
+    for wrap in components(settings.vec_wrappers):
+        env = wrap(env)
     return env
 
 
-def _make_model(settings: RLSettings, env: VecMonitor, folder: RunFolder, resume: bool) -> TokenAlgorithm:
-    algorithm: Any = ALGORITHMS[settings.algorithm]
+def _make_model(settings: RLSettings, env: VecEnv, folder: RunFolder, resume: bool) -> BaseAlgorithm:
+    algorithm = algorithm_class(settings.algorithm)
+    policy = _policy(settings.policy)
     if resume:
-        model = algorithm.load(folder.last, env=env)
+        # the user's own class is not unpickled, but imported as at the start
+        custom = {} if isinstance(policy, str) else {"policy_class": policy}
+        model = algorithm.load(folder.last, env=env, device=settings.device, custom_objects=custom)
         # the folder may have been moved, or named from elsewhere
-        model.checkpoint_folder = str(folder.path)
+        if hasattr(model, "checkpoint_folder"):
+            model.checkpoint_folder = str(folder.path)
         model.set_logger(_logger(folder, model.num_timesteps))
         return model
     kwargs = {name: as_schedule(value) for name, value in settings.algorithm_kwargs.items() if name != "policy_kwargs"}
-    model = algorithm(
-        "VLAPolicy",
-        env,
-        seed=settings.seed,
-        policy_kwargs=settings.policy_kwargs,
-        checkpoint_folder=folder.path,
-        **kwargs,
-    )
+    if _is_vla_policy(policy):
+        kwargs["policy_kwargs"] = settings.policy_kwargs
+    elif "policy_kwargs" in settings.algorithm_kwargs:
+        kwargs["policy_kwargs"] = settings.algorithm_kwargs["policy_kwargs"]
+    if "checkpoint_folder" in inspect.signature(algorithm).parameters:
+        kwargs["checkpoint_folder"] = folder.path
+    elif policy == "VLAPolicy":
+        # the algorithms of SB3 do not know this name
+        policy = VLAPolicy
+    model = algorithm(policy, env, **{"seed": settings.seed, "device": settings.device, **kwargs})
     model.set_logger(_logger(folder, 0))
     return model
+
+
+def _policy(name: str) -> str | type[BasePolicy]:
+    return load_object(name) if is_import_path(name) else name
+
+
+def _is_vla_policy(policy: str | type[BasePolicy]) -> bool:
+    return policy == "VLAPolicy" or (isinstance(policy, type) and issubclass(policy, VLAPolicy))
 
 
 def _logger(folder: RunFolder, n_timesteps: int) -> Logger:
@@ -203,7 +227,7 @@ def _new_sampler(settings: RLSettings) -> SuccessSampler:
 
 
 def _evaluate(
-    settings: RLSettings, model: TokenAlgorithm, folder: RunFolder, when: str, announce: Announce
+    settings: RLSettings, model: BaseAlgorithm, folder: RunFolder, when: str, announce: Announce
 ) -> dict[str, EvaluationResult]:
     if settings.n_eval_states:
         announce(f"evaluation {when} training, greedy and sampled")

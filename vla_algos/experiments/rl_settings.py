@@ -2,78 +2,81 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, ClassVar
 
-from vla_algos.experiments.names import check_algorithm, check_env_names, check_scheme, check_vla
-from vla_algos.experiments.value_types import check_fields, check_range
+from vla_algos.experiments.names import check_env_names, check_scheme
+from vla_algos.experiments.settings import BASE_KEYS, ExperimentSettings, components
+from vla_algos.experiments.value_types import check_range
+from vla_gym.errors import UnknownNameError
 from vla_gym.tasks.registry import N_INIT_STATES, get_suite
+from vla_gym.vector import BACKENDS
+
+_KEYS: Mapping[str, str] = MappingProxyType(
+    {
+        **BASE_KEYS,
+        "total_timesteps": "total_timesteps",
+        "task_ids": "env.tasks",
+        "n_train_states": "env.train_states",
+        "further_env_kwargs": "env.kwargs",
+        "curriculum": "curriculum",
+        "wrappers": "wrappers",
+        "vec_wrappers": "vec_wrappers",
+        "backend": "resources.backend",
+    }
+)
 
 
 @dataclass(frozen=True)
-class RLSettings:
+class RLSettings(ExperimentSettings):
     """
-    What to train, how long, and how to judge it.
+    What to train, how long, and how to evaluate it; see :class:`ExperimentSettings` for the rest.
 
-    :param algorithm: one of ``vla_algos.experiments.names.ALGORITHM_NAMES``
-    :param vla: preset, shipped checkpoint, checkpoint folder or Hugging Face id
-    :param env_id: the suite
-    :param task_ids: its tasks; empty: all
+    :param task_ids: tasks of the suite; empty: all
     :param n_train_states: initial states 0..n-1 of each task are trained on
-    :param n_envs: environments side by side, a process each
     :param total_timesteps: decisions to train on
     :param curriculum: keywords of :class:`vla_algos.curriculum.SuccessSampler`; None: starts are drawn evenly
-    :param algorithm_kwargs: keywords of the algorithm; ``"lin_1.0e-4"`` falls from there to zero
-    :param seed: of everything
-    :param assets: asset pack
-    :param render_quality: "fast" or "full"
-    :param n_eval_states: initial states per task and evaluation; 0: no evaluation
-    :raises SettingsError: for a value of the wrong type, or out of its range
+    :param further_env_kwargs: further keywords of the environment
+    :param wrappers: of each environment, in training and evaluation, from the inside out: ``{import path: keywords}``
+    :param vec_wrappers: of the vector environment that training uses, likewise; rewards may be changed here
+    :param backend: one of ``vla_gym.vector.BACKENDS``
     """
 
-    may_differ: ClassVar[tuple[str, ...]] = ("n_eval_states", "total_timesteps")
-    """Fields that may change when a run is resumed."""
-    lists: ClassVar[tuple[str, ...]] = ("task_ids",)
-    """Fields that JSON turns from tuples into lists."""
-    seen_states: ClassVar[str] = "trained on"
-    """Name of the initial states that training saw."""
+    keys: ClassVar[Mapping[str, str]] = _KEYS
+    may_differ: ClassVar[tuple[str, ...]] = ("n_eval_states", "total_timesteps", "threads", "device", "backend")
+    lists: ClassVar[tuple[str, ...]] = ("task_ids", "wrappers", "vec_wrappers")
 
-    algorithm: str = "TokenPPO"
-    vla: str = "compact-libero-goal"
-    env_id: str = "LIBERO-Goal-v0"
     task_ids: tuple[int, ...] = ()
     n_train_states: int = 25
-    n_envs: int = 16
     total_timesteps: int = 10_000
     curriculum: dict[str, Any] | None = None
-    algorithm_kwargs: dict[str, Any] = field(default_factory=dict)
-    seed: int = 0
-    assets: str = "auto"
-    render_quality: str = "fast"
-    n_eval_states: int = 50
+    further_env_kwargs: dict[str, Any] = field(default_factory=dict)
+    wrappers: tuple[dict[str, Any], ...] = ()
+    vec_wrappers: tuple[dict[str, Any], ...] = ()
+    backend: str = "process"
 
     def __post_init__(self) -> None:
-        check_fields(self)
-        for name, lowest, highest in (
-            ("n_train_states", 1, N_INIT_STATES),
-            ("n_envs", 1, None),
-            ("total_timesteps", 1, None),
-            ("seed", 0, None),
-            ("n_eval_states", 0, N_INIT_STATES),
-        ):
-            check_range(name, getattr(self, name), lowest, highest)
+        super().__post_init__()
+        check_range("n_train_states", self.n_train_states, 1, N_INIT_STATES)
+        check_range("total_timesteps", self.total_timesteps, 1)
 
     def check_names(self) -> None:
         """
-        Look up every name that needs no model; torch is not imported.
+        As of the base class, with tasks, curriculum, back end and wrappers.
 
-        :raises UnknownNameError: for an algorithm, model, suite, task or render quality that does not exist
+        :raises UnknownNameError: for a name that does not exist
+        :raises RecipeError: for a wrapper that cannot be imported
         :raises AssetsError: if the asset pack is missing
         """
-        check_algorithm(self.algorithm)
-        check_vla(self.vla)
+        super().check_names()
         check_scheme(self.curriculum)
         check_env_names(self.env_id, self.task_ids, self.assets, self.render_quality)
+        if self.backend not in BACKENDS:
+            raise UnknownNameError("backend", self.backend, BACKENDS)
+        for component in components((*self.wrappers, *self.vec_wrappers)):
+            component.check()
 
     @property
     def tasks(self) -> tuple[int, ...]:
@@ -87,8 +90,9 @@ class RLSettings:
 
     @property
     def policy_kwargs(self) -> dict[str, Any]:
-        """Keywords of the policy."""
-        return {"vla": self.vla, **self.algorithm_kwargs.get("policy_kwargs", {})}
+        """Keywords of a ``VLAPolicy``."""
+        own = {"vla": self.vla, **({"vla_kwargs": self.vla_kwargs} if self.vla_kwargs else {})}
+        return {**own, **self.algorithm_kwargs.get("policy_kwargs", {})}
 
     @property
     def env_kwargs(self) -> dict[str, Any]:
@@ -97,8 +101,9 @@ class RLSettings:
         from vla_algos.policies import env_kwargs
 
         return {
-            **env_kwargs(self.vla, self.policy_kwargs.get("unnorm_key")),
+            **env_kwargs(self.vla, self.policy_kwargs.get("unnorm_key"), revision=self.revision),
             "task_ids": list(self.tasks),
             "assets": self.assets,
             "render_quality": self.render_quality,
+            **self.further_env_kwargs,
         }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -107,8 +107,11 @@ class RunFolder:
         self.check_started()
         try:
             content = dict(json.loads(self.settings_file.read_text(encoding="utf-8")))
-            kind = SFTSettings if "epochs" in content else RLSettings
-            unknown = content.keys() - {field.name for field in fields(kind)}
+            kind: type[RLSettings] | type[SFTSettings] = SFTSettings if "epochs" in content else RLSettings
+            if "bc_kwargs" in content:
+                # the name in the first version
+                content["algorithm_kwargs"] = content.pop("bc_kwargs")
+            unknown = content.keys() - set(kind.field_names())
             if unknown:
                 raise ValueError(f"unknown: {', '.join(sorted(unknown))}")
             # a field that a later version has added keeps its default

@@ -21,6 +21,7 @@ from vla_algos.bc import BC
 from vla_algos.bc.dataset import DemonstrationSet
 from vla_algos.common import provenance
 from vla_algos.evaluation.harness import EvaluationResult
+from vla_algos.experiments.components import load_object
 from vla_algos.experiments.model_card import write_model_card
 from vla_algos.experiments.results import MODES, RunResult
 from vla_algos.experiments.run_folder import RunFolder
@@ -74,6 +75,8 @@ def run_sft(
     if resume:
         run_folder.check_resumable(settings)
         run_folder.check_saved()
+    if settings.threads is not None:
+        th.set_num_threads(settings.threads)
     with own_folder(run_folder.path):
         run_folder.rename_earlier_files()
         return _run(settings, episodes, run_folder, announce, resume, origin or {})
@@ -143,19 +146,21 @@ def _successful(episodes: Iterable[Episode], demonstrated: dict[int, set[int]]) 
 def _model(settings: SFTSettings, dataset: DemonstrationSet, folder: RunFolder, resume: bool) -> tuple[BC, int]:
     """The model and the gradient steps that it still has to do."""
     if resume:
-        model = BC.load(folder.last, dataset=dataset, device=settings.bc_kwargs.get("device", "auto"))
+        model = BC.load(folder.last, dataset=dataset, device=settings.algorithm_kwargs.get("device", settings.device))
         # the folder may have been moved
         model.checkpoint_folder, model.tensorboard_log = str(folder.path), str(folder.logs)
         return model, model.remaining_steps
+    policy = settings.policy if settings.policy == "VLAPolicy" else load_object(settings.policy)
+    kwargs = {"device": settings.device, **settings.algorithm_kwargs}
     model = BC(
-        "VLAPolicy",
+        policy,
         None,
         dataset,
         seed=settings.seed,
         checkpoint_folder=folder.path,
         tensorboard_log=str(folder.logs),
-        policy_kwargs=settings.policy_kwargs,
-        **settings.bc_kwargs,
+        policy_kwargs=settings.policy_kwargs | kwargs.pop("policy_kwargs", {}),
+        **kwargs,
     )
     n_steps = math.ceil(settings.epochs * len(dataset) / model.batch_size)
     model.validation_interval = max(1, n_steps // N_VALIDATIONS)

@@ -11,6 +11,7 @@ from typing import Any
 from vla_algos.evaluation.harness import EvaluationResult, Predictor, evaluate_policy_on_suite
 from vla_algos.experiments.results import MODES
 from vla_algos.experiments.rl_settings import RLSettings
+from vla_algos.experiments.settings import components
 from vla_algos.experiments.sft_settings import SFTSettings
 
 Announce = Callable[[str], None]
@@ -54,6 +55,7 @@ def evaluate_both(
     """
     if not settings.n_eval_states:
         return {}
+    wrappers = components(settings.wrappers) if isinstance(settings, RLSettings) else []
     return {
         mode: evaluate_policy_on_suite(
             model,
@@ -63,6 +65,7 @@ def evaluate_both(
             n_envs=settings.n_envs,
             deterministic=mode == "greedy",
             env_kwargs=env_kwargs,
+            wrappers=wrappers,
             progress_bar=True,
             seed=settings.seed,
             episodes_file=(episodes_files or {}).get(mode),

@@ -17,9 +17,13 @@ from vla_algos.experiments.rl_settings import RLSettings
 from vla_algos.experiments.run_folder import RunFolder
 
 RECIPE = """
-run: {seed: 4, assets: primitive, n_eval_states: 7, curriculum: {scheme: paper, tau: 0.2}}
-TokenPPO: {n_steps: 4}
-TPO: {beta: 0.2}
+seed: 4
+env: {assets: primitive}
+evaluation: {states: 7}
+curriculum: {scheme: paper, tau: 0.2}
+algorithm:
+  - {name: TokenPPO, n_steps: 4}
+  - {name: TPO, beta: 0.2}
 """
 
 
@@ -44,7 +48,7 @@ def test_what_is_not_given_comes_from_the_recipe(settings_of, tmp_path: Path) ->
     recipe = load_recipe(path)
     assert (recipe.seed, recipe.assets, recipe.n_eval_states) == (4, "primitive", 7)
     assert settings_of("--recipe", str(path)) == recipe
-    changed = settings_of("--recipe", str(path), "--seed", "0", "--assets", "auto", "--eval-states", "0")
+    changed = settings_of("--recipe", str(path), "--seed", "0", "--assets", "auto", "--states", "0")
     assert changed == replace(recipe, seed=0, assets="auto", n_eval_states=0)
     assert settings_of() == load_recipe("goal")
 
@@ -59,7 +63,7 @@ def test_a_run_goes_on_with_its_own_settings_unless_others_are_given(settings_of
     stored = load_recipe("goal", seed=5, task_ids=[1, 2], n_envs=3)
     RunFolder(tmp_path).start(stored)
     assert settings_of("--resume") == stored
-    assert settings_of("--resume", "--seed", "6", "--task-ids", "1") == replace(stored, seed=6, task_ids=(1,))
+    assert settings_of("--resume", "--seed", "6", "--tasks", "1") == replace(stored, seed=6, task_ids=(1,))
     assert settings_of("--resume", "--algorithm", "TPO").algorithm == "TPO"
     # of a recipe counts what it says
     assert settings_of("--resume", "--recipe", "goal") == replace(stored, n_envs=32)

@@ -270,7 +270,7 @@ def test_a_run_in_a_folder_that_is_in_use_changes_nothing_there(tmp_path: Path) 
         {"task_ids": (12,)},
         {"assets": "/nowhere"},
         {"render_quality": "ful"},
-        {"algorithm": "PPO"},
+        {"algorithm": "PPPO"},
         {"algorithm_kwargs": {"n_stepz": 3}},
         {"algorithm_kwargs": {"policy_kwargs": {"critic": "none"}}},
     ],

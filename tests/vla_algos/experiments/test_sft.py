@@ -32,7 +32,7 @@ SMALL = {
     "chunk_size": 2,
     "image_size": 32,
     "n_eval_states": 0,
-    "bc_kwargs": {"batch_size": 8, "device": "cpu"},
+    "algorithm_kwargs": {"batch_size": 8, "device": "cpu"},
 }
 
 
@@ -122,8 +122,8 @@ def test_it_goes_on_with_its_own_settings_alone(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"holds no last\.zip"):
         run_sft(settings, iter(()), tmp_path, resume=True)
     (tmp_path / "last.zip").touch()
-    other = replace(settings, epochs=3, bc_kwargs={**settings.bc_kwargs, "batch_size": 4})
-    with pytest.raises(SettingsError, match=r"epochs was 2, not 3; bc_kwargs\.batch_size was 8, not 4\."):
+    other = replace(settings, epochs=3, algorithm_kwargs={**settings.algorithm_kwargs, "batch_size": 4})
+    with pytest.raises(SettingsError, match=r"epochs was 2, not 3; algorithm_kwargs\.batch_size was 8, not 4\."):
         run_sft(other, iter(()), tmp_path, resume=True)
     RunFolder(tmp_path).check_resumable(replace(settings, n_eval_states=3))
 
