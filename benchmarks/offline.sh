@@ -26,7 +26,7 @@ for package in mujoco gymnasium farama-notifications stable-baselines3 fast-simp
         "${platforms[@]}" --dest "$out/wheels" "$(freeze "$package")"
 done
 
-python3 -c "from vla_algos.cli.main import main; main()" assets export --suite goal --quality fast --assets primitive --out "$out/scenes.zip"
+python3 -c "from vla_algos.cli.main import main; main()" assets export --suite goal --render-quality fast --assets primitive --out "$out/scenes.zip"
 
 # hardware EGL needs the vendor's driver and this dispatcher; machines that compute often have the first alone
 if command -v apt-get >/dev/null; then

@@ -9,13 +9,13 @@ Tables of results.md.
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
-from typing import Any
 
 from vla_algos.evaluation.harness import EvaluationResult
 from vla_algos.evaluation.statistics import success_interval
-from vla_algos.recipes.rl import MODES
+from vla_algos.experiments.results import MODES, RunResult
+from vla_algos.experiments.rl_settings import RLSettings
+from vla_algos.experiments.run_folder import RunFolder
 
 COLUMNS = ("tasks", "seed", "actions", "before", "after", "95 %", "new before", "new after", "decisions", "commit")
 """New: the initial states that training has not seen."""
@@ -34,40 +34,35 @@ def interval(successes: list[int], n: int) -> str:
     return f"{100 * low:.0f}-{100 * high:.0f} %"
 
 
-def rows(results: dict[str, Any]) -> list[list[str]]:
+def rows(result: RunResult) -> list[list[str]]:
     """One row per kind of actions."""
-    settings = results["settings"]
-    tasks = ", ".join(map(str, settings["task_ids"])) or "all"
+    settings = result.settings
+    tasks = ", ".join(map(str, settings.task_ids)) if isinstance(settings, RLSettings) else ""
     found = []
     for mode in MODES:
-        before, after = (results[when][mode] for when in ("before", "after"))
+        before, after = result.before[mode], result.after[mode]
         found.append(
             [
-                tasks,
-                str(settings["seed"]),
+                tasks or "all",
+                str(settings.seed),
                 mode,
-                *(rate(part["successes"], part["n_episodes"]) for part in (before, after)),
-                interval([after["successes"]], after["n_episodes"]),
-                *(rate(*part["split_success"]["held out"]) for part in (before, after)),
-                f"{results['n_timesteps']:,}",
-                (results["provenance"]["commit"] or "unknown")[:7],
+                *(rate(part.successes, part.n_episodes) for part in (before, after)),
+                interval([after.successes], after.n_episodes),
+                *(rate(*result.split_success(part)["held out"]) for part in (before, after)),
+                f"{result.n_timesteps:,}",
+                (result.provenance["commit"] or "unknown")[:7],
             ]
         )
     return found
 
 
-def task_rows(results: dict[str, Any]) -> list[list[str]]:
+def task_rows(result: RunResult) -> list[list[str]]:
     """One row per task."""
-    first = results["before"]["greedy"]["tasks"]
-    return [
-        [task, first[task]["instruction"]]
-        + [
-            rate(results[when][mode]["tasks"][task]["successes"], results[when][mode]["tasks"][task]["n_episodes"])
-            for mode in MODES
-            for when in ("before", "after")
-        ]
-        for task in first
-    ]
+    found = []
+    for task_id, instruction in result.before["greedy"].instructions.items():
+        parts = [stage[mode].of_task(task_id) for mode in MODES for stage in (result.before, result.after)]
+        found.append([str(task_id), instruction, *(rate(part.successes, part.n_episodes) for part in parts)])
+    return found
 
 
 def policy_row(name: str, folders: list[Path]) -> list[str]:
@@ -104,8 +99,7 @@ def main() -> None:
         columns, table = POLICY_COLUMNS, [policy_row(*group) for group in by_name(args.folders).items()]
     else:
         columns, rows_of = (TASK_COLUMNS, task_rows) if args.by_task else (COLUMNS, rows)
-        files = (folder / "results.json" for folder in args.folders)
-        table = [row for file in files for row in rows_of(json.loads(file.read_text(encoding="utf-8")))]
+        table = [row for folder in args.folders for row in rows_of(RunFolder.load(folder).results)]
     for row in (columns, ["---"] * len(columns), *table):
         print("|", " | ".join(row), "|")
 

@@ -27,9 +27,11 @@ from vla_algos import BC, DemonstrationSet, VLAPolicy, env_kwargs
 from vla_algos.evaluation.harness import EvaluationResult
 from vla_algos.evaluation.plots import plot_comparison
 from vla_algos.evaluation.statistics import success_interval
-from vla_algos.recipes.hyperparams import load_recipe
-from vla_algos.recipes.rl import ALGORITHMS, MODES, RLSettings, evaluate_both, make_env, run_rl
-from vla_algos.recipes.sft_settings import SFTSettings
+from vla_algos.experiments.recipe import load_recipe
+from vla_algos.experiments.results import MODES
+from vla_algos.experiments.rl import make_env, run_rl
+from vla_algos.experiments.rl_settings import RLSettings
+from vla_algos.experiments.stages import evaluate_both
 from vla_gym.datasets.episode import Episode
 from vla_gym.datasets.hdf5 import load_episodes
 from vla_gym.datasets.record import record_demonstrations
@@ -37,6 +39,8 @@ from vla_gym.datasets.recorder import RecordingSettings
 from vla_gym.vector.base import derive_seeds
 
 DEMONSTRATIONS_PER_STATE = 4
+
+TOKEN_ALGORITHMS = ("TokenPPO", "TokenGRPO", "TokenRLOO", "TPO")
 
 Trainer = Callable[[RLSettings, Path], Any]
 
@@ -73,7 +77,7 @@ def behaviour_cloning(settings: RLSettings, folder: Path) -> BC:
     model = BC(
         "VLAPolicy",
         dataset=DemonstrationSet.from_episodes(episodes, tokenizer, kwargs["chunk_size"]),
-        **{**SFTSettings().bc_kwargs, **{name: recipe[name] for name in ("learning_rate", "batch_size", "use_bf16")}},
+        **{name: recipe[name] for name in ("learning_rate", "batch_size", "use_bf16")},
         # nothing is chosen by validation here, and episodes from one initial state cannot be divided
         validation_fraction=0.0,
         policy_kwargs={"vla": settings.vla},
@@ -105,7 +109,7 @@ def recurrent_ppo(settings: RLSettings, folder: Path) -> Any:
 
 TRAINERS: dict[str, Trainer] = {
     "start": nothing,
-    **dict.fromkeys(ALGORITHMS, token_algorithm),
+    **dict.fromkeys(TOKEN_ALGORITHMS, token_algorithm),
     "BC": behaviour_cloning,
     "PPO": partial(stock, PPO, VLAPolicy, n_steps=40, batch_size=128, n_epochs=3),
     "A2C": partial(stock, A2C, VLAPolicy),
@@ -122,7 +126,7 @@ def compare(name: str, settings: RLSettings, folder: Path) -> None:
     model = TRAINERS[name](settings, folder)
     print(f"{name}, seed {settings.seed}: {time.perf_counter() - start:.0f} s of training", flush=True)
     set_random_seed(settings.seed)
-    for mode, result in evaluate_both(settings, model).items():
+    for mode, result in evaluate_both(settings, model, settings.env_kwargs, settings.tasks).items():
         result.save(folder / f"{mode}.json")
 
 
@@ -156,7 +160,7 @@ def main() -> None:
     if args.recipe != "quickstart":
         title += f"_{Path(args.recipe).stem}"
     # those that have no section of their own see the first
-    sections = {name: name if name in ALGORITHMS else None for name in args.algorithms}
+    sections = {name: name if name in TOKEN_ALGORITHMS else None for name in args.algorithms}
     settings = {name: load_recipe(args.recipe, section, **changes) for name, section in sections.items()}
     for name in args.algorithms:
         # the checkpoint is the same whatever the seed

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from vla_algos.evaluation.harness import EpisodeRecord, EvaluationResult
-from vla_algos.recipes.hyperparams import FOLDER
+from vla_algos.experiments.recipe import FOLDER
 
 ROOT = Path(__file__).resolve().parents[1]
 ARGUMENTS = {
@@ -44,9 +44,9 @@ def test_all_algorithms_are_compared(run: Callable[..., str], tmp_path: Path) ->
     pytest.importorskip("sb3_contrib")
     # as it is, but for few demonstrations and small groups
     recipe = yaml.safe_load((FOLDER / "quickstart.yml").read_text())
-    recipe["run"]["n_train_states"] = 1
-    for name in ("TokenGRPO", "TokenRLOO", "TPO"):
-        recipe[name] |= {"group_size": 2, "n_groups": 1}
+    recipe["env"]["train_states"] = 1
+    for algorithm in recipe["algorithm"][1:]:
+        algorithm |= {"group_size": 2, "n_groups": 1}
     (tmp_path / "small.yml").write_text(yaml.safe_dump(recipe, sort_keys=False))
     arguments = "--recipe small.yml --timesteps 8 --n-envs 2 --eval-states 1 --out all".split()
     lines = run("compare_algorithms.py", arguments).splitlines()

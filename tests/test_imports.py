@@ -27,8 +27,9 @@ LAYERS = {
         {"policies", "curriculum"},
         {"algorithms", "bc"},
         {"evaluation"},
-        {"recipes"},
+        {"experiments"},
         {"cli"},
+        {"__main__"},
     ],
 }
 SEPARATE = {"algorithms", "bc"}

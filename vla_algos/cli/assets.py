@@ -17,7 +17,7 @@ from vla_algos.cli.options import Assets, megabytes, numbers
 if TYPE_CHECKING:
     from vla_gym.tasks.registry import SuiteSpec
 
-app = typer.Typer(help="Asset packs and the cache of built scenes.", no_args_is_help=True)
+app = typer.Typer(help="Asset packs and the cache of built scenes.", no_args_is_help=True, rich_markup_mode=None)
 
 
 class Quality(str, Enum):
@@ -69,8 +69,8 @@ def check(assets: Assets = "auto") -> None:
 @app.command()
 def build(
     suite: Annotated[list[str] | None, typer.Option(help="spatial, object, goal, 10, 90 or all; repeatable.")] = None,
-    task_ids: Annotated[str, typer.Option(help="Of each suite, e.g. 0,3,8; default: all.")] = "",
-    quality: Annotated[Quality, typer.Option(help="Render model to build too.")] = Quality.FAST,
+    tasks: Annotated[str, typer.Option(help="Of each suite, e.g. 0,3,8; default: all.")] = "",
+    render_quality: Annotated[Quality, typer.Option(help="Render model to build too.")] = Quality.FAST,
     assets: Assets = "auto",
 ) -> None:
     """Build the scenes that the cache lacks, so that no run has to wait for them."""
@@ -78,12 +78,12 @@ def build(
     from vla_gym.scenes.cache import fill_cache
 
     suites = _suites(suite or ["all"])
-    ids = numbers(task_ids)
+    ids = numbers(tasks)
     pack = resolve_assets(assets)
     console = Console(highlight=False)
     console.print(f"Assets: {pack.name} ({pack.chosen_by})", markup=False)
     for spec in suites:
-        filled = fill_cache(spec, ids, pack, None if quality is Quality.NONE else quality.value)
+        filled = fill_cache(spec, ids, pack, None if render_quality is Quality.NONE else render_quality.value)
         counts = f"{_counted(filled.n_tasks, 'task')}, {_counted(filled.n_scenes, 'scene')}"
         console.print(f"{spec.env_id}: {counts}, {filled.seconds:.1f} s")
 
@@ -92,17 +92,19 @@ def build(
 def export(
     out: Annotated[Path, typer.Option(help="File to write.")],
     suite: Annotated[list[str], typer.Option(help="spatial, object, goal, 10, 90 or all; repeatable.")],
-    task_ids: Annotated[str, typer.Option(help="Of each suite, e.g. 0,3,8; default: all.")] = "",
-    quality: Annotated[Quality, typer.Option(help="Render model that goes with them.")] = Quality.FAST,
+    tasks: Annotated[str, typer.Option(help="Of each suite, e.g. 0,3,8; default: all.")] = "",
+    render_quality: Annotated[Quality, typer.Option(help="Render model that goes with them.")] = Quality.FAST,
     assets: Assets = "auto",
 ) -> None:
     """Write scenes to one file, for machines without hf-libero and robosuite; what the cache lacks is built first."""
     from vla_gym.assets.resolve import resolve_assets
     from vla_gym.scenes.archive import export_scenes
 
-    ids = numbers(task_ids)
-    tasks = [task for spec in _suites(suite) for task in (spec.tasks if ids is None else map(spec.task, ids))]
-    done = export_scenes(tasks, resolve_assets(assets), None if quality is Quality.NONE else quality.value, out)
+    ids = numbers(tasks)
+    chosen = [task for spec in _suites(suite) for task in (spec.tasks if ids is None else map(spec.task, ids))]
+    done = export_scenes(
+        chosen, resolve_assets(assets), None if render_quality is Quality.NONE else render_quality.value, out
+    )
     console = Console(highlight=False, soft_wrap=True)
     counts = f"{_counted(len(done.tasks), 'task')}, {_counted(done.n_models, 'model')}, pack {done.pack}"
     console.print(f"{out}: {counts}, {megabytes(done.size)}", markup=False)

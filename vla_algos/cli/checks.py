@@ -282,9 +282,7 @@ def check_settling(bundle: SceneBundle) -> Check:
     name = "settling"
     if bundle.task != (task := probe_task()):
         finding = f"not examined: the scene of {task.suite}, {task.name} is not here"
-        remedy = (
-            f"Import it, too: vla-rl assets export --suite spatial --task-ids {task.task_id} where it can be built."
-        )
+        remedy = f"Import it, too: vla-rl assets export --suite spatial --tasks {task.task_id} where it can be built."
         return Check(name, Status.WARNING, finding, remedy)
     settled = probe_settling(bundle)
     expected = EXPECTED.get(bundle.pack)

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from vla_algos.cli.options import Assets, TaskIds, numbers
+from vla_algos.cli.options import SUITE_HELP, Assets, Tasks, numbers
 from vla_algos.cli.output import interruption_named, this_command
 from vla_gym.processors import available_cpus
 
@@ -20,16 +20,18 @@ if TYPE_CHECKING:
 
 
 def collect(
-    suite: Annotated[str, typer.Option(help="spatial, object, goal, 10 or 90.")],
+    suite: Annotated[str, typer.Option(help=f"{SUITE_HELP}.")],
     out: Annotated[Path, typer.Option(help="Folder for one HDF5 file per task; a second run continues there.")],
     episodes: Annotated[int, typer.Option(help="Per task, failures included.", min=1)] = 50,
-    task_ids: TaskIds = "",
-    workers: Annotated[int | None, typer.Option(help="Processes; default: one per core.", min=1)] = None,
+    tasks: Tasks = "",
+    n_envs: Annotated[
+        int | None, typer.Option(help="Environments side by side, a process each; default: one per core.", min=1)
+    ] = None,
     image_size: Annotated[int, typer.Option(help="Height and width of the images (px).", min=16)] = 128,
     cameras: Annotated[str, typer.Option(help="agentview, wrist, both with a comma between, or none.")] = (
         "agentview,wrist"
     ),
-    quality: Annotated[str, typer.Option(help="fast or full.")] = "fast",
+    render_quality: Annotated[str, typer.Option(help="fast or full.")] = "fast",
     action_noise: Annotated[float, typer.Option(help="Standard deviation on translation commands.", min=0.0)] = 0.05,
     keep_noops: Annotated[bool, typer.Option("--keep-noops", help="Keep commands that do nothing.")] = False,
     seed: Annotated[int, typer.Option(help="Seed of the expert.", min=0)] = 0,
@@ -43,7 +45,7 @@ def collect(
         suite=suite,
         image_size=image_size,
         cameras=() if cameras == "none" else tuple(cameras.split(",")),
-        quality=quality,
+        quality=render_quality,
         assets=assets,
         seed=seed,
         action_noise=action_noise,
@@ -58,8 +60,8 @@ def collect(
             settings,
             out,
             episodes,
-            numbers(task_ids),
-            workers or available_cpus(),
+            numbers(tasks),
+            n_envs or available_cpus(),
             lambda n_over, n_episodes: progress.update(bar, completed=n_over, total=n_episodes),
         )
     console.print(_table(reports))

@@ -8,14 +8,14 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from vla_algos.cli.options import Assets, TaskIds, numbers
+from vla_algos.cli.options import SUITE_HELP, Assets, Device, Revision, Tasks, numbers
 from vla_algos.cli.output import interruption_named
 
 
 def evaluate(
     vla: Annotated[str, typer.Argument(help="Shipped checkpoint, checkpoint folder, or a Hugging Face id.")],
-    env_id: Annotated[str, typer.Option(help="The suite.")] = "LIBERO-Goal-v0",
-    task_ids: TaskIds = "",
+    suite: Annotated[str, typer.Option(help=f"{SUITE_HELP}.")] = "goal",
+    tasks: Tasks = "",
     states: Annotated[int, typer.Option(help="Initial states per task, from the first on.", min=1, max=50)] = 50,
     sampled: Annotated[bool, typer.Option("--sampled", help="Sample actions instead of the likeliest.")] = False,
     temperature: Annotated[
@@ -27,7 +27,8 @@ def evaluate(
     ] = None,
     n_envs: Annotated[int, typer.Option(help="Environments side by side.", min=1)] = 8,
     unnorm_key: Annotated[str | None, typer.Option(help="Action statistics, if there are several.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    revision: Revision = None,
+    device: Device = "auto",
     out: Annotated[
         Path | None,
         typer.Option(help="JSON file for the result; beside it, .jsonl, each episode is written as it ends."),
@@ -39,13 +40,13 @@ def evaluate(
     ] = False,
 ) -> None:
     """Measure how often a VLA reaches the goals of a suite, with 95 % Wilson intervals."""
-    from vla_algos.recipes.names import check_env_names, check_vla
+    from vla_algos.experiments.names import check_env_names, check_vla
 
-    ids = numbers(task_ids)
+    ids = numbers(tasks)
     if resume and out is None:
         raise typer.BadParameter("--resume needs the --out of the evaluation that was interrupted.")
     check_vla(vla)
-    check_env_names(env_id, ids, assets, render_quality)
+    env_id = check_env_names(suite, ids, assets, render_quality).env_id
     if out is not None and out.is_dir():
         raise typer.BadParameter(f"--out {out} is a folder; expected a file, such as {out / 'result.json'}.")
 
@@ -57,10 +58,15 @@ def evaluate(
     from vla_algos.models.hub import load_config
     from vla_algos.policies import VLAPolicy, env_kwargs
 
-    quality = render_quality or load_config(vla).render_quality
-    kwargs = env_kwargs(vla, unnorm_key, env_id=env_id) | {"assets": assets, "render_quality": quality}
+    quality = render_quality or load_config(vla, revision).render_quality
+    kwargs = env_kwargs(vla, unnorm_key, env_id=env_id, revision=revision) | {
+        "assets": assets,
+        "render_quality": quality,
+    }
     with gym.make(env_id, **kwargs) as env:
-        policy = VLAPolicy.from_checkpoint(vla, env, temperature=temperature, unnorm_key=unnorm_key)
+        policy = VLAPolicy.from_checkpoint(
+            vla, env, temperature=temperature, unnorm_key=unnorm_key, vla_kwargs={"revision": revision}
+        )
     policy.to(get_device(device))
     set_random_seed(seed)
     episodes_file = None if out is None else out.with_suffix(".jsonl")

@@ -18,6 +18,7 @@ from vla_algos.cli.quickstart import quickstart
 from vla_algos.cli.sft import sft
 from vla_algos.cli.train import train
 from vla_algos.errors import VLAAlgosError
+from vla_gym import __version__
 from vla_gym.errors import VLAGymError
 from vla_gym.processors import available_cpus
 
@@ -25,6 +26,8 @@ app = typer.Typer(
     help="Reinforcement learning for vision-language-action models on LIBERO.",
     no_args_is_help=True,
     add_completion=False,
+    # its tables cut the names of options off in a narrow terminal
+    rich_markup_mode=None,
     pretty_exceptions_show_locals=False,
 )
 app.command()(quickstart)
@@ -36,8 +39,17 @@ app.command()(collect)
 app.add_typer(assets.app, name="assets")
 
 
+def _print_version(is_asked: bool) -> None:
+    if is_asked:
+        typer.echo(f"vla-rl {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
-def _configure(verbose: bool = typer.Option(False, "--verbose", "-v", help="Say more.")) -> None:
+def _configure(
+    verbose: bool = typer.Option(False, "--verbose", "-v", help="Say more."),
+    version: bool = typer.Option(False, "--version", callback=_print_version, is_eager=True, help="Print the version."),
+) -> None:
     logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="%(message)s")
     logging.getLogger("vla_gym").setLevel(logging.INFO)
 
@@ -51,7 +63,7 @@ def main() -> None:
     os.environ.setdefault("OMP_NUM_THREADS", str(available_cpus()))
     with redirect_stdout(LastingOutput(sys.stdout)), redirect_stderr(LastingOutput(sys.stderr)):
         try:
-            app()
+            app(prog_name="vla-rl")
         except (VLAGymError, VLAAlgosError) as error:
             typer.secho(f"Error: {error}", fg="red", err=True)
             sys.exit(1)

@@ -2,111 +2,152 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+import yaml
 from rich.console import Console
-from rich.table import Table
 
-from vla_algos.cli.options import Assets
+from vla_algos.cli.options import (
+    RecipeAssets,
+    RecipeDevice,
+    RecipeEnvs,
+    RecipeQuality,
+    RecipeSeed,
+    RecipeStates,
+    RecipeSuite,
+    Revision,
+    suite_id,
+)
 from vla_algos.cli.output import interruption_named, this_command
+from vla_algos.cli.results import print_result
+from vla_algos.errors import CheckpointError, RecipeError
 from vla_gym.spec import AGENTVIEW, WRIST
+
+if TYPE_CHECKING:
+    from vla_algos.experiments.rl_settings import RLSettings
+    from vla_algos.experiments.run_folder import RunFolder
+    from vla_algos.experiments.sft_settings import SFTSettings
 
 
 def sft(
     data: Annotated[Path, typer.Option(help="Demonstrations: an HDF5 file, or a folder of them.")],
+    recipe: Annotated[str | None, typer.Option(help="sft (the default), or a YAML file.")] = None,
     out: Annotated[Path, typer.Option(help="Folder for model, logs and figures.")] = Path("runs/sft"),
+    suite: RecipeSuite = None,
+    states: RecipeStates = None,
     vla: Annotated[
-        str, typer.Option(help="compact, a shipped checkpoint, a checkpoint folder, or a Hugging Face id.")
-    ] = "compact",
-    epochs: Annotated[float, typer.Option(help="Passes over the demonstrations.")] = 5.0,
+        str | None, typer.Option(help="compact, a shipped checkpoint, a checkpoint folder, or a Hugging Face id.")
+    ] = None,
+    revision: Revision = None,
+    epochs: Annotated[float | None, typer.Option(help="Passes over the demonstrations.")] = None,
+    convention: Annotated[
+        list[str] | None,
+        typer.Option(help="Of foreign demonstrations, e.g. gripper=one_opens or stated_hz=10; repeatable."),
+    ] = None,
     chunk_size: Annotated[
         int | None, typer.Option(help="Commands per decision of a preset, 8 if not given; a checkpoint has its own.")
     ] = None,
-    image_size: Annotated[int, typer.Option(help="Of a preset's images, px.")] = 96,
+    image_size: Annotated[int | None, typer.Option(help="Of a preset's images, px.")] = None,
     wrist: Annotated[bool, typer.Option("--wrist", help="Give a preset the wrist camera, too.")] = False,
-    proprio: Annotated[bool, typer.Option(help="Give a preset proprioception.")] = True,
-    lora_rank: Annotated[int, typer.Option(help="Train adapters of this rank; 0: all weights.")] = 0,
+    proprio: Annotated[bool | None, typer.Option(help="Give a preset proprioception.")] = None,
+    lora_rank: Annotated[int | None, typer.Option(help="Train adapters of this rank; 0: all weights.", min=0)] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Largest learning rate.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Decisions per gradient step.")] = None,
     micro_batch_size: Annotated[int | None, typer.Option(help="Decisions per backward pass.")] = None,
     bf16: Annotated[bool, typer.Option("--bf16", help="Compute in bfloat16 where the hardware does.")] = False,
-    env_id: Annotated[str, typer.Option(help="Suite of the demonstrations.")] = "LIBERO-Goal-v0",
-    assets: Assets = "auto",
-    render_quality: Annotated[str, typer.Option(help="fast or full, as in the demonstrations.")] = "fast",
     store_bf16: Annotated[
         bool, typer.Option("--store-bf16", help="Keep the model's weights in bfloat16, half as large.")
     ] = False,
-    eval_states: Annotated[int, typer.Option(help="Initial states per task to evaluate on; 0: none.")] = 50,
     frames_on_disk: Annotated[
         bool, typer.Option("--frames-on-disk", help="Keep frames in a file, if the memory is too small.")
     ] = False,
-    seed: Annotated[int, typer.Option(help="Seed of everything.")] = 0,
+    n_envs: RecipeEnvs = None,
+    render_quality: RecipeQuality = None,
+    device: RecipeDevice = None,
+    seed: RecipeSeed = None,
+    assets: RecipeAssets = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with an interrupted run in --out; give its options again.")
+        bool, typer.Option("--resume", help="Resume an interrupted run in --out, with its own settings.")
     ] = False,
 ) -> None:
     """Fine-tune a VLA on demonstrations, and measure its success rate."""
-    from vla_algos.recipes.names import check_run_folder
-    from vla_algos.recipes.sft_settings import SFTSettings
+    from vla_algos.experiments.names import check_vla
+    from vla_algos.experiments.recipe import load_recipe
+    from vla_algos.experiments.run_folder import RunFolder
+    from vla_algos.experiments.sft_settings import SFTSettings
+    from vla_gym.datasets.conventions import Conventions
     from vla_gym.datasets.hdf5 import load_episodes
     from vla_gym.datasets.record import describe_demonstrations
 
-    console = Console()
-    given = {"learning_rate": learning_rate, "batch_size": batch_size, "micro_batch_size": micro_batch_size}
-    bc_kwargs = SFTSettings().bc_kwargs | {name: value for name, value in given.items() if value is not None}
-    settings = SFTSettings(
-        vla=vla,
-        chunk_size=chunk_size,
-        image_size=image_size,
-        cameras=(AGENTVIEW, WRIST) if wrist else (AGENTVIEW,),
-        use_proprio=proprio,
-        epochs=epochs,
-        lora={"rank": lora_rank} if lora_rank else None,
-        bc_kwargs=bc_kwargs | {"use_bf16": "auto" if bf16 else False},
-        frames_on_disk=frames_on_disk,
-        weights_dtype="bfloat16" if store_bf16 else "float32",
-        seed=seed,
-        env_id=env_id,
-        assets=assets,
-        render_quality=render_quality,
-        n_eval_states=eval_states,
-    )
+    folder = RunFolder.load(out) if resume else RunFolder(out)
+    given = {
+        "env_id": suite_id(suite),
+        "n_eval_states": states,
+        "vla": vla,
+        "revision": revision,
+        "epochs": epochs,
+        "conventions": _conventions(convention) if convention else None,
+        "chunk_size": chunk_size,
+        "image_size": image_size,
+        "cameras": (AGENTVIEW, WRIST) if wrist else None,
+        "use_proprio": proprio,
+        "frames_on_disk": frames_on_disk or None,
+        "weights_dtype": "bfloat16" if store_bf16 else None,
+        "n_envs": n_envs,
+        "render_quality": render_quality,
+        "device": device,
+        "seed": seed,
+        "assets": assets,
+    }
+    changes = {name: value for name, value in given.items() if value is not None}
+    if lora_rank is not None:
+        changes["lora"] = {"rank": lora_rank} if lora_rank else None
+    base = _settings_of(folder) if resume else None
     # before torch is imported, which takes seconds
-    settings.check_names()
+    if vla is not None:
+        check_vla(vla)
     origin = {"command": this_command(), "data": describe_demonstrations(data)}
-    if resume:
-        check_run_folder(out)
-    from vla_algos.policies.saving import LAST_FILE, saved_timesteps
-    from vla_algos.recipes.sft import MODEL_FOLDER, run_sft
+    if base is not None and recipe is None:
+        settings: RLSettings | SFTSettings = replace(base, **changes)
+        settings.check_names()
+    else:
+        settings = load_recipe(recipe or "sft", None, base, **changes)
+    if not isinstance(settings, SFTSettings):
+        raise RecipeError(f"{recipe} is a recipe of reinforcement learning. Run it with vla-rl train.")
+    of_training = {"learning_rate": learning_rate, "batch_size": batch_size, "micro_batch_size": micro_batch_size}
+    keywords = {name: value for name, value in of_training.items() if value is not None}
+    keywords |= {"use_bf16": "auto"} if bf16 else {}
+    settings = replace(settings, algorithm_kwargs={**settings.algorithm_kwargs, **keywords})
+    from vla_algos.experiments.sft import run_sft
 
-    def saved() -> str | None:
-        n_steps = saved_timesteps(out / LAST_FILE)
-        return None if n_steps is None else f"The run is saved in {out / LAST_FILE}: {n_steps} gradient steps."
-
-    with interruption_named(saved):
+    console = Console()
+    with interruption_named(lambda: folder.what_was_saved("gradient steps")):
         result = run_sft(
             settings,
-            load_episodes(data),
+            load_episodes(data, Conventions(**settings.conventions)),
             out,
             lambda text: console.print(f"[bold]{text}[/bold]"),
             resume=resume,
             origin=origin,
         )
+    print_result(console, result)
 
-    table = Table(title="validation, teacher-forced | free-running")
-    for column in ("step", "token accuracy", "L1 error", "bin error"):
-        table.add_column(column, justify="right")
-    for row in result.validations:
-        pairs = [f"{row[f'{n}_forced']:.3f} | {row[f'{n}_free']:.3f}" for n in ("accuracy", "l1_error", "bin_error")]
-        table.add_row(str(int(row["step"])), *pairs)
-    console.print(table)
-    for mode, evaluation in result.evaluations.items():
-        parts = ", ".join(f"{name} {s}/{n}" for name, (s, n) in result.split_success(mode).items())
-        console.print(f"[bold]{mode}[/bold]: {parts}")
-        console.print(str(evaluation), highlight=False)
-    stages = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in result.seconds.items())
-    console.print(
-        f"{stages}; peak memory {result.peak_memory_mb:.0f} MB; model and card in {result.folder / MODEL_FOLDER}"
-    )
+
+def _conventions(options: list[str]) -> dict[str, Any]:
+    """Keywords of ``Conventions`` from ``name=value``, the values as in YAML."""
+    pairs = [option.partition("=") for option in options]
+    if not all(equals for _, equals, _ in pairs):
+        raise typer.BadParameter(f"expected name=value, e.g. gripper=one_opens, got {' '.join(options)}")
+    return {name: yaml.safe_load(value) for name, _, value in pairs}
+
+
+def _settings_of(folder: RunFolder) -> SFTSettings:
+    from vla_algos.experiments.sft_settings import SFTSettings
+
+    settings = folder.settings
+    if not isinstance(settings, SFTSettings):
+        raise CheckpointError(f"The run in {folder.path} is reinforcement learning. Resume it with vla-rl train.")
+    return settings

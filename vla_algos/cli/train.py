@@ -10,81 +10,102 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from vla_algos.cli.options import ASSETS_HELP, numbers
+from vla_algos.cli.options import (
+    RecipeAssets,
+    RecipeDevice,
+    RecipeEnvs,
+    RecipeQuality,
+    RecipeSeed,
+    RecipeStates,
+    RecipeSuite,
+    RecipeTasks,
+    Revision,
+    numbers,
+    suite_id,
+)
 from vla_algos.cli.output import interruption_named
-from vla_algos.cli.results import print_rl_result
+from vla_algos.cli.results import print_result
+from vla_algos.errors import CheckpointError, RecipeError
 
 if TYPE_CHECKING:
-    from vla_algos.recipes.rl_settings import RLSettings
+    from vla_algos.experiments.rl_settings import RLSettings
+    from vla_algos.experiments.run_folder import RunFolder
+    from vla_algos.experiments.sft_settings import SFTSettings
 
 
 def train(
     recipe: Annotated[str | None, typer.Option(help="goal (the default), quickstart, or a YAML file.")] = None,
     out: Annotated[Path, typer.Option(help="Folder for model, logs and figures.")] = Path("runs/train"),
-    suite: Annotated[str | None, typer.Option(help="spatial, object, goal, 10 or 90; default: the recipe's.")] = None,
-    task_ids: Annotated[str, typer.Option(help="Of the suite, e.g. 0,3,8; default: the recipe's.")] = "",
+    suite: RecipeSuite = None,
+    tasks: RecipeTasks = "",
+    states: RecipeStates = None,
     vla: Annotated[str | None, typer.Option(help="Where to start; default: the recipe's.")] = None,
-    algorithm: Annotated[str | None, typer.Option(help="Section of the recipe; default: its first.")] = None,
+    revision: Revision = None,
+    algorithm: Annotated[str | None, typer.Option(help="Which of the recipe's; default: its first.")] = None,
     timesteps: Annotated[
         int | None, typer.Option(help="Decisions to train on in all; with --resume, more extend a finished run.", min=1)
     ] = None,
     curriculum: Annotated[
         str | None, typer.Option(help="paper, frontier or uniform, with the recipe's other keywords, or none.")
     ] = None,
-    n_envs: Annotated[int | None, typer.Option(help="Environments side by side.", min=1)] = None,
-    eval_states: Annotated[
-        int | None, typer.Option(help="Initial states per task to evaluate on; 0: none.", min=0, max=50)
-    ] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of everything.", min=0)] = None,
-    assets: Annotated[str | None, typer.Option(help=f"{ASSETS_HELP}; default: the recipe's.")] = None,
+    n_envs: RecipeEnvs = None,
+    render_quality: RecipeQuality = None,
+    device: RecipeDevice = None,
+    seed: RecipeSeed = None,
+    assets: RecipeAssets = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with an interrupted run in --out, with its own settings.")
+        bool, typer.Option("--resume", help="Resume an interrupted run in --out, with its own settings.")
     ] = False,
 ) -> None:
     """Improve a VLA by reinforcement learning, and measure its success before and after."""
-    from vla_algos.recipes.hyperparams import load_recipe
-    from vla_algos.recipes.names import check_run_folder, check_scheme
-    from vla_gym.tasks.registry import get_suite
+    from vla_algos.experiments.names import check_scheme
+    from vla_algos.experiments.recipe import load_recipe
+    from vla_algos.experiments.rl_settings import RLSettings
+    from vla_algos.experiments.run_folder import RunFolder
 
-    ids = numbers(task_ids)
+    ids = numbers(tasks)
     # before torch is imported, which takes seconds
     check_scheme(None if curriculum in (None, "none") else {"scheme": curriculum})
-    if resume:
-        check_run_folder(out)
+    folder = RunFolder.load(out) if resume else RunFolder(out)
     given = {
-        "env_id": None if suite is None else get_suite(suite).env_id,
+        "env_id": suite_id(suite),
         "task_ids": None if ids is None else tuple(ids),
+        "n_eval_states": states,
         "vla": vla,
+        "revision": revision,
         "total_timesteps": timesteps,
         "n_envs": n_envs,
-        "n_eval_states": eval_states,
+        "render_quality": render_quality,
+        "device": device,
         "seed": seed,
         "assets": assets,
     }
     changes = {name: value for name, value in given.items() if value is not None}
-    base = _settings_of(out) if resume else None
-    if base is not None:
-        algorithm = algorithm or base.algorithm
+    base = _settings_of(folder) if resume else None
     if base is not None and recipe is None:
-        settings = replace(base, algorithm=algorithm or base.algorithm, **changes)
+        settings: RLSettings | SFTSettings = replace(base, algorithm=algorithm or base.algorithm, **changes)
         settings.check_names()
     else:
-        settings = load_recipe(recipe or "goal", algorithm, base, **changes)
+        settings = load_recipe(recipe or "goal", algorithm or (base and base.algorithm), base, **changes)
+    if not isinstance(settings, RLSettings):
+        raise RecipeError(f"{recipe} is a recipe of supervised fine-tuning. Run it with vla-rl sft.")
     if curriculum is not None:
         keywords = None if curriculum == "none" else {**(settings.curriculum or {}), "scheme": curriculum}
         settings = replace(settings, curriculum=keywords)
     # with torch, from here on
-    from vla_algos.recipes.rl import run_rl
-    from vla_algos.recipes.rl_folder import what_was_saved
+    from vla_algos.experiments.rl import run_rl
 
     console = Console()
     resuming = shlex.join(["vla-rl", "train", "--out", str(out), "--resume"])
-    with interruption_named(lambda: what_was_saved(out), lambda: resuming):
+    with interruption_named(folder.what_was_saved, lambda: resuming):
         result = run_rl(settings, out, lambda text: console.print(f"[bold]{text}[/bold]"), resume)
-    print_rl_result(console, result)
+    print_result(console, result)
 
 
-def _settings_of(folder: Path) -> RLSettings:
-    from vla_algos.recipes.rl_folder import settings_of_run
+def _settings_of(folder: RunFolder) -> RLSettings:
+    from vla_algos.experiments.rl_settings import RLSettings
 
-    return settings_of_run(folder)
+    settings = folder.settings
+    if not isinstance(settings, RLSettings):
+        raise CheckpointError(f"The run in {folder.path} is a supervised fine-tuning. Resume it with vla-rl sft.")
+    return settings

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -181,20 +181,31 @@ class EvaluationResult:
         :raises EvaluationFileError: if the file is damaged, of something else, or of a later version
         """
         try:
-            content = dict(json.loads(Path(path).read_text(encoding="utf-8")))
-            version = content.setdefault("schema_version", 1)
-            if version not in range(1, SCHEMA_VERSION + 1):
-                raise ValueError(f"schema version {version!r}, this vla_algos reads 1 to {SCHEMA_VERSION}")
-            names = [field.name for field in dataclasses.fields(cls)]
-            values = {name: content[name] for name in names if name in content}
-            values["episodes"] = tuple(EpisodeRecord(**episode) for episode in values["episodes"])
-            values["instructions"] = {int(task_id): text for task_id, text in values["instructions"].items()}
-            return cls(**values)
+            return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise EvaluationFileError(
                 f"{path} is not a result of an evaluation ({error}). Name a file that EvaluationResult.save wrote, or "
                 "evaluate again."
             ) from error
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> EvaluationResult:
+        """
+        Inverse of :meth:`to_dict`.
+
+        :param content: its values, as JSON gives them back
+        :return: the evaluation
+        :raises ValueError: for values of a later version; TypeError, KeyError or AttributeError for other values
+        """
+        content = dict(content)
+        version = content.setdefault("schema_version", 1)
+        if version not in range(1, SCHEMA_VERSION + 1):
+            raise ValueError(f"schema version {version!r}, this vla_algos reads 1 to {SCHEMA_VERSION}")
+        names = [field.name for field in dataclasses.fields(cls)]
+        values = {name: content[name] for name in names if name in content}
+        values["episodes"] = tuple(EpisodeRecord(**episode) for episode in values["episodes"])
+        values["instructions"] = {int(task_id): text for task_id, text in values["instructions"].items()}
+        return cls(**values)
 
     @property
     def _conditions(self) -> str:
@@ -234,6 +245,7 @@ def evaluate_policy_on_suite(
     vec_env_cls: type[DummyVecEnv] | type[SubprocVecEnv] | None = None,
     episodes_file: str | Path | None = None,
     resume: bool = False,
+    wrappers: Sequence[Callable[[gym.Env], gym.Env]] = (),
 ) -> EvaluationResult:
     """
     Run each (task, initial state) exactly once and count.
@@ -255,6 +267,7 @@ def evaluate_policy_on_suite(
     :param env_fn: makes the environment by itself, instead of ``env_kwargs``
     :param vec_env_cls: SB3 vector environment; None: a process per environment if ``n_envs`` > 1
     :param episodes_file: JSON lines: what is evaluated, then each episode as it ends; None: nothing is written
+    :param wrappers: put around each environment, from the inside out; recorded among ``env_kwargs``
     :param resume: take the episodes that ``episodes_file`` has, and run those that it lacks; False: replace it
     :return: episodes and figures
     :raises EvaluationFileError: if ``episodes_file`` is damaged, cannot be written, or was measured otherwise
@@ -266,7 +279,9 @@ def evaluate_policy_on_suite(
     if env_fn is not None and env_kwargs is not None:
         raise ValueError("env_fn makes the environment by itself; env_kwargs would not be used. Give one of the two.")
     kwargs = None if env_fn is not None else evaluation_env_kwargs(model, env_kwargs)
-    make_env = env_fn if env_fn is not None else partial(gym.make, env_id, **(kwargs or {}))
+    make_env: Callable[[], gym.Env] = env_fn if env_fn is not None else partial(gym.make, env_id, **(kwargs or {}))
+    if wrappers:
+        make_env = partial(_make_wrapped, make_env, wrappers)
     if task_ids is None:
         with make_env() as env:
             task_ids = list(env.unwrapped.task_ids)  # type: ignore[attr-defined]
@@ -285,6 +300,8 @@ def evaluate_policy_on_suite(
         "temperature": temperature_of(model),
         "env_kwargs": None if kwargs is None else plain(kwargs),
     }
+    if wrappers:
+        about["env_kwargs"] = {**(about["env_kwargs"] or {}), "wrappers": plain(list(wrappers))}
     with nullcontext() if episodes_file is None else own_file(episodes_file):
         log = EpisodeLog(episodes_file, resume)
         # where nothing is left to run, one environment still says how the episodes would be measured
@@ -304,6 +321,13 @@ def evaluate_policy_on_suite(
         episodes=tuple(episode.record for episode in logged),
         **about,
     )
+
+
+def _make_wrapped(make_env: Callable[[], gym.Env], wrappers: Sequence[Callable[[gym.Env], gym.Env]]) -> gym.Env:
+    env = make_env()
+    for wrap in wrappers:
+        env = wrap(env)
+    return env
 
 
 def _make_venv(

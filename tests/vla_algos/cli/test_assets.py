@@ -68,8 +68,8 @@ def test_build_goes_through_the_suites(monkeypatch: pytest.MonkeyPatch, capsys: 
         return FilledSuite(n_tasks=2, n_scenes=1, seconds=3.21)
 
     monkeypatch.setattr(cache, "fill_cache", fill)
-    some = ("--suite", "spatial", "--suite", "LIBERO-Goal-v0", "--task-ids", "5,8", "--assets", "primitive")
-    assert run(monkeypatch, "build", *some, "--quality", "none") == 0
+    some = ("--suite", "spatial", "--suite", "LIBERO-Goal-v0", "--tasks", "5,8", "--assets", "primitive")
+    assert run(monkeypatch, "build", *some, "--render-quality", "none") == 0
     assert capsys.readouterr().out.splitlines() == [
         "Assets: primitive (named in assets=)",
         "LIBERO-Spatial-v0: 2 tasks, 1 scene, 3.2 s",
@@ -85,9 +85,9 @@ def test_build_goes_through_the_suites(monkeypatch: pytest.MonkeyPatch, capsys: 
     ("arguments", "status", "message"),
     [
         (("--suite", "goals"), 1, "Unknown suite 'goals'. Did you mean 'goal'?"),
-        (("--suite", "goal", "--task-ids", "3,11"), 1, "Unknown task_id of LIBERO-Goal-v0 11. Valid: 0..9."),
-        (("--task-ids", "three"), 2, "0,3,8"),
-        (("--quality", "best"), 2, "'best'"),
+        (("--suite", "goal", "--tasks", "3,11"), 1, "Unknown task_id of LIBERO-Goal-v0 11. Valid: 0..9."),
+        (("--tasks", "three"), 2, "0,3,8"),
+        (("--render-quality", "best"), 2, "'best'"),
     ],
 )
 def test_build_explains_wrong_arguments(
@@ -119,8 +119,8 @@ def test_scenes_are_exported_and_imported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file, folder = tmp_path / "goal.zip", tmp_path / "scenes"
-    some = ("--suite", "goal", "--task-ids", "8", "--assets", "primitive")
-    assert run(monkeypatch, "export", *some, "--quality", "none", "--out", str(file)) == 0
+    some = ("--suite", "goal", "--tasks", "8", "--assets", "primitive")
+    assert run(monkeypatch, "export", *some, "--render-quality", "none", "--out", str(file)) == 0
     output = capsys.readouterr().out
     assert "1 task, 1 model, pack primitive" in output and "vla-rl assets import goal.zip" in output
     checksum = output.partition("sha256: ")[2].split()[0]

@@ -23,8 +23,8 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
 
 
 def test_one_demonstration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["--out", str(tmp_path), "--task-ids", "8", "--cameras", "none", "--assets", "primitive"]
-    assert run(monkeypatch, *arguments, "--episodes", "1", "--workers", "1") == 0
+    arguments = ["--out", str(tmp_path), "--tasks", "8", "--cameras", "none", "--assets", "primitive"]
+    assert run(monkeypatch, *arguments, "--episodes", "1", "--n-envs", "1") == 0
     output = capsys.readouterr().out
     assert "1/1" in output and "8 put the bowl on the plate" in output
     (episode,) = load_episodes(tmp_path)
@@ -48,7 +48,7 @@ def test_the_table_says_what_became_of_each_task(
         return reports
 
     monkeypatch.setattr(record, "record_demonstrations", fake)
-    assert run(monkeypatch, "--out", str(tmp_path), "--cameras", "wrist", "--task-ids", "0,1") == 0
+    assert run(monkeypatch, "--out", str(tmp_path), "--cameras", "wrist", "--tasks", "0,1") == 0
     lines = capsys.readouterr().out.splitlines()
     (row,) = (line for line in lines if task.instruction in line)
     assert [cell.strip() for cell in row.strip("│").split("│")][1:] == ["41", "49", "5", "3", "1", ""]

@@ -167,7 +167,7 @@ def test_a_bare_machine_with_scenes_of_other_tasks_has_no_problem(
     assert run(monkeypatch, "--assets", "primitive") == 0
     output = capsys.readouterr().out
     assert f"ms per image (128 px, {quality})" in output and "not examined: the scene of libero_spatial" in output
-    assert "export --suite spatial --task-ids 5" in output
+    assert "export --suite spatial --tasks 5" in output
 
 
 def test_a_pack_that_is_elsewhere_lacks_nothing(tmp_path: Path) -> None:

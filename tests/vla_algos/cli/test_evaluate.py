@@ -28,9 +28,7 @@ def saved_model(folder: Path, **config) -> str:
 
 
 def evaluate(*arguments: str) -> Result:
-    return CliRunner().invoke(
-        app, ["evaluate", *arguments, "--task-ids", "8", "--assets", "primitive", "--n-envs", "1"]
-    )
+    return CliRunner().invoke(app, ["evaluate", *arguments, "--tasks", "8", "--assets", "primitive", "--n-envs", "1"])
 
 
 @pytest.mark.parametrize("mode", [[], ["--sampled"]])

@@ -3,10 +3,14 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
+from typer.testing import CliRunner
 
-from vla_algos.cli.main import main
+import vla_gym
+from vla_algos.cli.main import app, main
 from vla_gym.scenes import cache
 from vla_gym.scenes.cache import FilledSuite
 from vla_gym.tasks.registry import SUITES
@@ -25,10 +29,45 @@ def test_help_names_the_commands(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     assert all(command in output for command in ("quickstart", "assets", "doctor", "collect"))
 
 
+def test_the_version_is_printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(monkeypatch, "--version") == 0
+    assert capsys.readouterr().out == f"vla-rl {vla_gym.__version__}\n"
+
+
+def commands() -> dict[str, Any]:
+    group: Any = typer.main.get_command(app)
+    of_assets = group.commands["assets"].commands
+    return {**group.commands, **{f"assets {name}": command for name, command in of_assets.items()}}
+
+
+def test_every_command_spells_its_options_alike() -> None:
+    former = {"--task-ids", "--task-id", "--env-id", "--suites", "--quality", "--workers", "--eval-states"}
+    options = {
+        name: {option for parameter in command.params for option in parameter.opts}
+        for name, command in commands().items()
+    }
+    assert not any(former & found for found in options.values())
+    everywhere = {"--suite", "--states", "--n-envs", "--render-quality", "--device", "--seed", "--out"}
+    for name in ("train", "sft", "evaluate"):
+        assert everywhere | {"--revision"} <= options[name]
+    assert everywhere - {"--suite"} <= options["quickstart"]
+    assert {"--suite", "--tasks", "--n-envs", "--render-quality", "--seed", "--out"} <= options["collect"]
+    assert {"--suite", "--tasks", "--render-quality"} <= options["assets build"]
+
+
+@pytest.mark.parametrize("columns", ["60", "80"])
+def test_help_shows_whole_options_in_a_narrow_terminal(columns: str) -> None:
+    for name, command in commands().items():
+        result = CliRunner().invoke(app, [*name.split(), "--help"], env={"COLUMNS": columns})
+        assert result.exit_code == 0
+        names = [max(parameter.opts, key=len) for parameter in command.params if parameter.opts[0].startswith("-")]
+        assert all(option in result.output for option in names)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--task-id", "12"], "Unknown task_id 12. Valid: 0..9."),
+        (["--tasks", "12"], "Unknown task_id 12. Valid: 0..9."),
         (["--assets", "/nowhere"], "/nowhere"),
     ],
 )

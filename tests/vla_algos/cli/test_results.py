@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from vla_algos.cli.results import print_rl_result
+from vla_algos.cli.results import print_result
 from vla_algos.evaluation.harness import EpisodeRecord, EvaluationResult
-from vla_algos.recipes.rl import RLResult
-from vla_algos.recipes.rl_settings import RLSettings
+from vla_algos.experiments.results import RunResult
+from vla_algos.experiments.rl_settings import RLSettings
 
 
 def evaluations(n_successes: int) -> dict[str, EvaluationResult]:
@@ -30,8 +30,10 @@ def evaluations(n_successes: int) -> dict[str, EvaluationResult]:
 @pytest.mark.parametrize("before", [evaluations(1), {}], ids=["with", "without"])
 def test_results_are_printed_with_and_without_an_evaluation_before(before: dict[str, EvaluationResult]) -> None:
     stream = io.StringIO()
-    result = RLResult(RLSettings(), Path("run"), before, evaluations(4), [], {}, 0, {}, {"training": 60.0}, 1.0)
-    print_rl_result(Console(file=stream, width=120), result)
+    result = RunResult(
+        RLSettings(), Path("run"), {"before": before, "after": evaluations(4)}, {}, 0, {}, {"training": 60.0}, 1.0
+    )
+    print_result(Console(file=stream, width=120), result)
     text = stream.getvalue()
     assert "8/10" in text and "training 60" in text
-    assert ("by task" in text and "1/5" in text) == bool(before)
+    assert "by task" in text and ("1/5" in text) == bool(before)

@@ -33,17 +33,17 @@ def record(path: Path, n: int) -> None:
 def test_files_in_model_out(tmp_path: Path) -> None:
     record(tmp_path / "data" / "put_the_bowl_on_the_plate_demo.hdf5", 4)
     arguments = ["sft", "--data", str(tmp_path / "data"), "--out", str(tmp_path / "out"), "--vla", "nano"]
-    arguments += ["--epochs", "1", "--chunk-size", "2", "--batch-size", "8", "--eval-states", "0", "--image-size", "32"]
+    arguments += ["--epochs", "1", "--chunk-size", "2", "--batch-size", "8", "--states", "0", "--image-size", "32"]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
     assert "training on 4 episodes, 24 decisions: 3 gradient steps" in result.output
-    assert "teacher-forced | free-running" in result.output and "peak memory" in result.output
+    assert "teacher-forced | free-running" in result.output and "Peak memory" in result.output
     assert (tmp_path / "out" / "model" / "model.safetensors").exists()
     card = (tmp_path / "out" / "model" / "README.md").read_text()
     assert "vla-rl" in card and "kept 4, attempted 4" in card
     again = CliRunner().invoke(app, [*arguments, "--resume"])
     assert again.exit_code == 0 and "training on 4 episodes, 24 decisions: 0 gradient steps" in again.output
     other = CliRunner().invoke(app, [*arguments, "--resume", "--learning-rate", "1"])
-    assert isinstance(other.exception, SettingsError) and "bc_kwargs.learning_rate was 0.001, not 1.0" in str(
+    assert isinstance(other.exception, SettingsError) and "algorithm_kwargs.learning_rate was 0.001, not 1.0" in str(
         other.exception
     )

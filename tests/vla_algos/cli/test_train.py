@@ -10,16 +10,20 @@ from typer.testing import CliRunner
 
 from vla_algos.cli import train as command
 from vla_algos.cli.main import app
-from vla_algos.recipes import quickstart as recipe
-from vla_algos.recipes import rl
-from vla_algos.recipes.hyperparams import load_recipe
-from vla_algos.recipes.rl_folder import begin_run
-from vla_algos.recipes.rl_settings import RLSettings
+from vla_algos.experiments import quickstart as recipe
+from vla_algos.experiments import rl
+from vla_algos.experiments.recipe import load_recipe
+from vla_algos.experiments.rl_settings import RLSettings
+from vla_algos.experiments.run_folder import RunFolder
 
 RECIPE = """
-run: {seed: 4, assets: primitive, n_eval_states: 7, curriculum: {scheme: paper, tau: 0.2}}
-TokenPPO: {n_steps: 4}
-TPO: {beta: 0.2}
+seed: 4
+env: {assets: primitive}
+evaluation: {states: 7}
+curriculum: {scheme: paper, tau: 0.2}
+algorithm:
+  - {name: TokenPPO, n_steps: 4}
+  - {name: TPO, beta: 0.2}
 """
 
 
@@ -28,7 +32,7 @@ def settings_of(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     """Function from options to the settings that the run would have."""
     seen: list[RLSettings] = []
     monkeypatch.setattr(rl, "run_rl", lambda settings, *_: seen.append(settings))
-    monkeypatch.setattr(command, "print_rl_result", lambda *_: None)
+    monkeypatch.setattr(command, "print_result", lambda *_: None)
 
     def run(*options: str) -> RLSettings:
         result = CliRunner().invoke(app, ["train", "--out", str(tmp_path), *options], catch_exceptions=False)
@@ -44,7 +48,7 @@ def test_what_is_not_given_comes_from_the_recipe(settings_of, tmp_path: Path) ->
     recipe = load_recipe(path)
     assert (recipe.seed, recipe.assets, recipe.n_eval_states) == (4, "primitive", 7)
     assert settings_of("--recipe", str(path)) == recipe
-    changed = settings_of("--recipe", str(path), "--seed", "0", "--assets", "auto", "--eval-states", "0")
+    changed = settings_of("--recipe", str(path), "--seed", "0", "--assets", "auto", "--states", "0")
     assert changed == replace(recipe, seed=0, assets="auto", n_eval_states=0)
     assert settings_of() == load_recipe("goal")
 
@@ -57,15 +61,15 @@ def test_a_scheme_keeps_the_other_keywords_of_the_curriculum(settings_of) -> Non
 
 def test_a_run_goes_on_with_its_own_settings_unless_others_are_given(settings_of, tmp_path: Path) -> None:
     stored = load_recipe("goal", seed=5, task_ids=[1, 2], n_envs=3)
-    begin_run(stored, tmp_path)
+    RunFolder(tmp_path).start(stored)
     assert settings_of("--resume") == stored
-    assert settings_of("--resume", "--seed", "6", "--task-ids", "1") == replace(stored, seed=6, task_ids=(1,))
+    assert settings_of("--resume", "--seed", "6", "--tasks", "1") == replace(stored, seed=6, task_ids=(1,))
     assert settings_of("--resume", "--algorithm", "TPO").algorithm == "TPO"
     # of a recipe counts what it says
     assert settings_of("--resume", "--recipe", "goal") == replace(stored, n_envs=32)
     path = tmp_path / "mine.yml"
     path.write_text(RECIPE)
-    begin_run(load_recipe(path, "TPO", seed=9), tmp_path)
+    RunFolder(tmp_path).start(load_recipe(path, "TPO", seed=9))
     assert settings_of("--resume", "--recipe", str(path), "--seed", "9") == load_recipe(path, "TPO", seed=9)
 
 
@@ -92,7 +96,7 @@ def test_ctrl_c_says_what_was_saved_and_the_command_that_resumes(
 
 def test_a_finished_run_is_extended_by_its_timesteps_alone(settings_of, tmp_path: Path) -> None:
     stored = load_recipe("goal", seed=5, n_envs=3)
-    begin_run(stored, tmp_path)
+    RunFolder(tmp_path).start(stored)
     assert settings_of("--resume", "--timesteps", "90000") == replace(stored, total_timesteps=90000)
 
 

@@ -14,9 +14,10 @@ from typing import Any
 
 from vla_algos.evaluation.plots import plot_learning_curve
 from vla_algos.evaluation.videos import record_episode
-from vla_algos.recipes.hyperparams import load_recipe
-from vla_algos.recipes.rl import RLResult, run_rl
-from vla_algos.recipes.rl_settings import RLSettings
+from vla_algos.experiments.recipe import load_recipe
+from vla_algos.experiments.results import RunResult
+from vla_algos.experiments.rl import run_rl
+from vla_algos.experiments.rl_settings import RLSettings
 
 RECIPE = "quickstart"
 CURVE = "curve.png"
@@ -42,15 +43,15 @@ def run_quickstart(
     folder: str | Path,
     announce: Callable[[str], None] = lambda _: None,
     resume: bool = False,
-) -> RLResult:
+) -> RunResult:
     """
     Evaluate, train, evaluate again; film one held-out episode before and after, and draw the curve.
 
     :param settings: of one task
-    :param folder: where to write what :func:`vla_algos.recipes.rl.run_rl` writes, and ``curve.png``, ``before.mp4``,
-        ``after.mp4``
+    :param folder: where to write what :func:`vla_algos.experiments.rl.run_rl` writes, and ``curve.png``,
+        ``before.mp4`` and ``after.mp4``
     :param announce: told what begins
-    :param resume: as for :func:`vla_algos.recipes.rl.run_rl`
+    :param resume: as for :func:`vla_algos.experiments.rl.run_rl`
     :return: what was measured
     """
     folder = Path(folder)

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from vla_algos import TokenPPO
+from vla_algos.experiments.quickstart import quickstart_settings, run_quickstart
 from vla_algos.models import load_vla
-from vla_algos.recipes.quickstart import quickstart_settings, run_quickstart
 
 
 @pytest.mark.slow
@@ -33,7 +33,7 @@ def test_it_leaves_model_curve_films_and_figures(tmp_path: Path) -> None:
     assert len(stages) == 5
     assert all(evaluation.n_episodes == 2 for evaluation in (*outcome.before.values(), *outcome.after.values()))
     saved = json.loads((tmp_path / "results.json").read_text())
-    assert saved["after"]["greedy"]["assets"] == "primitive"
+    assert saved["evaluations"]["after"]["greedy"]["assets"] == "primitive"
     assert saved["history"][0]["timesteps"] == 8 == saved["n_timesteps"]
     assert load_vla(tmp_path / "model").config.chunk_size == 8
     assert isinstance(TokenPPO.load(tmp_path / "model.zip"), TokenPPO)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from types import MappingProxyType
+from typing import Any, ClassVar, get_type_hints
 
 from vla_algos.errors import SpaceError, UnknownNameError
-from vla_algos.recipes.names import PRESET_NAMES, check_env_names, check_vla
-from vla_algos.recipes.value_types import check_fields, check_range
+from vla_algos.experiments.names import PRESET_NAMES
+from vla_algos.experiments.settings import BASE_KEYS, ExperimentSettings
+from vla_algos.experiments.value_types import check_value
+from vla_gym.datasets.conventions import Conventions
 from vla_gym.spec import AGENTVIEW
-from vla_gym.tasks.registry import N_INIT_STATES
 
 PRESET_CHUNK_SIZE = 8
 """Commands per decision of a model that starts from fresh weights, unless another number is asked for."""
@@ -17,74 +20,84 @@ PRESET_CHUNK_SIZE = 8
 WEIGHTS_DTYPES = ("float32", "bfloat16")
 
 
-@dataclass(frozen=True)
-class SFTSettings:
-    """
-    What to train, how long, and how to judge it.
+_KEYS: Mapping[str, str] = MappingProxyType(
+    {
+        **BASE_KEYS,
+        "epochs": "epochs",
+        "chunk_size": "model.chunk_size",
+        "image_size": "model.image_size",
+        "cameras": "model.cameras",
+        "use_proprio": "model.use_proprio",
+        "lora": "model.lora",
+        "weights_dtype": "model.weights_dtype",
+        "frames_on_disk": "resources.frames_on_disk",
+        "conventions": "conventions",
+    }
+)
 
-    :param vla: preset, shipped checkpoint, checkpoint folder or Hugging Face id
+
+@dataclass(frozen=True)
+class SFTSettings(ExperimentSettings):
+    """
+    What to train, how long, and how to evaluate it; see :class:`ExperimentSettings` for the rest.
+
+    ``env_id``, ``assets`` and ``render_quality`` should be those of the demonstrations.
+
     :param chunk_size: commands per decision; None: a checkpoint's own, ``PRESET_CHUNK_SIZE`` for a preset
     :param image_size: of a preset's images (px); frames are kept at this size, while a checkpoint resizes by itself
     :param cameras: of a preset; a checkpoint has its own
     :param use_proprio: whether a preset gets proprioception
     :param epochs: passes over the demonstrations
     :param lora: train adapters: keywords of :func:`vla_algos.models.lora.add_lora`; None: train all weights
-    :param bc_kwargs: further keywords of :class:`BC`
     :param frames_on_disk: keep frames in a file instead of in memory
-    :param weights_dtype: type of the weights that are handed on, and judged: "float32" or "bfloat16"
-    :param seed: of everything
-    :param env_id: suite to evaluate in
-    :param assets: asset pack to evaluate with; it should be that of the demonstrations
-    :param render_quality: "fast" or "full", as in the demonstrations
-    :param n_eval_states: initial states per task and evaluation; 0: no evaluation
-    :param n_envs: environments side by side
-    :raises SettingsError: for a value of the wrong type, or out of its range
+    :param conventions: of foreign demonstrations: keywords of :class:`vla_gym.datasets.conventions.Conventions`
+    :param weights_dtype: type of the weights that are handed on and evaluated: "float32" or "bfloat16"
     """
 
+    keys: ClassVar[Mapping[str, str]] = _KEYS
+    may_differ: ClassVar[tuple[str, ...]] = (
+        "frames_on_disk",
+        "weights_dtype",
+        "assets",
+        "render_quality",
+        "n_eval_states",
+        "n_envs",
+        "threads",
+        "device",
+    )
+    lists: ClassVar[tuple[str, ...]] = ("cameras",)
+    seen_states: ClassVar[str] = "demonstrated"
+
     vla: str = "compact"
+    algorithm: str = "BC"
+    n_envs: int = 8
     chunk_size: int | None = None
     image_size: int = 96
     cameras: tuple[str, ...] = (AGENTVIEW,)
     use_proprio: bool = True
     epochs: float = 5.0
     lora: dict[str, Any] | None = None
-    bc_kwargs: dict[str, Any] = field(
-        default_factory=lambda: {
-            "batch_size": 32,
-            "learning_rate": 1e-3,
-            "token_dropout": 0.3,
-            "full_dropout": 0.5,
-            # recorded commands carry noise of many bins; neighbouring bins are as good as the one that was drawn
-            "label_smoothing": 0.5,
-            "smoothing_width": 3.0,
-            "validation_samples": 128,
-        }
-    )
     frames_on_disk: bool = False
     weights_dtype: str = "float32"
-    seed: int = 0
-    env_id: str = "LIBERO-Goal-v0"
-    assets: str = "auto"
-    render_quality: str = "fast"
-    n_eval_states: int = 50
-    n_envs: int = 8
-
-    def __post_init__(self) -> None:
-        check_fields(self)
-        for name, lowest, highest in (("seed", 0, None), ("n_eval_states", 0, N_INIT_STATES), ("n_envs", 1, None)):
-            check_range(name, getattr(self, name), lowest, highest)
+    conventions: dict[str, Any] = field(default_factory=dict)
 
     def check_names(self) -> None:
         """
-        Look up every name that needs no model; torch is not imported.
+        As of the base class, with the type of the weights.
 
-        :raises UnknownNameError: for a model, suite, render quality or type of weights that does not exist
+        :raises UnknownNameError: for a name that does not exist
+        :raises SettingsError: for a convention of the wrong type
         :raises AssetsError: if the asset pack is missing
         """
-        check_vla(self.vla)
-        check_env_names(self.env_id, None, self.assets, self.render_quality)
+        super().check_names()
         if self.weights_dtype not in WEIGHTS_DTYPES:
             raise UnknownNameError("weights_dtype", self.weights_dtype, WEIGHTS_DTYPES)
+        hints = get_type_hints(Conventions)
+        for key, value in self.conventions.items():
+            if key not in hints:
+                raise UnknownNameError("convention", key, hints)
+            check_value(f"conventions.{key}", value, hints[key])
+        Conventions(**self.conventions)
 
     @property
     def is_preset(self) -> bool:
@@ -100,6 +113,8 @@ class SFTSettings:
             if not self.use_proprio:
                 changes["proprio_dim"] = 0
             kwargs["vla_kwargs"] = {"config_changes": changes}
+        elif self.vla_kwargs:
+            kwargs["vla_kwargs"] = self.vla_kwargs
         return kwargs
 
     def resolved(self) -> SFTSettings:
@@ -117,7 +132,7 @@ class SFTSettings:
         # here, as it needs torch, which settings alone do not
         from vla_algos.models.hub import load_config
 
-        config = load_config(self.vla)
+        config = load_config(self.vla, self.revision)
         if self.chunk_size not in (None, config.chunk_size):
             raise SpaceError(
                 f"{self.vla} chooses {config.chunk_size} commands per decision, and cannot be trained with "

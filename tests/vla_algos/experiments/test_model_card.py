@@ -1,12 +1,12 @@
 from __future__ import annotations
 
-import json
+from dataclasses import replace
 from pathlib import Path
 
 from vla_algos.evaluation.harness import EpisodeRecord, EvaluationResult
-from vla_algos.recipes.model_card import model_card, write_model_card
-from vla_algos.recipes.sft import SFTResult
-from vla_algos.recipes.sft_settings import SFTSettings
+from vla_algos.experiments.model_card import model_card, write_model_card
+from vla_algos.experiments.results import RunResult
+from vla_algos.experiments.sft_settings import SFTSettings
 
 VALIDATION = {"step": 10} | {
     f"{name}_{mode}": value
@@ -15,7 +15,7 @@ VALIDATION = {"step": 10} | {
 }
 
 
-def results() -> dict:
+def result() -> RunResult:
     records = tuple(EpisodeRecord(task, k, k > task, 10) for task in (0, 1) for k in range(4))
     evaluation = EvaluationResult(
         "LIBERO-Goal-v0", "primitive", True, 0, {0: "open it", 1: "close it"}, records, {}, "abc"
@@ -27,15 +27,15 @@ def results() -> dict:
         "command": "vla-rl sft",
         "data": {"kept": 3},
     }
-    result = SFTResult(
-        SFTSettings(weights_dtype="bfloat16").resolved(), Path(), 3, 1234, 10, [VALIDATION], {"greedy": evaluation},
-        {0: {0, 1}, 1: {0}}, provenance, {"training": 5400.0}, 0.0,
+    return RunResult(
+        SFTSettings(weights_dtype="bfloat16").resolved(), Path(), {"after": {"greedy": evaluation}},
+        {0: {0, 1}, 1: {0}}, 10, provenance, {"training": 5400.0}, 0.0, validations=[VALIDATION], n_episodes=3,
+        n_decisions=1234,
     )  # fmt: skip
-    return json.loads(json.dumps(result.to_dict()))
 
 
 def test_it_states_training_data_and_success() -> None:
-    card = model_card(results())
+    card = model_card(result())
     assert card.startswith("---\nlicense: mit\n")
     for text in (
         "8 commands of seven action tokens",
@@ -53,6 +53,6 @@ def test_it_states_training_data_and_success() -> None:
 
 
 def test_without_evaluation_it_says_so(tmp_path: Path) -> None:
-    write_model_card(tmp_path, results() | {"evaluations": {}, "validations": []})
+    write_model_card(replace(result(), evaluations={"after": {}}, validations=[]), tmp_path)
     text = (tmp_path / "README.md").read_text()
     assert "Not evaluated." in text and "Validation" not in text

@@ -5,16 +5,30 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-from vla_algos.errors import CheckpointError
+from vla_algos.experiments.components import is_import_path, load_object
 from vla_gym.assets.resolve import resolve_assets
 from vla_gym.errors import UnknownNameError
 from vla_gym.tasks.registry import RENDER_QUALITIES, SuiteSpec, get_suite
 
-ALGORITHM_NAMES = ("TokenPPO", "TokenGRPO", "TokenRLOO", "TPO")
-SETTINGS_FILE = "settings.json"
-"""In the folder of a run."""
+ALGORITHMS: Mapping[str, str] = MappingProxyType(
+    {
+        "TokenPPO": "vla_algos:TokenPPO",
+        "TokenGRPO": "vla_algos:TokenGRPO",
+        "TokenRLOO": "vla_algos:TokenRLOO",
+        "TPO": "vla_algos:TPO",
+        "BC": "vla_algos:BC",
+        "PPO": "stable_baselines3:PPO",
+        "A2C": "stable_baselines3:A2C",
+        "TRPO": "sb3_contrib:TRPO",
+        "RecurrentPPO": "sb3_contrib:RecurrentPPO",
+    }
+)
+"""Name -> import path; any other algorithm for such spaces can be named by its import path."""
+CLONING = "BC"
+"""The algorithm of supervised fine-tuning."""
 SCHEME_NAMES = ("paper", "frontier", "uniform")
 """As ``vla_algos.curriculum.sampler.SCHEMES`` has them."""
 PRESET_NAMES = ("openvla-7b", "openvla-7b-siglip", "compact", "nano")
@@ -51,29 +65,46 @@ def check_scheme(curriculum: Mapping[str, Any] | None) -> None:
         raise UnknownNameError("scheme", scheme, SCHEME_NAMES)
 
 
-def check_run_folder(folder: str | Path) -> None:
-    """
-    See whether a run was started in a folder.
-
-    :param folder: of the run
-    :raises CheckpointError: if it was not
-    """
-    if not (Path(folder) / SETTINGS_FILE).is_file():
-        raise CheckpointError(
-            f"{folder} holds no {SETTINGS_FILE}, so there is no run to resume. Name the folder of an interrupted run, "
-            "or start one, without resume."
-        )
-
-
 def check_algorithm(algorithm: str) -> None:
     """
-    Look an algorithm up.
+    Look an algorithm up, and import it if it is the user's own.
 
-    :param algorithm: its name
+    :param algorithm: its name or import path
     :raises UnknownNameError: if there is none of that name
+    :raises RecipeError: if it cannot be imported
     """
-    if algorithm not in ALGORITHM_NAMES:
-        raise UnknownNameError("algorithm", algorithm, ALGORITHM_NAMES)
+    if algorithm in ALGORITHMS:
+        return
+    if not is_import_path(algorithm):
+        raise UnknownNameError(
+            "algorithm", algorithm, ALGORITHMS, "Or give an import path, such as 'my_package.MyPPO'."
+        )
+    load_object(algorithm)
+
+
+def algorithm_class(algorithm: str) -> type[Any]:
+    """
+    Import an algorithm.
+
+    :param algorithm: its name or import path
+    :return: its class
+    :raises UnknownNameError: if there is none of that name
+    :raises RecipeError: if it cannot be imported
+    """
+    check_algorithm(algorithm)
+    return load_object(ALGORITHMS.get(algorithm, algorithm))  # type: ignore[no-any-return]
+
+
+def check_policy(policy: str) -> None:
+    """
+    Import a policy of the user's own; other names are the algorithm's matter.
+
+    :param policy: name or import path
+    :raises RecipeError: if it cannot be imported
+    :raises UnknownNameError: if its module has nothing of that name
+    """
+    if is_import_path(policy):
+        load_object(policy)
 
 
 def check_env_names(

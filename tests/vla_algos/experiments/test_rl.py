@@ -1,4 +1,4 @@
-"""A run is judged before and after, and goes on after it was stopped, with the settings it was begun with."""
+"""A run is judged before and after, and goes on after it was stopped, with its own settings."""
 
 from __future__ import annotations
 
@@ -14,15 +14,14 @@ from safetensors.torch import load_file
 
 from vla_algos.algorithms import TokenPPO
 from vla_algos.errors import CheckpointError, SettingsError, UnknownNameError
+from vla_algos.experiments import rl
+from vla_algos.experiments.recipe import load_recipe
+from vla_algos.experiments.rl import run_rl
+from vla_algos.experiments.rl_settings import RLSettings
+from vla_algos.experiments.run_folder import RunFolder
 from vla_algos.models import load_vla, save_vla
 from vla_algos.models.hub import load_config
 from vla_algos.policies import VLAPolicy
-from vla_algos.recipes import rl
-from vla_algos.recipes.hyperparams import load_recipe
-from vla_algos.recipes.rl import run_rl
-from vla_algos.recipes.rl_folder import MAY_DIFFER, begin_run, settings_of_run, what_was_saved
-from vla_algos.recipes.rl_settings import RLSettings
-from vla_algos.recipes.stored_settings import check_resumable
 from vla_gym.errors import FolderInUseError
 from vla_gym.owned import own_folder
 
@@ -116,7 +115,7 @@ def test_training_is_the_same_with_and_without_an_evaluation(tmp_path: Path) -> 
     [
         (
             {"seed": 4},
-            r"other settings: seed was 3, not 4. Repeat its settings \(vla-rl train: leave these options away\)",
+            r"other settings: seed was 3, not 4. Repeat its settings \(vla-rl train: leave these options out\)",
         ),
         ({"algorithm_kwargs": {"n_steps": 8}}, r"algorithm_kwargs\.n_steps was 4, not 8\."),
         ({"task_ids": (1, 2)}, r"task_ids was \[1\], not \[1, 2\]\."),
@@ -128,10 +127,10 @@ def test_training_is_the_same_with_and_without_an_evaluation(tmp_path: Path) -> 
 )
 def test_a_run_goes_on_with_its_own_settings_alone(changes: dict, message: str, tmp_path: Path) -> None:
     settings = RLSettings(task_ids=(1,), seed=3, algorithm_kwargs={"n_steps": 4})
-    begin_run(settings, tmp_path)
+    RunFolder(tmp_path).start(settings)
     (tmp_path / "last.zip").touch()
-    assert settings_of_run(tmp_path) == settings
-    check_resumable(replace(settings, n_eval_states=0), tmp_path, MAY_DIFFER)
+    assert RunFolder(tmp_path).settings == settings
+    RunFolder(tmp_path).check_resumable(replace(settings, n_eval_states=0))
     with pytest.raises(SettingsError, match=message):
         run_rl(replace(settings, **changes), tmp_path, resume=True)
 
@@ -141,20 +140,27 @@ def test_what_cannot_go_on_says_so(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"nothing holds no settings\.json, so there is no run to resume"):
         run_rl(settings, tmp_path / "nothing", resume=True)
     assert not (tmp_path / "nothing").exists()
-    begin_run(settings, tmp_path)
-    with pytest.raises(CheckpointError, match=r"no last\.zip: the run was stopped.*Begin it again, without resume"):
+    RunFolder(tmp_path).start(settings)
+    with pytest.raises(CheckpointError, match=r"no last\.zip: the run was stopped.*Start it again, without resume"):
         run_rl(settings, tmp_path, resume=True)
     (tmp_path / "settings.json").write_text('{"seeds": 1}')
     with pytest.raises(CheckpointError, match=r"does not hold the settings of a run \(unknown: seeds\)"):
         run_rl(settings, tmp_path, resume=True)
     (tmp_path / "settings.json").write_text('{"n_envs": 3}')
-    assert settings_of_run(tmp_path) == replace(settings, n_envs=3), "what is not there is as by default"
+    assert RunFolder(tmp_path).settings == replace(settings, n_envs=3), "what is not there is as by default"
 
 
 def test_a_new_run_leaves_nothing_to_go_on_from_of_an_earlier_one(tmp_path: Path) -> None:
-    for name in ("last.zip", "history.json", "before_greedy.json", "before_greedy.jsonl", "after_sampled.jsonl"):
+    for name in (
+        "last.zip",
+        "history.json",
+        "results.json",
+        "before_greedy.json",
+        "before_greedy.jsonl",
+        "after_sampled.jsonl",
+    ):
         (tmp_path / name).touch()
-    begin_run(RLSettings(), tmp_path)
+    RunFolder(tmp_path).start(RLSettings())
     assert [path.name for path in tmp_path.iterdir()] == ["settings.json"]
 
 
@@ -211,12 +217,12 @@ def test_every_stage_of_a_run_is_resumed_and_a_finished_run_is_extended(
 
     with pytest.raises(KeyboardInterrupt):
         run(12, resume=False)
-    assert "1 episode(s) evaluated before training are saved" in str(what_was_saved(folder))
+    assert "1 episode(s) evaluated before training are saved" in str(RunFolder(folder).what_was_saved())
     with pytest.raises(KeyboardInterrupt):
         run(36, resume=True)
     first = n_lines(folder / "before_greedy.jsonl"), n_lines(folder / "before_sampled.jsonl")
     assert first == (3, 3) and n_lines(folder / "after_greedy.jsonl") == 2
-    assert re.search(r"saved in .*last\.zip: 4 decisions", str(what_was_saved(folder)))
+    assert re.search(r"saved in .*last\.zip: 4 decisions", str(RunFolder(folder).what_was_saved()))
     result = run(None, resume=True)
     assert n_decisions < 32 and result.n_timesteps == 4 and len(result.history) == 1
     config = load_config(folder / "model")
@@ -230,7 +236,7 @@ def test_every_stage_of_a_run_is_resumed_and_a_finished_run_is_extended(
         run(None, True, replace(settings, total_timesteps=3))
     longer = run(None, True, replace(settings, total_timesteps=12, n_eval_states=1))
     assert (longer.n_timesteps, [record.timesteps for record in longer.history]) == (12, [4, 8, 12])
-    assert settings_of_run(folder).total_timesteps == 12 and longer.before == result.before
+    assert RunFolder(folder).settings.total_timesteps == 12 and longer.before == result.before
     assert longer.after["greedy"].checkpoint != result.after["greedy"].checkpoint
     assert not list(folder.glob(".last*")) and not (folder / ".owner.json").exists()
 
@@ -240,7 +246,7 @@ def n_lines(path: Path) -> int:
 
 
 def test_a_run_in_a_folder_that_is_in_use_changes_nothing_there(tmp_path: Path) -> None:
-    begin_run(RLSettings(seed=3), tmp_path)
+    RunFolder(tmp_path).start(RLSettings(seed=3))
     refused: list[str] = []
 
     def run() -> None:
@@ -253,7 +259,7 @@ def test_a_run_in_a_folder_that_is_in_use_changes_nothing_there(tmp_path: Path) 
         thread = threading.Thread(target=run)
         thread.start()
         thread.join()
-    assert str(tmp_path) in refused[0] and settings_of_run(tmp_path).seed == 3
+    assert str(tmp_path) in refused[0] and RunFolder(tmp_path).settings.seed == 3
 
 
 @pytest.mark.parametrize(
@@ -264,7 +270,7 @@ def test_a_run_in_a_folder_that_is_in_use_changes_nothing_there(tmp_path: Path) 
         {"task_ids": (12,)},
         {"assets": "/nowhere"},
         {"render_quality": "ful"},
-        {"algorithm": "PPO"},
+        {"algorithm": "PPPO"},
         {"algorithm_kwargs": {"n_stepz": 3}},
         {"algorithm_kwargs": {"policy_kwargs": {"critic": "none"}}},
     ],

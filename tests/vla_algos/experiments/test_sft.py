@@ -14,12 +14,13 @@ from safetensors.torch import load_file
 from vla_algos.bc import BC
 from vla_algos.errors import CheckpointError, SettingsError, SpaceError, UnknownNameError
 from vla_algos.evaluation.harness import EpisodeRecord, EvaluationResult
+from vla_algos.experiments import stages
+from vla_algos.experiments.results import RunResult
+from vla_algos.experiments.run_folder import RunFolder
+from vla_algos.experiments.sft import run_sft
+from vla_algos.experiments.sft_settings import PRESET_CHUNK_SIZE, SFTSettings
 from vla_algos.models import load_vla, save_vla
 from vla_algos.policies import env_kwargs
-from vla_algos.recipes import sft
-from vla_algos.recipes.sft import SFTResult, run_sft
-from vla_algos.recipes.sft_settings import PRESET_CHUNK_SIZE, SFTSettings
-from vla_algos.recipes.stored_settings import check_resumable, store_settings
 from vla_gym.actions.tokenizer import ActionTokenizer
 from vla_gym.datasets.collect import collect_episode
 from vla_gym.datasets.episode import Episode
@@ -31,7 +32,7 @@ SMALL = {
     "chunk_size": 2,
     "image_size": 32,
     "n_eval_states": 0,
-    "bc_kwargs": {"batch_size": 8, "device": "cpu"},
+    "algorithm_kwargs": {"batch_size": 8, "device": "cpu"},
 }
 
 
@@ -67,10 +68,10 @@ def test_it_trains_and_writes_what_it_found(tmp_path: Path) -> None:
     told: list[str] = []
     result = run_sft(settings, iter(episodes(5)), tmp_path, told.append)
     assert result.n_episodes == 4 and result.n_decisions == 24, "the failed episode is left out"
-    assert result.n_steps == 6 and [figures["step"] for figures in result.validations] == [1, 2, 3, 4, 5, 6]
-    assert result.demonstrated == {3: {0, 2, 3, 4}} and len(told) == 2
+    assert result.n_timesteps == 6 and [figures["step"] for figures in result.validations] == [1, 2, 3, 4, 5, 6]
+    assert result.seen == {3: {0, 2, 3, 4}} and len(told) == 2
     saved = json.loads((tmp_path / "results.json").read_text())
-    assert saved["n_steps"] == 6 and saved["validations"] == result.validations and saved["peak_memory_mb"] > 50
+    assert saved["n_timesteps"] == 6 and saved["validations"] == result.validations and saved["peak_memory_mb"] > 50
     best = load_vla(tmp_path / "model").config
     assert best.cameras == ["agentview", "wrist"] and best.proprio_dim == 0 and best.image_size == 32
     assert best.chunk_size == 2 and set(best.norm_stats) == {"libero_goal"}
@@ -117,14 +118,14 @@ def test_it_goes_on_with_its_own_settings_alone(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"nothing holds no settings\.json"):
         run_sft(settings, iter(()), tmp_path / "nothing", resume=True)
     assert not (tmp_path / "nothing").exists()
-    store_settings(settings.resolved(), tmp_path)
+    RunFolder(tmp_path).start(settings.resolved())
     with pytest.raises(CheckpointError, match=r"holds no last\.zip"):
         run_sft(settings, iter(()), tmp_path, resume=True)
     (tmp_path / "last.zip").touch()
-    other = replace(settings, epochs=3, bc_kwargs={**settings.bc_kwargs, "batch_size": 4})
-    with pytest.raises(SettingsError, match=r"epochs was 2, not 3; bc_kwargs\.batch_size was 8, not 4\."):
+    other = replace(settings, epochs=3, algorithm_kwargs={**settings.algorithm_kwargs, "batch_size": 4})
+    with pytest.raises(SettingsError, match=r"epochs was 2, not 3; algorithm_kwargs\.batch_size was 8, not 4\."):
         run_sft(other, iter(()), tmp_path, resume=True)
-    check_resumable(replace(settings, n_eval_states=3), tmp_path, sft.MAY_DIFFER)
+    RunFolder(tmp_path).check_resumable(replace(settings, n_eval_states=3))
 
 
 def test_a_new_run_leaves_nothing_to_go_on_from_of_an_earlier_one(tmp_path: Path) -> None:
@@ -137,15 +138,15 @@ def test_a_new_run_leaves_nothing_to_go_on_from_of_an_earlier_one(tmp_path: Path
     assert (tmp_path / "last.zip").exists(), "there was no new run"
     run_sft(replace(settings, epochs=0.1), episodes(4), tmp_path)
     assert zipfile.is_zipfile(tmp_path / "last.zip")
-    check_resumable(replace(settings, epochs=0.1).resolved(), tmp_path, ())
+    assert RunFolder(tmp_path).settings == replace(settings, epochs=0.1).resolved()
 
 
 def test_initial_states_that_were_demonstrated_are_counted_apart() -> None:
     outcomes = ((3, 0, True), (3, 7, False), (4, 0, True))
     records = tuple(EpisodeRecord(task, k, success, 10) for task, k, success in outcomes)
     evaluation = EvaluationResult("LIBERO-Goal-v0", "primitive", True, 0, {3: "a", 4: "b"}, records, {}, None)
-    result = SFTResult(SFTSettings(), Path(), 1, 6, 1, [], {"greedy": evaluation}, {3: {0}}, {}, {}, 0.0)
-    assert result.split_success("greedy") == {"demonstrated": (1, 1), "held out": (1, 2)}
+    result = RunResult(SFTSettings(), Path(), {"after": {"greedy": evaluation}}, {3: {0}}, 1, {}, {}, 0.0)
+    assert result.split_success(evaluation) == {"demonstrated": (1, 1), "held out": (1, 2)}
 
 
 def test_it_is_judged_where_everyone_will_use_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,12 +156,10 @@ def test_it_is_judged_where_everyone_will_use_it(tmp_path: Path, monkeypatch: py
         asked.append(dict(env_kwargs))
         return EvaluationResult("LIBERO-Goal-v0", "primitive", deterministic, 0, {3: "a"}, RECORDS, {}, None)
 
-    monkeypatch.setattr(sft, "evaluate_policy_on_suite", evaluate)
+    monkeypatch.setattr(stages, "evaluate_policy_on_suite", evaluate)
     settings = SFTSettings(**{**SMALL, "n_eval_states": 1, "assets": "primitive", "epochs": 0.3})
     result = run_sft(settings, episodes(4), tmp_path)
-    assert (
-        set(result.evaluations) == {"greedy", "sampled"} <= {key.removeprefix("evaluation ") for key in result.seconds}
-    )
+    assert set(result.after) == {"greedy", "sampled"} and "evaluation after" in result.seconds
     for kwargs in asked:
         tokenizer, own = kwargs.pop("action_tokenizer"), env_kwargs(tmp_path / "model")
         assert tokenizer.agrees_with(own.pop("action_tokenizer"))
@@ -176,7 +175,7 @@ def test_it_is_judged_in_the_simulator(tmp_path: Path) -> None:
     env.close()
     settings = SFTSettings(**{**SMALL, "chunk_size": 8, "n_eval_states": 2, "n_envs": 1, "epochs": 0.2})
     result = run_sft(settings, recorded, tmp_path)
-    for mode, evaluation in result.evaluations.items():
+    for mode, evaluation in result.after.items():
         assert evaluation.n_episodes == 2 and evaluation.deterministic == (mode == "greedy")
-        assert result.split_success(mode)["held out"][1] == 1
-    assert set(json.loads((tmp_path / "results.json").read_text())["evaluations"]) == {"greedy", "sampled"}
+        assert result.split_success(evaluation)["held out"][1] == 1
+    assert set(json.loads((tmp_path / "results.json").read_text())["evaluations"]["after"]) == {"greedy", "sampled"}

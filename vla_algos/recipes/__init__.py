@@ -1,1 +1,0 @@
-"""Whole experiments as functions: what the command line runs."""
