@@ -35,6 +35,7 @@ from vla_algos.models import save_vla
 from vla_algos.policies import VLAPolicy
 from vla_algos.policies.saving import disk_errors_named
 from vla_gym.owned import own_folder
+from vla_gym.provenance import peak_memory_mb
 from vla_gym.vector import make_vec
 
 
@@ -144,7 +145,7 @@ def _run(
         model.num_timesteps,
         provenance.origin(model.device),
         seconds,
-        provenance.peak_memory_mb(),
+        peak_memory_mb(),
         history=recorder.history,
         task_counts={} if sampler is None else sampler.task_counts(),
     )

@@ -32,6 +32,7 @@ from vla_algos.policies import VLAPolicy, env_kwargs
 from vla_algos.policies.saving import disk_errors_named
 from vla_gym.datasets.episode import Episode
 from vla_gym.owned import own_folder
+from vla_gym.provenance import peak_memory_mb
 from vla_gym.tasks.registry import get_suite
 
 N_VALIDATIONS = 10
@@ -126,7 +127,7 @@ def _run(
         model.num_timesteps,
         {**provenance.origin(model.device), **origin},
         seconds,
-        provenance.peak_memory_mb(),
+        peak_memory_mb(),
         validations=model.validations,
         n_episodes=n_episodes,
         n_decisions=len(dataset),
