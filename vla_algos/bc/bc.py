@@ -304,7 +304,7 @@ class BC(SavedWithoutFrozenWeights):
         loss = 0.0
         for start in range(0, n_samples, size):
             part_loss = self._loss(batch.part(start, start + size), dropped[start : start + size], n_tokens)
-            part_loss.backward()
+            part_loss.backward()  # type: ignore[no-untyped-call]
             loss += part_loss.item()
         grad_norm = th.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
         self.logger.record_mean("train/grad_norm", grad_norm.item())

@@ -72,9 +72,9 @@ class DemonstrationSet:
     proprio: np.ndarray
     bins: np.ndarray
     episode_ids: np.ndarray
-    start_ids: np.ndarray = field(default=None)  # type: ignore[assignment]
-    n_commands: np.ndarray = field(default=None)  # type: ignore[assignment]
-    frame_ids: np.ndarray = field(default=None)  # type: ignore[assignment]
+    start_ids: np.ndarray = field(default=None)  # type: ignore[arg-type]
+    n_commands: np.ndarray = field(default=None)  # type: ignore[arg-type]
+    frame_ids: np.ndarray = field(default=None)  # type: ignore[arg-type]
     wrist: np.ndarray | None = None
     camera_size: tuple[int, int] = field(default=None)  # type: ignore[assignment]
     action_tokenizer: ActionTokenizer = field(default_factory=ActionTokenizer)
@@ -320,6 +320,6 @@ def _resized(images: np.ndarray, size: int | None) -> np.ndarray:
     if size is None or images.shape[1:3] == (size, size):
         return images
     # a few at a time, as this is computed in double precision
-    parts = th.from_numpy(images).permute(0, 3, 1, 2).split(_RESIZED_AT_ONCE)
-    resized = th.cat([resize_bicubic(part, size) for part in parts])
+    images_first = th.from_numpy(images).permute(0, 3, 1, 2)
+    resized = th.cat([resize_bicubic(part, size) for part in th.split(images_first, _RESIZED_AT_ONCE)])
     return np.ascontiguousarray(resized.permute(0, 2, 3, 1).numpy())

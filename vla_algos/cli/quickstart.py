@@ -31,7 +31,9 @@ def quickstart(
     ] = False,
 ) -> None:
     """Improve the shipped checkpoint at one LIBERO-Goal task by TokenPPO, and show what changed."""
+    from vla_algos.errors import CheckpointError
     from vla_algos.experiments.names import check_env_names
+    from vla_algos.experiments.rl_settings import RLSettings
     from vla_algos.experiments.run_folder import RunFolder
 
     # before torch is imported, which takes seconds
@@ -52,6 +54,8 @@ def quickstart(
     }
     changes = {name: value for name, value in given.items() if value is not None}
     settings = folder.settings if resume else quickstart_settings(smoke, seed=seed, assets=assets, **changes)
+    if not isinstance(settings, RLSettings):
+        raise CheckpointError(f"The run in {out} is no quickstart. Resume it with the command that began it.")
     resuming = shlex.join(["vla-rl", "quickstart", "--out", str(out), "--resume"])
     with interruption_named(folder.what_was_saved, lambda: resuming):
         result = run_quickstart(settings, out, lambda text: console.print(f"[bold]{text}[/bold]"), resume)

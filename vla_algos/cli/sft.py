@@ -83,7 +83,7 @@ def sft(
     from vla_gym.datasets.record import describe_demonstrations
 
     folder = RunFolder.load(out) if resume else RunFolder(out)
-    given = {
+    given: dict[str, Any] = {
         "env_id": suite_id(suite),
         "n_eval_states": states,
         "vla": vla,
@@ -118,7 +118,7 @@ def sft(
     if not isinstance(settings, SFTSettings):
         raise RecipeError(f"{recipe} is a recipe of reinforcement learning. Run it with vla-rl train.")
     of_training = {"learning_rate": learning_rate, "batch_size": batch_size, "micro_batch_size": micro_batch_size}
-    keywords = {name: value for name, value in of_training.items() if value is not None}
+    keywords: dict[str, Any] = {name: value for name, value in of_training.items() if value is not None}
     keywords |= {"use_bf16": "auto"} if bf16 else {}
     settings = replace(settings, algorithm_kwargs={**settings.algorithm_kwargs, **keywords})
     from vla_algos.experiments.sft import run_sft

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -67,7 +67,7 @@ def train(
     # before torch is imported, which takes seconds
     check_scheme(None if curriculum in (None, "none") else {"scheme": curriculum})
     folder = RunFolder.load(out) if resume else RunFolder(out)
-    given = {
+    given: dict[str, Any] = {
         "env_id": suite_id(suite),
         "task_ids": None if ids is None else tuple(ids),
         "n_eval_states": states,
@@ -86,7 +86,8 @@ def train(
         settings: RLSettings | SFTSettings = replace(base, algorithm=algorithm or base.algorithm, **changes)
         settings.check_names()
     else:
-        settings = load_recipe(recipe or "goal", algorithm or (base and base.algorithm), base, **changes)
+        named = algorithm or (base.algorithm if base is not None else None)
+        settings = load_recipe(recipe or "goal", named, base, **changes)
     if not isinstance(settings, RLSettings):
         raise RecipeError(f"{recipe} is a recipe of supervised fine-tuning. Run it with vla-rl sft.")
     if curriculum is not None:

@@ -285,11 +285,12 @@ def evaluate_policy_on_suite(
     if task_ids is None:
         with make_env() as env:
             task_ids = list(env.unwrapped.task_ids)  # type: ignore[attr-defined]
+    assert task_ids is not None
     task_ids = as_list("task_ids", task_ids, "[0, 3]")
     episodes = [(int(task_id), k) for task_id in task_ids for k in range(n_init_states)]
     if min(n_envs, len(episodes)) < 1:
         raise ValueError(f"n_envs={n_envs} for {len(episodes)} episodes; expected at least one of both.")
-    about = {
+    about: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "env_id": env_id,
         "deterministic": deterministic,
@@ -337,7 +338,9 @@ def _make_venv(
     seed: int,
     vec_env_cls: type[DummyVecEnv] | type[SubprocVecEnv] | None,
 ) -> VecEnv:
-    env_fns = [partial(make_sequence, make_env, episodes[i::n_envs], seed) for i in range(n_envs)]
+    env_fns: list[Callable[[], gym.Env]] = [
+        partial(make_sequence, make_env, episodes[i::n_envs], seed) for i in range(n_envs)
+    ]
     if vec_env_cls is not None:
         return vec_env_cls(env_fns)
     return SB3VecEnv(vector_env_class("process" if n_envs > 1 else "sync")(env_fns))

@@ -70,7 +70,7 @@ def weights_digest(module: nn.Module) -> str:
         if not isinstance(tensor, th.Tensor):
             continue
         digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(th.uint8).numpy())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(th.uint8).numpy().data)
     return digest.hexdigest()
 
 

@@ -59,7 +59,7 @@ def record_episode(
                 for action in np.asarray(actions).reshape(-1, COMMAND_DIM):
                     observation, _, terminated, truncated, info = env.step(action)
                     # the policy's view is mirrored; people expect to read labels
-                    film.append_data(renderer.render(CAMERAS[AGENTVIEW], base.core.view())[:, ::-1])
+                    film.append_data(renderer.render(CAMERAS[AGENTVIEW], base.core.view())[:, ::-1])  # type: ignore[attr-defined]
                     done = terminated or truncated
                     if done:
                         break

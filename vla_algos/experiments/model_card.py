@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +77,7 @@ def model_card(result: RunResult) -> str:
     return _METADATA + "\n" + "\n\n".join(sections) + "\n"
 
 
-def _validation_table(validations: list[Mapping[str, float]]) -> str:
+def _validation_table(validations: Sequence[Mapping[str, float]]) -> str:
     lines = [
         "| step | token accuracy, forced / free | L1 error, forced / free | bin error, forced / free |",
         "|---" * 4 + "|",

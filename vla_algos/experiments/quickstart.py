@@ -32,6 +32,7 @@ def quickstart_settings(smoke: bool = False, **changes: Any) -> RLSettings:
     :param changes: fields of :class:`RLSettings` that shall differ
     """
     settings = load_recipe(RECIPE)
+    assert isinstance(settings, RLSettings)
     if smoke:
         kwargs = {**settings.algorithm_kwargs, "n_steps": 8, "batch_size": 16}
         settings = replace(settings, n_envs=2, total_timesteps=3 * 2 * 8, n_eval_states=4, algorithm_kwargs=kwargs)

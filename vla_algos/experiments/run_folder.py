@@ -115,7 +115,8 @@ class RunFolder:
             if unknown:
                 raise ValueError(f"unknown: {', '.join(sorted(unknown))}")
             # a field that a later version has added keeps its default
-            return kind(**{name: tuple(v) if name in kind.lists else v for name, v in content.items()})
+            values: dict[str, Any] = {name: tuple(v) if name in kind.lists else v for name, v in content.items()}
+            return kind(**values)
         except (ValueError, TypeError) as error:
             raise CheckpointError(
                 f"{self.settings_file} does not hold the settings of a run ({error}). {_REMEDY}"

@@ -108,7 +108,7 @@ class Conventions:
         images = images[..., ::-1] if (self.color_order or color_order) == "bgr" else images
         return np.ascontiguousarray(images)
 
-    def check_gripper(self, episodes: Iterable[tuple[Float64Array, Float64Array]], source: object) -> None:
+    def check_gripper(self, episodes: Iterable[tuple[np.ndarray, np.ndarray]], source: object) -> None:
         """
         Compare the gripper commands of a whole data set with what they are said to mean.
 
