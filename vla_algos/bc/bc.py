@@ -38,7 +38,7 @@ from vla_algos.policies.saving import (
 )
 from vla_algos.policies.spaces import make_spaces
 from vla_gym.actions.tokenizer import ActionTokenizer
-from vla_gym.spec import COMMAND_DIM, N_BINS
+from vla_gym.spec import AGENTVIEW, COMMAND_DIM, N_BINS, WRIST
 
 BEST_FOLDER = "best"
 _FIGURES = ("accuracy", "l1_error", "bin_error")
@@ -155,7 +155,7 @@ class BC(SavedWithoutFrozenWeights):
         self._skipped_updates = SkippedUpdates()
         self._best_error = math.inf
         if env is None and dataset is not None:
-            cameras = ["agentview"] if dataset.wrist is None else ["agentview", "wrist"]
+            cameras = [AGENTVIEW] if dataset.wrist is None else [AGENTVIEW, WRIST]
             self.observation_space, self.action_space = make_spaces(
                 cameras, dataset.camera_size, dataset.proprio.shape[1], dataset.n_tokens
             )

@@ -40,7 +40,9 @@ def step(bc, batch):
 
 def test_smoothing_changes_the_loss_of_its_dimensions_only(demonstrations):
     data = demonstrations(8)
-    bc = make_bc(data, label_smoothing=0.2, smoothed_dims=(1,), full_dropout=0.0, token_dropout=0.0)
+    bc = make_bc(
+        data, label_smoothing=0.2, smoothed_dims=(1,), smoothing_width=2.0, full_dropout=0.0, token_dropout=0.0
+    )
     batch = data.batch(np.arange(8), "cpu")
     bins = batch.bins
     with th.no_grad():

@@ -123,7 +123,7 @@ def test_it_goes_on_with_its_own_settings_alone(tmp_path: Path) -> None:
         run_sft(settings, iter(()), tmp_path, resume=True)
     (tmp_path / "last.zip").touch()
     other = replace(settings, epochs=3, algorithm_kwargs={**settings.algorithm_kwargs, "batch_size": 4})
-    with pytest.raises(SettingsError, match=r"epochs was 2, not 3; algorithm_kwargs\.batch_size was 8, not 4\."):
+    with pytest.raises(SettingsError, match=r"algorithm_kwargs\.batch_size was 8, not 4; epochs was 2, not 3\."):
         run_sft(other, iter(()), tmp_path, resume=True)
     RunFolder(tmp_path).check_resumable(replace(settings, n_eval_states=3))
 
