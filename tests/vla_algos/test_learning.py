@@ -38,6 +38,7 @@ def start(tmp_path_factory, demonstrations):
         dataset=demonstrations(1000, reliability=0.75),
         policy_kwargs={"vla": "nano"},
         learning_rate=2e-3,
+        batch_size=64,
         label_smoothing=0.0,
         seed=0,
         device="cpu",
