@@ -42,6 +42,8 @@ def quickstart(
         raise typer.BadParameter(f"--tasks is {tasks}; the quickstart trains on one task. For more: vla-rl train.")
     check_env_names("goal", ids, assets, render_quality)
     folder = RunFolder.load(out) if resume else RunFolder(out)
+    if resume:
+        folder.check_imports_nothing()
     from vla_algos.experiments.quickstart import CURVE, FILMS, quickstart_settings, run_quickstart
 
     console = Console()

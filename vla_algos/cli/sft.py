@@ -111,6 +111,7 @@ def sft(
         check_vla(vla)
     origin = {"command": this_command(), "data": describe_demonstrations(data)}
     if base is not None and recipe is None:
+        folder.check_imports_nothing()
         settings: RLSettings | SFTSettings = replace(base, **changes)
         settings.check_names()
     else:

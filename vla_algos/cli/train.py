@@ -83,6 +83,7 @@ def train(
     changes = {name: value for name, value in given.items() if value is not None}
     base = _settings_of(folder) if resume else None
     if base is not None and recipe is None:
+        folder.check_imports_nothing()
         settings: RLSettings | SFTSettings = replace(base, algorithm=algorithm or base.algorithm, **changes)
         settings.check_names()
     else:

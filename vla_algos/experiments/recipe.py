@@ -24,6 +24,7 @@ from vla_gym.tasks.registry import get_suite
 FOLDER = Path(__file__).resolve().parents[1] / "recipes"
 _FORMER_SECTION = "run"
 _FORMER_FIELDS = {"env_id": "suite", "task_ids": "tasks", "n_train_states": "train_states", "n_eval_states": "states"}
+_WRAPPERS = ("wrappers", "vec_wrappers")
 _SET_BY_THE_RUN = (
     "self", "policy", "env", "dataset", "seed", "device", "checkpoint_folder", "tensorboard_log", "_init_setup_model"
 )  # fmt: skip
@@ -64,6 +65,10 @@ def load_recipe(
     if isinstance(values.get("env_id"), str):
         values["env_id"] = get_suite(values["env_id"]).env_id
     _check_names(changes, kind.field_names(), f"field of {kind.__name__}")
+    if isinstance(base, kind):
+        # code comes from the recipe alone: the base may have been read from a stranger's folder
+        of_code = {name: getattr(kind(), name) for name in ("policy", *_WRAPPERS) if name in kind.field_names()}
+        base = dataclasses.replace(base, **of_code)
     settings = _made(path, kind, base if isinstance(base, kind) else kind(), chosen, keywords, values)
     # names that need no torch first: a mistyped one shows at once
     settings.check_names()
@@ -100,11 +105,14 @@ def _chosen_algorithm(path: Path, section: Any, wanted: str | None) -> tuple[str
             f"{path}: algorithm is {section!r}; expected its name and keywords, such as "
             "{name: TokenPPO, n_steps: 40}, or a list of these."
         )
-    named = {entry["name"]: {key: value for key, value in entry.items() if key != "name"} for entry in entries}
-    chosen = wanted or next(iter(named))
+    named = {
+        anchored(entry["name"], path.parent): {key: value for key, value in entry.items() if key != "name"}
+        for entry in entries
+    }
+    chosen = anchored(wanted, path.parent) if wanted else next(iter(named))
     if chosen not in named:
         raise UnknownNameError("algorithm of this recipe", chosen, named)
-    return anchored(chosen, path.parent), named[chosen]
+    return chosen, named[chosen]
 
 
 def _sections(kind: type[RLSettings] | type[SFTSettings]) -> list[str]:
@@ -144,7 +152,7 @@ def _made(
         expected = _listed_curriculum()
         raise RecipeError(f"{path}: curriculum is {values['curriculum']!r}; expected keywords: {expected}.")
     try:
-        for name in ("wrappers", "vec_wrappers"):
+        for name in _WRAPPERS:
             if name in values:
                 values[name] = wrapper_entries(name, values[name], path.parent)
         for name in kind.lists:

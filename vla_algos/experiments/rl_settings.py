@@ -79,6 +79,11 @@ class RLSettings(ExperimentSettings):
             component.check()
 
     @property
+    def imported(self) -> list[str]:
+        """As of the base class, with wrappers."""
+        return [*super().imported, *(part.path for part in components((*self.wrappers, *self.vec_wrappers)))]
+
+    @property
     def tasks(self) -> tuple[int, ...]:
         """The tasks trained on."""
         return self.task_ids or tuple(range(len(get_suite(self.env_id).tasks)))

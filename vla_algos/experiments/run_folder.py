@@ -122,6 +122,19 @@ class RunFolder:
                 f"{self.settings_file} does not hold the settings of a run ({error}). {_REMEDY}"
             ) from error
 
+    def check_imports_nothing(self) -> None:
+        """
+        Check that resuming with the stored settings executes no code that they name: the folder may be a stranger's.
+
+        :raises CheckpointError: if they name code outside of this package and of Stable-Baselines3
+        """
+        imported = self.settings.imported
+        if imported:
+            raise CheckpointError(
+                f"{self.settings_file} names code to execute: {', '.join(imported)}. If you trust it, name the recipe "
+                "that has it once more, with --recipe; settings alone may be anybody's."
+            )
+
     @property
     def history(self) -> list[RolloutRecord]:
         """Roll-outs of reinforcement learning so far."""

@@ -10,8 +10,8 @@ from types import MappingProxyType
 from typing import Any, ClassVar
 
 from vla_algos.errors import SettingsError
-from vla_algos.experiments.components import Component, anchored
-from vla_algos.experiments.names import check_algorithm, check_env_names, check_policy, check_vla
+from vla_algos.experiments.components import Component, anchored, is_import_path
+from vla_algos.experiments.names import ALGORITHMS, check_algorithm, check_env_names, check_policy, check_vla
 from vla_algos.experiments.value_types import check_fields, check_range
 from vla_gym.tasks.registry import N_INIT_STATES
 
@@ -96,6 +96,12 @@ class ExperimentSettings:
         check_policy(self.policy)
         check_vla(self.vla)
         check_env_names(self.env_id, None, self.assets, self.render_quality)
+
+    @property
+    def imported(self) -> list[str]:
+        """Import paths of code that is not this package's, which a run of these settings imports and executes."""
+        named = (self.algorithm, self.policy)
+        return [path for path in named if path not in ALGORITHMS and is_import_path(path)]
 
     @property
     def vla_kwargs(self) -> dict[str, Any]:

@@ -78,7 +78,7 @@ def test_own_policy_wrapper_and_reward_run_from_a_recipe(code: Path, tmp_path: P
     run = RunFolder.load(tmp_path / "run")
     assert run.settings.policy == f"{code}:MyPolicy" and run.settings.wrappers == ({f"{code}:Brighter": {"by": 40}},)
     assert run.results.n_timesteps == 4 and run.vla.is_dir() and run.last.is_file()
-    extended = ["train", "--out", str(tmp_path / "run"), "--resume", "--timesteps", "8"]
+    extended = [*arguments, "--resume", "--timesteps", "8"]
     assert CliRunner().invoke(app, extended, catch_exceptions=False).exit_code == 0
     assert run.results.n_timesteps == 8
 

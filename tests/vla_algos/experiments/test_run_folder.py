@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from vla_algos.cli.main import app
 from vla_algos.errors import CheckpointError, EvaluationFileError
 from vla_algos.evaluation.harness import EpisodeRecord, EvaluationResult
+from vla_algos.experiments.recipe import load_recipe
 from vla_algos.experiments.results import RunResult
 from vla_algos.experiments.rl_settings import RLSettings
 from vla_algos.experiments.run_folder import RunFolder
@@ -95,3 +99,28 @@ def test_results_that_cannot_be_read_say_so(tmp_path: Path) -> None:
         folder.results_file.write_text(text)
         with pytest.raises(EvaluationFileError, match=rf"results\.json does not hold the result of a run.*{reason}"):
             _ = folder.results
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"policy": "subprocess:Popen"},
+        {"algorithm": "os.system"},
+        {"wrappers": ({"code.py:Wrapper": {}},)},
+        {"vec_wrappers": ({"builtins:exec": {}},)},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+@pytest.mark.parametrize("command", ["train", "quickstart"])
+def test_settings_of_a_folder_execute_nothing_that_they_name(
+    command: str, changes: dict[str, Any], tmp_path: Path
+) -> None:
+    RunFolder(tmp_path).start(replace(RLSettings(), **changes))
+    with pytest.raises(CheckpointError, match=r"names code to execute: .*--recipe"):
+        CliRunner().invoke(app, [command, "--out", str(tmp_path), "--resume"], catch_exceptions=False)
+
+
+def test_a_recipe_takes_no_code_from_the_folder_that_it_resumes() -> None:
+    base = replace(RLSettings(), policy="subprocess:Popen", wrappers=({"builtins:exec": {}},), seed=7)
+    settings = load_recipe("quickstart", base=base)
+    assert settings.imported == [] and settings.seed == 7
