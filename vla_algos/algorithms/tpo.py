@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
 
@@ -15,7 +14,7 @@ from vla_algos.algorithms.episodes import SampledEpisode
 from vla_algos.algorithms.groups import ONE_STEP, GroupAlgorithm
 from vla_algos.algorithms.updates import REFERENCE_LOG_PROB, Update
 from vla_algos.common.losses import LengthHandling, episode_preference_loss
-from vla_algos.common.type_aliases import TokenRolloutBufferSamples, UseBF16
+from vla_algos.common.type_aliases import UseBF16
 from vla_algos.errors import UnknownNameError
 from vla_algos.policies import VLAPolicy
 
@@ -173,7 +172,9 @@ class TPO(GroupAlgorithm):
             losses.append(episode_preference_loss(success, failure, self.beta, self.length_handling, self.window_size))
         loss = th.stack(losses).mean()
         (weights,) = th.autograd.grad(loss, log_ratios)
-        for part, weight in zip(self._parts(rows), th.split(weights, self._part_size), strict=True):
+        size = update.scored_at_once
+        whole = self.rollout_buffer.whole(rows)
+        for part, weight in zip(whole.split(size), th.split(weights, size), strict=True):
             log_probs = update.evaluate(part)[1]
             log_prob = th.where(part.token_mask, log_probs, 0.0).sum(dim=1)
             sampled = th.where(part.token_mask, part.old_log_prob, 0.0).sum(dim=1)
@@ -192,17 +193,10 @@ class TPO(GroupAlgorithm):
         """Log policy - log reference of each decision, summed over its tokens."""
         sums = []
         with th.no_grad():
-            for part in self._parts(rows):
+            for part in self.rollout_buffer.whole(rows).split(update.scored_at_once):
                 log_probs = update.evaluate(part)[1] - part.memory[REFERENCE_LOG_PROB]
                 sums.append(th.where(part.token_mask, log_probs, 0.0).sum(dim=1).cpu())
         return th.cat(sums)
-
-    @property
-    def _part_size(self) -> int:
-        return self.micro_batch_size or 64
-
-    def _parts(self, rows: np.ndarray) -> Iterator[TokenRolloutBufferSamples]:
-        return self.rollout_buffer.whole(rows).split(self._part_size)
 
 
 def _rows_of(pairs: list[Pair]) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The gradient steps of an iteration: what all algorithms do alike, whatever their loss."""
+"""Gradient steps: the part of an update that does not depend on the loss."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Update:
 
     :param policy: that learns
     :param max_grad_norm: gradients are scaled down to this norm
-    :param micro_batch_size: decisions per pass of the model; None: the whole minibatch, and 64 where nothing is learned
+    :param micro_batch_size: decisions per pass of the model where actions are only scored; None: 64
     :param use_bf16: compute under autocast to bfloat16; weights and optimizer stay as they are; "auto": where the
         device has such arithmetic
     :param skipped: steps of the run that were not finite
@@ -61,7 +61,8 @@ class Update:
     ) -> None:
         self.policy = policy
         self.max_grad_norm = max_grad_norm
-        self.micro_batch_size = micro_batch_size
+        self.scored_at_once = micro_batch_size or _SCORED_AT_ONCE
+        """Decisions per pass of the model where nothing bounds them but memory."""
         self.use_bf16 = computes_in_bf16(use_bf16, policy.device)
         self.skipped = skipped
         self.loss = 0.0
@@ -156,7 +157,7 @@ class Update:
         rows = np.arange(len(buffer.actions)) if rows is None else np.unique(rows)
         shape = tuple(buffer.actions.shape)
         log_probs = th.zeros((*shape, N_BINS) if every_bin else shape, dtype=th.float32)
-        size = self.micro_batch_size or _SCORED_AT_ONCE
+        size = self.scored_at_once
         with reference.put_into(self.policy.vla):
             for start in range(0, len(rows), size):
                 chosen = rows[start : start + size]

@@ -55,9 +55,9 @@ def run_rl(
         episodes of each evaluation (``before_greedy.jsonl``, ...) and ``logs/``. It is locked meanwhile. A new run
         takes away what an earlier one in this folder would have gone on from
     :param announce: told what begins
-    :param resume: go on with an interrupted run, or extend a finished one: with the evaluation before training, with
-        training from ``last.zip``, or with the evaluation after it. Two of its settings may differ:
-        ``total_timesteps``, over which schedules then fall, and ``n_eval_states``, for the evaluation after training
+    :param resume: continue an interrupted run in the stage in which it stopped, or extend a finished one. Fields in
+        ``RLSettings.may_differ`` may be changed: schedules fall over the new ``total_timesteps``, and
+        ``n_eval_states`` holds for the evaluation after training
     :param on_model: given the model ``"before"`` and ``"after"`` training, for example to film it
     :return: what was measured
     :raises UnknownNameError: for an algorithm, suite, task, model, asset pack or curriculum scheme that does not exist
@@ -66,7 +66,7 @@ def run_rl(
     :raises FolderInUseError: if another run is writing to ``folder``
     :raises FolderNotWritableError: if ``folder`` cannot be written
     :raises SavingError: if the model cannot be written at the end
-    :raises CheckpointError: if there is no run to go on with, or a checkpoint is damaged or does not fit
+    :raises CheckpointError: if there is no run to resume, or a checkpoint is damaged or does not fit
     :raises AssetsError: if the asset pack is missing or incomplete
     :raises TrainingDivergedError: if three updates in a row are not finite
     :raises KeyboardInterrupt: at Ctrl-C; in training the iteration is finished and saved before
@@ -110,7 +110,7 @@ def _run(
             for mode, evaluation in before.items():
                 evaluation.save(folder.evaluation_file("before", mode))
             on_model("before", model)
-            # training is to be the same whatever the evaluation has drawn
+            # the evaluation has drawn random numbers; training must not depend on it
             model.set_random_seed(settings.seed)
         recorder = StoredHistoryCallback(folder)
         callbacks: list[BaseCallback] = [recorder]

@@ -40,7 +40,7 @@ class RLSettings(ExperimentSettings):
     :param curriculum: keywords of :class:`vla_algos.curriculum.SuccessSampler`; None: starts are drawn evenly
     :param further_env_kwargs: further keywords of the environment
     :param wrappers: of each environment, in training and evaluation, from the inside out: ``{import path: keywords}``
-    :param vec_wrappers: of the vector environment that training uses, likewise; rewards may be changed here
+    :param vec_wrappers: of the vector environment, in training only, in the same form; rewards are changed here
     :param backend: one of ``vla_gym.vector.BACKENDS``
     """
 

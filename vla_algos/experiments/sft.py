@@ -25,7 +25,7 @@ from vla_algos.experiments.components import load_object
 from vla_algos.experiments.model_card import write_model_card
 from vla_algos.experiments.results import MODES, RunResult
 from vla_algos.experiments.run_folder import RunFolder
-from vla_algos.experiments.sft_settings import PRESET_CHUNK_SIZE, SFTSettings
+from vla_algos.experiments.sft_settings import SFTSettings
 from vla_algos.experiments.stages import Announce, evaluate_both, silent, timed
 from vla_algos.models import load_vla, save_vla
 from vla_algos.policies import VLAPolicy, env_kwargs
@@ -95,10 +95,12 @@ def _run(
     demonstrated: dict[int, set[int]] = defaultdict(set)
 
     announce("reading the demonstrations")
+    # resolved() has chosen one
+    assert settings.chunk_size is not None
     with timed("reading", seconds):
         dataset = DemonstrationSet.from_episodes(
             _successful(episodes, demonstrated),
-            chunk_size=settings.chunk_size or PRESET_CHUNK_SIZE,
+            chunk_size=settings.chunk_size,
             image_size=settings.image_size if settings.is_preset else None,
             image_folder=folder.frames if settings.frames_on_disk else None,
             name=get_suite(settings.env_id).name,

@@ -318,7 +318,7 @@ def test_preference_learning_separates_the_pairs_it_is_shown(length_handling):
     beta = 0.5 if length_handling == "mean" else 0.1
     model, pairs = pairs_of(reference_policy="start", length_handling=length_handling, window_size=2, beta=beta)
     update = update_of(model)
-    update.score_reference(model.reference, model.rollout_buffer)  # of all episodes, as these pairs are drawn anew
+    update.score_reference(model.reference, model.rollout_buffer)  # every episode: the pairs were drawn again
     for _ in range(11):
         model._train_actor(update, pairs)
     losses = update.history["loss"]

@@ -160,7 +160,7 @@ def test_an_archive_where_scenes_are_looked_for_is_not_passed_over_in_silence(
 ) -> None:
     folder = elsewhere / "my scenes"
     folder.mkdir()
-    # whatever its name
+    # an archive is known by its content, not by its name
     archive = folder / "goal.scenes"
     archive.symlink_to(small_file)
     (folder / "notes.zip").write_text("no archive")
