@@ -11,8 +11,9 @@ quickstart: $(VENV)/.installed
 smoke: $(VENV)/.installed
 	$(BIN)/vla-rl quickstart --smoke
 
+# a core each: the tests of one file share what they have built; threads of their own would only get in each other's way
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 $(VENV)/.installed: setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(VENV)
