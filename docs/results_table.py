@@ -14,8 +14,8 @@ from pathlib import Path
 from vla_algos.evaluation.harness import EvaluationResult
 from vla_algos.evaluation.statistics import success_interval
 from vla_algos.experiments.results import MODES, RunResult
-from vla_algos.experiments.rl_settings import RLSettings
 from vla_algos.experiments.run_folder import RunFolder
+from vla_algos.experiments.settings import RLSettings
 
 COLUMNS = ("tasks", "seed", "actions", "before", "after", "95 %", "new before", "new after", "decisions", "commit")
 """New: the initial states that training has not seen."""

@@ -30,7 +30,7 @@ from vla_algos.evaluation.statistics import success_interval
 from vla_algos.experiments.recipe import load_recipe
 from vla_algos.experiments.results import MODES
 from vla_algos.experiments.rl import make_env, run_rl
-from vla_algos.experiments.rl_settings import RLSettings
+from vla_algos.experiments.settings import RLSettings
 from vla_algos.experiments.stages import evaluate_both
 from vla_gym.datasets.episode import Episode
 from vla_gym.datasets.hdf5 import load_episodes

@@ -33,8 +33,8 @@ def quickstart(
     """Improve the shipped checkpoint at one LIBERO-Goal task by TokenPPO, and show what changed."""
     from vla_algos.errors import CheckpointError
     from vla_algos.experiments.names import check_env_names
-    from vla_algos.experiments.rl_settings import RLSettings
     from vla_algos.experiments.run_folder import RunFolder
+    from vla_algos.experiments.settings import RLSettings
 
     # before torch is imported, which takes seconds
     ids = numbers(tasks)

@@ -27,9 +27,8 @@ from vla_algos.errors import CheckpointError, RecipeError
 from vla_gym.spec import AGENTVIEW, WRIST
 
 if TYPE_CHECKING:
-    from vla_algos.experiments.rl_settings import RLSettings
     from vla_algos.experiments.run_folder import RunFolder
-    from vla_algos.experiments.sft_settings import SFTSettings
+    from vla_algos.experiments.settings import RLSettings, SFTSettings
 
 
 def sft(
@@ -77,7 +76,7 @@ def sft(
     from vla_algos.experiments.names import check_vla
     from vla_algos.experiments.recipe import load_recipe
     from vla_algos.experiments.run_folder import RunFolder
-    from vla_algos.experiments.sft_settings import SFTSettings
+    from vla_algos.experiments.settings import SFTSettings
     from vla_gym.datasets.conventions import Conventions
     from vla_gym.datasets.hdf5 import load_episodes
     from vla_gym.datasets.record import describe_demonstrations
@@ -146,7 +145,7 @@ def _conventions(options: list[str]) -> dict[str, Any]:
 
 
 def _settings_of(folder: RunFolder) -> SFTSettings:
-    from vla_algos.experiments.sft_settings import SFTSettings
+    from vla_algos.experiments.settings import SFTSettings
 
     settings = folder.settings
     if not isinstance(settings, SFTSettings):

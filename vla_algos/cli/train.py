@@ -28,9 +28,8 @@ from vla_algos.cli.results import print_result
 from vla_algos.errors import CheckpointError, RecipeError
 
 if TYPE_CHECKING:
-    from vla_algos.experiments.rl_settings import RLSettings
     from vla_algos.experiments.run_folder import RunFolder
-    from vla_algos.experiments.sft_settings import SFTSettings
+    from vla_algos.experiments.settings import RLSettings, SFTSettings
 
 
 def train(
@@ -60,8 +59,8 @@ def train(
     """Improve a VLA by reinforcement learning, and measure its success before and after."""
     from vla_algos.experiments.names import check_scheme
     from vla_algos.experiments.recipe import load_recipe
-    from vla_algos.experiments.rl_settings import RLSettings
     from vla_algos.experiments.run_folder import RunFolder
+    from vla_algos.experiments.settings import RLSettings
 
     ids = numbers(tasks)
     # before torch is imported, which takes seconds
@@ -105,7 +104,7 @@ def train(
 
 
 def _settings_of(folder: RunFolder) -> RLSettings:
-    from vla_algos.experiments.rl_settings import RLSettings
+    from vla_algos.experiments.settings import RLSettings
 
     settings = folder.settings
     if not isinstance(settings, RLSettings):

@@ -8,13 +8,13 @@ import importlib.util
 import inspect
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from vla_algos.errors import RecipeError, UnknownNameError
+from vla_algos.errors import RecipeError, SettingsError, UnknownNameError
 
 _FORMS = "expected 'package.module.Name', 'package.module:Name' or 'file.py:Name'"
 _IMPORT_PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*[.:][^\W\d]\w*")
@@ -128,3 +128,36 @@ class Component:
     def __call__(self, *args: Any) -> Any:
         """Call the object with these arguments and the keywords."""
         return load_object(self.path)(*args, **self.kwargs)
+
+
+def wrapper_entries(name: str, value: Any, folder: Path) -> tuple[dict[str, Any], ...]:
+    """
+    Wrappers as a recipe may write them.
+
+    :param name: of the list, for errors
+    :param value: None, an import path, ``{import path: keywords}``, or a list of these
+    :param folder: that the user's own files are relative to
+    :return: one ``{import path: keywords}`` for each
+    :raises SettingsError: for anything else
+    """
+    entries = value if isinstance(value, Sequence) and not isinstance(value, str) else [] if value is None else [value]
+    found = []
+    for entry in entries:
+        pair = {entry: {}} if isinstance(entry, str) else entry
+        path, kwargs = next(iter(pair.items())) if isinstance(pair, Mapping) and len(pair) == 1 else (None, None)
+        if not isinstance(path, str) or not isinstance(kwargs or {}, Mapping):
+            raise SettingsError(
+                f"{name} has the entry {entry!r}; expected an import path, or one with keywords: "
+                "- my_package.MyWrapper: {keyword: value}"
+            )
+        found.append({anchored(path, folder): dict(kwargs or {})})
+    return tuple(found)
+
+
+def components(entries: Sequence[Mapping[str, Any]]) -> list[Component]:
+    """
+    What wrapper entries name.
+
+    :param entries: ``{import path: keywords}``
+    """
+    return [Component.from_entry(entry) for entry in entries]

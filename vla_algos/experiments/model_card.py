@@ -10,7 +10,7 @@ from typing import Any
 from vla_algos.evaluation.harness import EvaluationResult
 from vla_algos.evaluation.statistics import wilson_interval
 from vla_algos.experiments.results import RunResult
-from vla_algos.experiments.sft_settings import SFTSettings
+from vla_algos.experiments.settings import SFTSettings
 from vla_gym.files import write_then_rename
 
 CARD_FILE = "README.md"

@@ -17,7 +17,7 @@ from vla_algos.evaluation.videos import record_episode
 from vla_algos.experiments.recipe import load_recipe
 from vla_algos.experiments.results import RunResult
 from vla_algos.experiments.rl import run_rl
-from vla_algos.experiments.rl_settings import RLSettings
+from vla_algos.experiments.settings import RLSettings
 
 RECIPE = "quickstart"
 CURVE = "curve.png"

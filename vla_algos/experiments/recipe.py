@@ -13,11 +13,9 @@ from typing import Any, Union, get_args, get_origin
 import yaml
 
 from vla_algos.errors import RecipeError, SettingsError, UnknownNameError
-from vla_algos.experiments.components import anchored
+from vla_algos.experiments.components import anchored, wrapper_entries
 from vla_algos.experiments.names import ALGORITHMS, CLONING, algorithm_class
-from vla_algos.experiments.rl_settings import RLSettings
-from vla_algos.experiments.settings import wrapper_entries
-from vla_algos.experiments.sft_settings import SFTSettings
+from vla_algos.experiments.settings import RLSettings, SFTSettings
 from vla_algos.experiments.value_types import check_value
 from vla_gym.tasks.registry import get_suite
 

@@ -10,8 +10,7 @@ from typing import Any
 from vla_algos.common.callbacks import RolloutRecord
 from vla_algos.errors import EvaluationFileError
 from vla_algos.evaluation.harness import EvaluationResult
-from vla_algos.experiments.rl_settings import RLSettings
-from vla_algos.experiments.sft_settings import SFTSettings
+from vla_algos.experiments.settings import RLSettings, SFTSettings
 from vla_gym.files import write_then_rename
 
 MODES = ("greedy", "sampled")

@@ -23,13 +23,12 @@ from vla_algos.common.schedules import as_schedule
 from vla_algos.common.vec_env import SB3VecEnv
 from vla_algos.curriculum import CurriculumCallback, SuccessSampler
 from vla_algos.evaluation.harness import EvaluationResult
-from vla_algos.experiments.components import is_import_path, load_object
+from vla_algos.experiments.components import components, is_import_path, load_object
 from vla_algos.experiments.history import StoredHistoryCallback
 from vla_algos.experiments.names import algorithm_class
 from vla_algos.experiments.results import MODES, RunResult
-from vla_algos.experiments.rl_settings import RLSettings
 from vla_algos.experiments.run_folder import RunFolder
-from vla_algos.experiments.settings import components
+from vla_algos.experiments.settings import RLSettings
 from vla_algos.experiments.stages import Announce, evaluate_both, silent, timed
 from vla_algos.models import save_vla
 from vla_algos.policies import VLAPolicy

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vla_algos.errors import CheckpointError, SettingsError
-from vla_algos.experiments.rl_settings import RLSettings
-from vla_algos.experiments.sft_settings import SFTSettings
+from vla_algos.experiments.settings import RLSettings, SFTSettings
 from vla_gym.files import write_then_rename
 
 if TYPE_CHECKING:

@@ -1,21 +1,35 @@
-"""Settings that every kind of run has."""
+"""Settings of a run: what a recipe says, checked, as the code reads it."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_type_hints
 
-from vla_algos.errors import SettingsError
-from vla_algos.experiments.components import Component, anchored, is_import_path
-from vla_algos.experiments.names import ALGORITHMS, check_algorithm, check_env_names, check_policy, check_vla
-from vla_algos.experiments.value_types import check_fields, check_range
-from vla_gym.tasks.registry import N_INIT_STATES
+from vla_algos.errors import SpaceError, UnknownNameError
+from vla_algos.experiments.components import components, is_import_path
+from vla_algos.experiments.names import (
+    ALGORITHMS,
+    PRESET_NAMES,
+    check_algorithm,
+    check_env_names,
+    check_policy,
+    check_scheme,
+    check_vla,
+)
+from vla_algos.experiments.value_types import check_fields, check_range, check_value
+from vla_gym.datasets.conventions import Conventions
+from vla_gym.spec import AGENTVIEW
+from vla_gym.tasks.registry import N_INIT_STATES, get_suite
+from vla_gym.vector import BACKENDS
 
-BASE_KEYS: Mapping[str, str] = MappingProxyType(
+PRESET_CHUNK_SIZE = 8
+"""Commands per decision of a model that starts from fresh weights, unless another number is asked for."""
+WEIGHTS_DTYPES = ("float32", "bfloat16")
+
+_BASE_KEYS: Mapping[str, str] = MappingProxyType(
     {
         "vla": "vla",
         "revision": "revision",
@@ -28,6 +42,33 @@ BASE_KEYS: Mapping[str, str] = MappingProxyType(
         "n_envs": "resources.n_envs",
         "threads": "resources.threads",
         "device": "resources.device",
+    }
+)
+_RL_KEYS: Mapping[str, str] = MappingProxyType(
+    {
+        **_BASE_KEYS,
+        "total_timesteps": "total_timesteps",
+        "task_ids": "env.tasks",
+        "n_train_states": "env.train_states",
+        "further_env_kwargs": "env.kwargs",
+        "curriculum": "curriculum",
+        "wrappers": "wrappers",
+        "vec_wrappers": "vec_wrappers",
+        "backend": "resources.backend",
+    }
+)
+_SFT_KEYS: Mapping[str, str] = MappingProxyType(
+    {
+        **_BASE_KEYS,
+        "epochs": "epochs",
+        "chunk_size": "model.chunk_size",
+        "image_size": "model.image_size",
+        "cameras": "model.cameras",
+        "use_proprio": "model.use_proprio",
+        "lora": "model.lora",
+        "weights_dtype": "model.weights_dtype",
+        "frames_on_disk": "resources.frames_on_disk",
+        "conventions": "conventions",
     }
 )
 """Field -> where a recipe has it: section and key."""
@@ -54,7 +95,7 @@ class ExperimentSettings:
     :raises SettingsError: for a value of the wrong type, or out of its range
     """
 
-    keys: ClassVar[Mapping[str, str]] = BASE_KEYS
+    keys: ClassVar[Mapping[str, str]] = _BASE_KEYS
     """Field -> where a recipe has it."""
     may_differ: ClassVar[tuple[str, ...]] = ()
     """Fields that may change when a run is resumed."""
@@ -114,34 +155,197 @@ class ExperimentSettings:
         return [each.name for each in dataclasses.fields(cls)]
 
 
-def wrapper_entries(name: str, value: Any, folder: Path) -> tuple[dict[str, Any], ...]:
+@dataclass(frozen=True)
+class RLSettings(ExperimentSettings):
     """
-    Wrappers as a recipe may write them.
+    What to train, how long, and how to evaluate it; see :class:`ExperimentSettings` for the rest.
 
-    :param name: of the list, for errors
-    :param value: None, an import path, ``{import path: keywords}``, or a list of these
-    :param folder: that the user's own files are relative to
-    :return: one ``{import path: keywords}`` for each
-    :raises SettingsError: for anything else
+    :param task_ids: tasks of the suite; empty: all
+    :param n_train_states: initial states 0..n-1 of each task are trained on
+    :param total_timesteps: decisions to train on
+    :param curriculum: keywords of :class:`vla_algos.curriculum.SuccessSampler`; None: starts are drawn evenly
+    :param further_env_kwargs: further keywords of the environment
+    :param wrappers: of each environment, in training and evaluation, from the inside out: ``{import path: keywords}``
+    :param vec_wrappers: of the vector environment, in training only, in the same form; rewards are changed here
+    :param backend: one of ``vla_gym.vector.BACKENDS``
     """
-    entries = value if isinstance(value, Sequence) and not isinstance(value, str) else [] if value is None else [value]
-    found = []
-    for entry in entries:
-        pair = {entry: {}} if isinstance(entry, str) else entry
-        path, kwargs = next(iter(pair.items())) if isinstance(pair, Mapping) and len(pair) == 1 else (None, None)
-        if not isinstance(path, str) or not isinstance(kwargs or {}, Mapping):
-            raise SettingsError(
-                f"{name} has the entry {entry!r}; expected an import path, or one with keywords: "
-                "- my_package.MyWrapper: {keyword: value}"
+
+    keys: ClassVar[Mapping[str, str]] = _RL_KEYS
+    may_differ: ClassVar[tuple[str, ...]] = ("n_eval_states", "total_timesteps", "threads", "device", "backend")
+    lists: ClassVar[tuple[str, ...]] = ("task_ids", "wrappers", "vec_wrappers")
+
+    task_ids: tuple[int, ...] = ()
+    n_train_states: int = 25
+    total_timesteps: int = 10_000
+    curriculum: dict[str, Any] | None = None
+    further_env_kwargs: dict[str, Any] = field(default_factory=dict)
+    wrappers: tuple[dict[str, Any], ...] = ()
+    vec_wrappers: tuple[dict[str, Any], ...] = ()
+    backend: str = "process"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_range("n_train_states", self.n_train_states, 1, N_INIT_STATES)
+        check_range("total_timesteps", self.total_timesteps, 1)
+
+    def check_names(self) -> None:
+        """
+        As of the base class, with tasks, curriculum, back end and wrappers.
+
+        :raises UnknownNameError: for a name that does not exist
+        :raises RecipeError: for a wrapper that cannot be imported
+        :raises AssetsError: if the asset pack is missing
+        """
+        super().check_names()
+        check_scheme(self.curriculum)
+        check_env_names(self.env_id, self.task_ids, self.assets, self.render_quality)
+        if self.backend not in BACKENDS:
+            raise UnknownNameError("backend", self.backend, BACKENDS)
+        for component in components((*self.wrappers, *self.vec_wrappers)):
+            component.check()
+
+    @property
+    def imported(self) -> list[str]:
+        """As of the base class, with wrappers."""
+        return [*super().imported, *(part.path for part in components((*self.wrappers, *self.vec_wrappers)))]
+
+    @property
+    def tasks(self) -> tuple[int, ...]:
+        """The tasks trained on."""
+        return self.task_ids or tuple(range(len(get_suite(self.env_id).tasks)))
+
+    @property
+    def seen(self) -> dict[int, set[int]]:
+        """Per task, the initial states that training draws from."""
+        return {task_id: set(range(self.n_train_states)) for task_id in self.tasks}
+
+    @property
+    def policy_kwargs(self) -> dict[str, Any]:
+        """Keywords of a ``VLAPolicy``."""
+        own = {"vla": self.vla, **({"vla_kwargs": self.vla_kwargs} if self.vla_kwargs else {})}
+        return {**own, **self.algorithm_kwargs.get("policy_kwargs", {})}
+
+    @property
+    def env_kwargs(self) -> dict[str, Any]:
+        """Keywords of the environment that the policy acts in."""
+        # here, as it needs torch, which settings alone do not
+        from vla_algos.policies import env_kwargs
+
+        return {
+            **env_kwargs(self.vla, self.policy_kwargs.get("unnorm_key"), env_id=self.env_id, revision=self.revision),
+            "task_ids": list(self.tasks),
+            "assets": self.assets,
+            "render_quality": self.render_quality,
+            **self.further_env_kwargs,
+        }
+
+
+@dataclass(frozen=True)
+class SFTSettings(ExperimentSettings):
+    """
+    What to train, how long, and how to evaluate it; see :class:`ExperimentSettings` for the rest.
+
+    ``env_id``, ``assets`` and ``render_quality`` should be those of the demonstrations.
+
+    :param chunk_size: commands per decision; None: a checkpoint's own, ``PRESET_CHUNK_SIZE`` for a preset
+    :param image_size: of a preset's images (px); frames are kept at this size, while a checkpoint resizes by itself
+    :param cameras: of a preset; a checkpoint has its own
+    :param use_proprio: whether a preset gets proprioception
+    :param epochs: passes over the demonstrations
+    :param lora: train adapters: keywords of :func:`vla_algos.models.lora.add_lora`; None: train all weights
+    :param frames_on_disk: keep frames in a file instead of in memory
+    :param conventions: of foreign demonstrations: keywords of :class:`vla_gym.datasets.conventions.Conventions`
+    :param weights_dtype: type of the weights that are handed on and evaluated: "float32" or "bfloat16"
+    """
+
+    keys: ClassVar[Mapping[str, str]] = _SFT_KEYS
+    may_differ: ClassVar[tuple[str, ...]] = (
+        "frames_on_disk",
+        "weights_dtype",
+        "assets",
+        "render_quality",
+        "n_eval_states",
+        "n_envs",
+        "threads",
+        "device",
+    )
+    lists: ClassVar[tuple[str, ...]] = ("cameras",)
+    seen_states: ClassVar[str] = "demonstrated"
+
+    vla: str = "compact"
+    algorithm: str = "BC"
+    n_envs: int = 8
+    chunk_size: int | None = None
+    image_size: int = 96
+    cameras: tuple[str, ...] = (AGENTVIEW,)
+    use_proprio: bool = True
+    epochs: float = 5.0
+    lora: dict[str, Any] | None = None
+    frames_on_disk: bool = False
+    weights_dtype: str = "float32"
+    conventions: dict[str, Any] = field(default_factory=dict)
+
+    def check_names(self) -> None:
+        """
+        As of the base class, with the type of the weights.
+
+        :raises UnknownNameError: for a name that does not exist
+        :raises SettingsError: for a convention of the wrong type
+        :raises AssetsError: if the asset pack is missing
+        """
+        super().check_names()
+        if self.weights_dtype not in WEIGHTS_DTYPES:
+            raise UnknownNameError("weights_dtype", self.weights_dtype, WEIGHTS_DTYPES)
+        hints = get_type_hints(Conventions)
+        for key, value in self.conventions.items():
+            if key not in hints:
+                raise UnknownNameError("convention", key, hints)
+            check_value(f"conventions.{key}", value, hints[key])
+        Conventions(**self.conventions)
+
+    @property
+    def is_preset(self) -> bool:
+        """Whether training starts from fresh weights."""
+        return self.vla in PRESET_NAMES
+
+    @property
+    def policy_kwargs(self) -> dict[str, Any]:
+        """Keywords of the policy."""
+        kwargs: dict[str, Any] = {"vla": self.vla, "lora": self.lora}
+        if self.is_preset:
+            changes: dict[str, Any] = {"image_size": self.image_size, "cameras": list(self.cameras)}
+            if not self.use_proprio:
+                changes["proprio_dim"] = 0
+            kwargs["vla_kwargs"] = {"config_changes": changes}
+        elif self.vla_kwargs:
+            kwargs["vla_kwargs"] = self.vla_kwargs
+        return kwargs
+
+    def resolved(self) -> SFTSettings:
+        """
+        With everything filled in that the model decides.
+
+        :return: settings with a ``chunk_size``, and for a checkpoint with its ``image_size``, ``cameras`` and
+            ``use_proprio``
+        :raises SpaceError: if a checkpoint has another ``chunk_size`` than these settings
+        :raises UnknownNameError: if there is no such model
+        :raises CheckpointError: if the checkpoint is missing, damaged or of another architecture
+        """
+        if self.is_preset:
+            return replace(self, chunk_size=PRESET_CHUNK_SIZE if self.chunk_size is None else self.chunk_size)
+        # here, as it needs torch, which settings alone do not
+        from vla_algos.models.hub import load_config
+
+        config = load_config(self.vla, self.revision)
+        if self.chunk_size not in (None, config.chunk_size):
+            raise SpaceError(
+                f"{self.vla} chooses {config.chunk_size} commands per decision, and cannot be trained with "
+                f"chunk_size={self.chunk_size}. Leave chunk_size out."
             )
-        found.append({anchored(path, folder): dict(kwargs or {})})
-    return tuple(found)
-
-
-def components(entries: Sequence[Mapping[str, Any]]) -> list[Component]:
-    """
-    What wrapper entries name.
-
-    :param entries: ``{import path: keywords}``
-    """
-    return [Component.from_entry(entry) for entry in entries]
+        return replace(
+            self,
+            chunk_size=config.chunk_size,
+            image_size=config.image_size,
+            cameras=tuple(config.cameras),
+            use_proprio=config.proprio_dim > 0,
+        )

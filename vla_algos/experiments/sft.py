@@ -25,7 +25,7 @@ from vla_algos.experiments.components import load_object
 from vla_algos.experiments.model_card import write_model_card
 from vla_algos.experiments.results import MODES, RunResult
 from vla_algos.experiments.run_folder import RunFolder
-from vla_algos.experiments.sft_settings import SFTSettings
+from vla_algos.experiments.settings import SFTSettings
 from vla_algos.experiments.stages import Announce, evaluate_both, silent, timed
 from vla_algos.models import load_vla, save_vla
 from vla_algos.policies import VLAPolicy, env_kwargs

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from vla_algos.evaluation.harness import EvaluationResult, Predictor, evaluate_policy_on_suite
+from vla_algos.experiments.components import components
 from vla_algos.experiments.results import MODES
-from vla_algos.experiments.rl_settings import RLSettings
-from vla_algos.experiments.settings import components
-from vla_algos.experiments.sft_settings import SFTSettings
+from vla_algos.experiments.settings import RLSettings, SFTSettings
 
 Announce = Callable[[str], None]
 """Told what begins."""

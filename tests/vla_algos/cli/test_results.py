@@ -10,7 +10,7 @@ from rich.console import Console
 from vla_algos.cli.results import print_result
 from vla_algos.evaluation.harness import EpisodeRecord, EvaluationResult
 from vla_algos.experiments.results import RunResult
-from vla_algos.experiments.rl_settings import RLSettings
+from vla_algos.experiments.settings import RLSettings
 
 
 def evaluations(n_successes: int) -> dict[str, EvaluationResult]:

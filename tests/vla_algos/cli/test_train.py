@@ -13,8 +13,8 @@ from vla_algos.cli.main import app
 from vla_algos.experiments import quickstart as recipe
 from vla_algos.experiments import rl
 from vla_algos.experiments.recipe import load_recipe
-from vla_algos.experiments.rl_settings import RLSettings
 from vla_algos.experiments.run_folder import RunFolder
+from vla_algos.experiments.settings import RLSettings
 
 RECIPE = """
 seed: 4

@@ -6,7 +6,7 @@ from pathlib import Path
 from vla_algos.evaluation.harness import EpisodeRecord, EvaluationResult
 from vla_algos.experiments.model_card import model_card, write_model_card
 from vla_algos.experiments.results import RunResult
-from vla_algos.experiments.sft_settings import SFTSettings
+from vla_algos.experiments.settings import SFTSettings
 
 VALIDATION = {"step": 10} | {
     f"{name}_{mode}": value

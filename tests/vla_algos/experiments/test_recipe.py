@@ -17,8 +17,7 @@ from vla_algos.errors import RecipeError, SettingsError, UnknownNameError
 from vla_algos.experiments.names import ALGORITHMS, PRESET_NAMES, algorithm_class
 from vla_algos.experiments.quickstart import quickstart_settings
 from vla_algos.experiments.recipe import FOLDER, load_recipe, recipe_names
-from vla_algos.experiments.rl_settings import RLSettings
-from vla_algos.experiments.sft_settings import SFTSettings
+from vla_algos.experiments.settings import RLSettings, SFTSettings
 from vla_algos.models.openvla.config import PRESETS
 
 PPO = "algorithm: {name: TokenPPO, "

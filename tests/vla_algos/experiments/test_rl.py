@@ -17,8 +17,8 @@ from vla_algos.errors import CheckpointError, SettingsError, UnknownNameError
 from vla_algos.experiments import rl
 from vla_algos.experiments.recipe import load_recipe
 from vla_algos.experiments.rl import run_rl
-from vla_algos.experiments.rl_settings import RLSettings
 from vla_algos.experiments.run_folder import RunFolder
+from vla_algos.experiments.settings import RLSettings
 from vla_algos.models import load_vla, save_vla
 from vla_algos.models.hub import load_config
 from vla_algos.policies import VLAPolicy

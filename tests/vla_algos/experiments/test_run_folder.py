@@ -15,9 +15,8 @@ from vla_algos.errors import CheckpointError, EvaluationFileError
 from vla_algos.evaluation.harness import EpisodeRecord, EvaluationResult
 from vla_algos.experiments.recipe import load_recipe
 from vla_algos.experiments.results import RunResult
-from vla_algos.experiments.rl_settings import RLSettings
 from vla_algos.experiments.run_folder import RunFolder
-from vla_algos.experiments.sft_settings import SFTSettings
+from vla_algos.experiments.settings import RLSettings, SFTSettings
 
 RL = RLSettings(task_ids=(3,), n_train_states=2, algorithm_kwargs={"n_steps": 4})
 SFT = SFTSettings(epochs=2.0, cameras=("agentview", "wrist"))

@@ -17,8 +17,8 @@ from vla_algos.evaluation.harness import EpisodeRecord, EvaluationResult
 from vla_algos.experiments import stages
 from vla_algos.experiments.results import RunResult
 from vla_algos.experiments.run_folder import RunFolder
+from vla_algos.experiments.settings import PRESET_CHUNK_SIZE, SFTSettings
 from vla_algos.experiments.sft import run_sft
-from vla_algos.experiments.sft_settings import PRESET_CHUNK_SIZE, SFTSettings
 from vla_algos.models import load_vla, save_vla
 from vla_algos.policies import env_kwargs
 from vla_gym.actions.tokenizer import ActionTokenizer

@@ -7,7 +7,7 @@ import pytest
 
 from vla_algos import env_kwargs
 from vla_algos.errors import CheckpointError, SpaceError
-from vla_algos.experiments.rl_settings import RLSettings
+from vla_algos.experiments.settings import RLSettings
 from vla_algos.models import load_vla, save_vla
 from vla_algos.policies import VLAPolicy
 from vla_gym.envs.libero_env import LiberoEnv
