@@ -63,8 +63,7 @@ class Sizes:
 
 def build(preset: str, device: th.device, dtype: th.dtype) -> OpenVLA:
     """A model with random weights, made where it is needed, in the type it is needed in."""
-    config = get_preset(preset)
-    config.image_pipeline = []
+    config = get_preset(preset, image_pipeline=())
     with th.device("meta"):
         model = OpenVLA(config, load_tokenizer(BUILTIN_TOKENIZER))
     model = model.to(dtype).to_empty(device=device)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
+from typing import Any
 
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback, ProgressBarCallback
@@ -28,9 +30,10 @@ class TokenRolloutCallback(BaseCallback):
         policy, env = self.model.policy, self.training_env
         assert isinstance(policy, VLAPolicy)
         # for everyone who later evaluates the model
-        policy.vla.config.trained_temperature = policy.temperature
+        changes: dict[str, Any] = {"trained_temperature": policy.temperature}
         if env.has_attr("render_quality"):
-            policy.vla.config.trained_render_quality = env.get_attr("render_quality", 0)[0]
+            changes["trained_render_quality"] = env.get_attr("render_quality", 0)[0]
+        policy.vla.record = dataclasses.replace(policy.vla.record, **changes)
 
     def _on_rollout_start(self) -> None:
         self._start = time.perf_counter()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
 from collections.abc import Sequence
@@ -217,8 +218,10 @@ class BC(SavedWithoutFrozenWeights):
             raise ValueError("There is nothing to learn from: set model.dataset to a DemonstrationSet.")
         self._check_action_tokenizer(self.dataset.action_tokenizer)
         # for everyone who later makes an environment for the model; the frames are kept at the size of its input
-        self.policy.vla.config.trained_camera_size = self.dataset.camera_size[0]
-        self.policy.vla.config.trained_temperature = 1.0
+        vla = self.policy.vla
+        vla.record = dataclasses.replace(
+            vla.record, trained_camera_size=self.dataset.camera_size[0], trained_temperature=1.0
+        )
         self.start_time = time.time_ns()
         if reset_num_timesteps or self._stream is None:
             self.num_timesteps = 0

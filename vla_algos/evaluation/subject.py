@@ -29,8 +29,8 @@ def evaluation_env_kwargs(model: Any, given: Mapping[str, Any] | None) -> dict[s
     """
     kwargs = policy_env_kwargs(model, dict(given or {}))
     policy = _policy(model)
-    if isinstance(policy, VLAPolicy) and policy.vla.config.trained_render_quality is not None:
-        kwargs.setdefault("render_quality", policy.vla.config.trained_render_quality)
+    if isinstance(policy, VLAPolicy) and policy.vla.record.trained_render_quality is not None:
+        kwargs.setdefault("render_quality", policy.vla.record.trained_render_quality)
     return kwargs
 
 

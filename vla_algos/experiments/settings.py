@@ -334,9 +334,9 @@ class SFTSettings(ExperimentSettings):
         if self.is_preset:
             return replace(self, chunk_size=PRESET_CHUNK_SIZE if self.chunk_size is None else self.chunk_size)
         # here, as it needs torch, which settings alone do not
-        from vla_algos.models.hub import load_config
+        from vla_algos.models.hub import load_info
 
-        config = load_config(self.vla, self.revision)
+        config = load_info(self.vla, self.revision).config
         if self.chunk_size not in (None, config.chunk_size):
             raise SpaceError(
                 f"{self.vla} chooses {config.chunk_size} commands per decision, and cannot be trained with "

@@ -8,6 +8,7 @@ demonstrated and for others.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
@@ -114,7 +115,7 @@ def _run(
     announce(f"training on {n_episodes} episodes, {len(dataset)} decisions: {n_steps} gradient steps")
     model.learn(n_steps, reset_num_timesteps=not resume, progress_bar=True)
     best = load_vla(folder.best) if model.validations else model.policy.vla
-    best.config.trained_render_quality = settings.render_quality
+    best.record = dataclasses.replace(best.record, trained_render_quality=settings.render_quality)
     with disk_errors_named(folder.vla):
         save_vla(best, folder.vla, dtype=getattr(th, settings.weights_dtype))
     seconds["training"] = model.training_seconds

@@ -5,13 +5,16 @@ from vla_algos.models.decoding import DecodedActions, ScoredActions
 from vla_algos.models.hub import load_vla, save_vla
 from vla_algos.models.lora import add_lora, merge_adapters, unmerge_adapters
 from vla_algos.models.openvla.config import OpenVLAConfig
+from vla_algos.models.openvla.info import ModelInfo, TrainingRecord
 from vla_algos.models.openvla.model import OpenVLA
 
 __all__ = [
     "DecodedActions",
+    "ModelInfo",
     "OpenVLA",
     "OpenVLAConfig",
     "ScoredActions",
+    "TrainingRecord",
     "add_lora",
     "load_adapters",
     "load_vla",

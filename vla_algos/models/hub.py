@@ -16,8 +16,9 @@ from vla_algos.common.devices import check_device
 from vla_algos.errors import CheckpointError, UnknownNameError
 from vla_algos.models.download import download, is_hub_id
 from vla_algos.models.lora import TRAINED_IN_FULL, merged_weights
-from vla_algos.models.openvla.config import PRESETS, OpenVLAConfig, get_preset
+from vla_algos.models.openvla.config import PRESETS, get_preset
 from vla_algos.models.openvla.config_checks import check_depth
+from vla_algos.models.openvla.info import ModelInfo
 from vla_algos.models.openvla.model import OpenVLA
 from vla_algos.models.openvla.processor import load_tokenizer
 from vla_algos.models.openvla.variants import refuse_other_files, refuse_other_weights
@@ -83,21 +84,21 @@ def load_vla(
     return _load_folder(_find_folder(id_or_folder, revision), device, dtype, config_changes or {}).eval()
 
 
-def load_config(id_or_folder: str | Path, revision: str | None = None) -> OpenVLAConfig:
+def load_info(id_or_folder: str | Path, revision: str | None = None) -> ModelInfo:
     """
-    Configuration of a model, its action statistics included, without its weights.
+    Read the architecture of a model and what it was trained on, its action statistics included, without its weights.
 
     :param id_or_folder: as for :func:`load_vla`
     :param revision: as for :func:`load_vla`
-    :return: the configuration
+    :return: both
     :raises UnknownNameError: if there is no such model
     :raises CheckpointError: if the checkpoint is missing, damaged or of another architecture
     """
     name = str(id_or_folder)
     if name in PRESETS:
         _refuse_revision(name, revision)
-        return get_preset(name)
-    return _read_config(_find_folder(id_or_folder, revision))
+        return ModelInfo(get_preset(name))
+    return _read_info(_find_folder(id_or_folder, revision))
 
 
 def save_vla(model: OpenVLA, folder: str | Path, dtype: th.dtype | None = None) -> None:
@@ -117,7 +118,7 @@ def save_vla(model: OpenVLA, folder: str | Path, dtype: th.dtype | None = None) 
     try:
         _write_configuration(model, temporary)
         weights = ((name, tensor.to("cpu").contiguous()) for name, tensor in merged_weights(model, dtype))
-        write_weights(weights, temporary, TRAINED_IN_FULL if model.config.released else ())
+        write_weights(weights, temporary, TRAINED_IN_FULL if model.record.released else ())
         # mkdtemp makes a folder that nobody else can read, safetensors such files
         temporary.chmod(0o755)
         for path in temporary.iterdir():
@@ -132,11 +133,11 @@ def save_vla(model: OpenVLA, folder: str | Path, dtype: th.dtype | None = None) 
 
 def _write_configuration(model: OpenVLA, folder: Path) -> None:
     """All but the weights."""
-    config = model.config
-    _write_json(folder / CONFIG_FILE, config.to_dict())
-    _write_json(folder / STATISTICS_FILE, config.norm_stats)
-    if config.released is not None and config.released.preprocessor:
-        _write_json(folder / PREPROCESSOR_FILE, config.released.preprocessor)
+    record = model.record
+    _write_json(folder / CONFIG_FILE, model.info.to_dict())
+    _write_json(folder / STATISTICS_FILE, record.norm_stats)
+    if record.released is not None and record.released.preprocessor:
+        _write_json(folder / PREPROCESSOR_FILE, record.released.preprocessor)
     processor = model.processor
     source = processor.tokenizer_folder
     if source is not None and (source / TOKENIZER_FILE).exists():
@@ -232,7 +233,7 @@ def _refuse_revision(name: str, revision: str | None) -> None:
         )
 
 
-def _read_config(folder: Path) -> OpenVLAConfig:
+def _read_info(folder: Path) -> ModelInfo:
     try:
         names = [path.name for path in folder.iterdir()]
     except OSError as error:
@@ -241,18 +242,19 @@ def _read_config(folder: Path) -> OpenVLAConfig:
     preprocessor = _read_json(folder / PREPROCESSOR_FILE) if PREPROCESSOR_FILE in names else None
     values = _read_json(folder / CONFIG_FILE)
     try:
-        config = OpenVLAConfig.from_dict(values, preprocessor)
+        info = ModelInfo.from_dict(values, preprocessor)
     except CheckpointError as error:
         raise CheckpointError(f"{folder}: {error}") from error
-    config.statistics_file = str(folder / CONFIG_FILE)
+    norm_stats, file = info.record.norm_stats, folder / CONFIG_FILE
     if STATISTICS_FILE in names:
-        config.norm_stats = _read_json(folder / STATISTICS_FILE)
-        config.statistics_file = str(folder / STATISTICS_FILE)
+        file = folder / STATISTICS_FILE
+        norm_stats = _read_json(file)
     try:
-        check_norm_stats(config.norm_stats, config.statistics_file)
+        check_norm_stats(norm_stats, str(file))
     except ActionStatisticsError as error:
         raise CheckpointError(str(error)) from error
-    return config
+    record = dataclasses.replace(info.record, norm_stats=norm_stats, statistics_file=str(file))
+    return dataclasses.replace(info, record=record)
 
 
 def _load_folder(folder: Path, device: th.device, dtype: th.dtype | None, config_changes: dict[str, Any]) -> OpenVLA:
@@ -261,7 +263,8 @@ def _load_folder(folder: Path, device: th.device, dtype: th.dtype | None, config
             f"config_changes={config_changes} is for presets ({', '.join(PRESETS)}); the checkpoint {folder} says "
             f"itself how it is built. Only {', '.join(CHANGEABLE)} may be changed."
         )
-    config = dataclasses.replace(_read_config(folder), **config_changes)
+    info = _read_info(folder)
+    config = dataclasses.replace(info.config, **config_changes)
     # before anything is built by what a file of a few bytes declares
     stored = StoredWeights(folder)
     refuse_other_weights(folder, stored.headers)
@@ -269,7 +272,7 @@ def _load_folder(folder: Path, device: th.device, dtype: th.dtype | None, config
     has_tokenizer = os.path.lexists(folder / TOKENIZER_FILE)
     tokenizer = load_tokenizer(folder, config.llm.rows) if has_tokenizer else None
     with th.device("meta"):
-        model = OpenVLA(config, tokenizer)
+        model = OpenVLA(config, tokenizer, info.record)
     stored.read_into(model, device, dtype)
     return model
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from vla_algos.models.hub import load_config
-from vla_algos.models.openvla.config import OpenVLAConfig
+from vla_algos.models.hub import load_info
+from vla_algos.models.openvla.info import ModelInfo
 from vla_algos.policies.vla_policy import VLAPolicy
 from vla_gym.actions.tokenizer import ActionTokenizer
 
@@ -27,16 +27,14 @@ def env_kwargs(
     :raises CheckpointError: if the checkpoint is missing, damaged or of another architecture
     :raises ActionStatisticsError: if the data set's statistics are damaged or have another number of dimensions
     """
-    return config_env_kwargs(load_config(vla, revision), unnorm_key, env_id)
+    return info_env_kwargs(load_info(vla, revision), unnorm_key, env_id)
 
 
-def config_env_kwargs(
-    config: OpenVLAConfig, unnorm_key: str | None = None, env_id: str | None = None
-) -> dict[str, Any]:
+def info_env_kwargs(info: ModelInfo, unnorm_key: str | None = None, env_id: str | None = None) -> dict[str, Any]:
     """
     As :func:`env_kwargs`, for a model that is at hand.
 
-    :param config: of the model
+    :param info: of the model
     :param unnorm_key: as for :func:`env_kwargs`
     :param env_id: as for :func:`env_kwargs`
     :return: as :func:`env_kwargs`
@@ -44,11 +42,11 @@ def config_env_kwargs(
     :raises ActionStatisticsError: as for :func:`env_kwargs`
     """
     return {
-        "chunk_size": config.chunk_size,
-        "image_size": config.camera_size,
-        "cameras": tuple(config.cameras),
+        "chunk_size": info.config.chunk_size,
+        "image_size": info.camera_size,
+        "cameras": info.config.cameras,
         "action_tokenizer": ActionTokenizer.from_checkpoint_stats(
-            config.norm_stats, unnorm_key, suite=env_id, source=config.statistics_file or ""
+            info.record.norm_stats, unnorm_key, suite=env_id, source=info.record.statistics_file or ""
         ),
     }
 
@@ -68,7 +66,7 @@ def policy_env_kwargs(model: Any, given: dict[str, Any] | None) -> dict[str, Any
     policy = getattr(model, "policy", model)
     if not isinstance(policy, VLAPolicy):
         return given
-    needed = config_env_kwargs(policy.vla.config, policy.unnorm_key)
+    needed = info_env_kwargs(policy.vla.info, policy.unnorm_key)
     # square, channels first or last
     needed["image_size"] = (policy.observation_space[needed["cameras"][0]].shape or ())[1]
     return {**needed, **given}

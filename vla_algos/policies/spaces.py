@@ -13,7 +13,7 @@ from gymnasium.wrappers import NormalizeObservation
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecNormalize
 
 from vla_algos.errors import SpaceError
-from vla_algos.models.hub import load_config
+from vla_algos.models.hub import load_info
 from vla_algos.models.openvla.config import OpenVLAConfig
 from vla_gym.instructions import INSTRUCTION_BYTES
 from vla_gym.spec import COMMAND_DIM, INSTRUCTION, N_BINS, PRIVILEGED, PROPRIO
@@ -32,11 +32,11 @@ def spaces_of(
     :raises UnknownNameError: if there is no such model
     :raises CheckpointError: if the checkpoint is missing, damaged or of another architecture
     """
-    config = load_config(vla, revision)
-    fields = {field.name for field in dataclasses.fields(config)}
+    info = load_info(vla, revision)
+    fields = {field.name for field in dataclasses.fields(info.config)}
     known = {key: value for key, value in (config_changes or {}).items() if key in fields}
-    config = dataclasses.replace(config, **known)
-    size = config.camera_size
+    config = dataclasses.replace(info.config, **known)
+    size = dataclasses.replace(info, config=config).camera_size
     return make_spaces(config.cameras, (size, size), config.proprio_dim, config.action_tokens)
 
 

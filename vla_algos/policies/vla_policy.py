@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 import warnings
 from collections.abc import Iterable
@@ -194,7 +195,7 @@ class VLAPolicy(BasePolicy):
         else:
             own_spaces = (venv.observation_space, venv.action_space)
         policy = cls(*own_spaces, cls._dummy_schedule, vla=vla, **kwargs)
-        policy.temperature = policy.vla.config.temperature if temperature is None else temperature
+        policy.temperature = policy.vla.record.temperature if temperature is None else temperature
         if venv is not None:
             policy.check_env(venv)
         return policy
@@ -266,9 +267,9 @@ class VLAPolicy(BasePolicy):
     @property
     def action_tokenizer(self) -> ActionTokenizer:
         """What the bins mean: by the model's action statistics, else over the controller's whole range."""
-        config = self.vla.config
+        record = self.vla.record
         return ActionTokenizer.from_checkpoint_stats(
-            config.norm_stats, self.unnorm_key, source=config.statistics_file or ""
+            record.norm_stats, self.unnorm_key, source=record.statistics_file or ""
         )
 
     def check_env(self, env: VecEnv) -> None:
@@ -286,7 +287,7 @@ class VLAPolicy(BasePolicy):
             return
         if self.unnorm_key is None and env.has_attr("suite"):
             suite = getattr(env.get_attr("suite")[0], "env_id", None)
-            self.unnorm_key = choose_data_set(self.vla.config.norm_stats, suite=suite)
+            self.unnorm_key = choose_data_set(self.vla.record.norm_stats, suite=suite)
             self._init_kwargs["unnorm_key"] = self.unnorm_key
         if not self.action_tokenizer.agrees_with(env.get_attr("action_tokenizer")[0]):
             raise SpaceError(
@@ -468,11 +469,12 @@ def _load_vla(
     :return: the model
     :raises SpaceError: if a checkpoint chooses another number of commands
     """
+    if str(vla) in PRESETS:
+        changes = {**(vla_kwargs.get("config_changes") or {}), "chunk_size": chunk_size}
+        vla_kwargs = {**vla_kwargs, "config_changes": changes}
     model = load_vla(vla, **vla_kwargs)
     config = model.config
-    if str(vla) in PRESETS:
-        config.chunk_size = chunk_size
-    elif config.chunk_size != chunk_size:
+    if config.chunk_size != chunk_size:
         raise SpaceError(
             f"{vla} chooses {config.chunk_size} commands per action, the action space holds {chunk_size}. "
             f"Make the environment with chunk_size={config.chunk_size}."
@@ -483,7 +485,7 @@ def _load_vla(
     if detach_value is not None:
         model.detach_value = detach_value
     if norm_stats is not None:
-        config.norm_stats, config.statistics_file = norm_stats, None
+        model.record = dataclasses.replace(model.record, norm_stats=norm_stats, statistics_file=None)
     if lora is not None:
         add_lora(model, **lora)
     return model

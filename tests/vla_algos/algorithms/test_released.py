@@ -9,7 +9,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 from vla_algos import TokenPPO
 from vla_algos.errors import UnknownNameError
-from vla_algos.models import OpenVLA, OpenVLAConfig, load_vla, save_vla
+from vla_algos.models import ModelInfo, OpenVLA, load_vla, save_vla
 from vla_algos.models.openvla.processor import BUILTIN_TOKENIZER, load_tokenizer
 from vla_gym.envs.toy_env import ToyLiberoEnv
 
@@ -38,7 +38,8 @@ def folder(request, tmp_path):
     """A checkpoint in the original's layout: a tiny one, or one of those that its own code wrote."""
     if request.param != "made here":
         return request.getfixturevalue("golden") / request.param
-    save_vla(OpenVLA(OpenVLAConfig.from_dict(TINY), load_tokenizer(BUILTIN_TOKENIZER)), tmp_path / "tiny")
+    info = ModelInfo.from_dict(TINY)
+    save_vla(OpenVLA(info.config, load_tokenizer(BUILTIN_TOKENIZER), info.record), tmp_path / "tiny")
     return tmp_path / "tiny"
 
 
@@ -76,7 +77,7 @@ def test_three_updates_with_adapters(folder, tmp_path):
 
     # merged, it is a checkpoint of the original's layout again
     save_vla(model.policy.vla, tmp_path / "merged")
-    assert load_vla(tmp_path / "merged").config.released is not None
+    assert load_vla(tmp_path / "merged").record.released is not None
 
 
 def test_several_data_sets_need_a_name(golden):

@@ -203,7 +203,7 @@ def test_steps_that_are_not_finite_are_counted_and_end_the_run(demonstrations, m
 def test_the_size_of_the_images_travels_with_the_model(tmp_path, demonstrations):
     policy_kwargs = {"vla": "nano", "vla_kwargs": {"config_changes": {"image_size": 32}}}
     model = BC("VLAPolicy", dataset=demonstrations(32), policy_kwargs=policy_kwargs, seed=0, device="cpu")
-    assert model.policy.vla.config.camera_size == 32
+    assert model.policy.vla.info.camera_size == 32
     save_vla(model.learn(1).policy.vla, tmp_path / "vla")
     assert env_kwargs(tmp_path / "vla")["image_size"] == demonstrations(32).camera_size[0] == 64
 

@@ -13,16 +13,16 @@ from typer.testing import CliRunner, Result
 from vla_algos import evaluation
 from vla_algos.cli.main import app
 from vla_algos.errors import EvaluationFileError
-from vla_algos.models import load_vla, save_vla
-from vla_algos.models.hub import load_config
-from vla_algos.models.openvla.config import get_preset
+from vla_algos.models import TrainingRecord, load_vla, save_vla
+from vla_algos.models.hub import load_info
 from vla_algos.models.openvla.released import ReleasedFiles
 
 
-def saved_model(folder: Path, **config) -> str:
+def saved_model(folder: Path, **trained) -> str:
     model = load_vla("nano", seed=0, config_changes={"image_size": 32})
     # 40 commands at a time
-    model.config = replace(model.config, chunk_size=40, **config)
+    model.config = replace(model.config, chunk_size=40)
+    model.record = replace(model.record, **trained)
     save_vla(model, folder)
     return str(folder)
 
@@ -60,11 +60,11 @@ def test_a_checkpoint_is_judged_as_it_was_trained(tmp_path: Path, mode: list[str
 
 
 def test_released_checkpoints_are_rendered_in_full() -> None:
-    assert get_preset("nano").render_quality == "fast" and get_preset("nano").temperature == 1.0
-    released = replace(get_preset("nano"), released=ReleasedFiles({}, {}))
+    assert TrainingRecord().render_quality == "fast" and TrainingRecord().temperature == 1.0
+    released = TrainingRecord(released=ReleasedFiles({}, {}))
     assert released.render_quality == "full"
     assert replace(released, trained_render_quality="fast").render_quality == "fast"
-    assert load_config("compact-libero-goal").trained_render_quality == "fast"
+    assert load_info("compact-libero-goal").record.trained_render_quality == "fast"
 
 
 def test_ctrl_c_says_what_was_saved_and_the_command_that_resumes(

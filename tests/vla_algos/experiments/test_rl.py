@@ -20,7 +20,7 @@ from vla_algos.experiments.rl import run_rl
 from vla_algos.experiments.run_folder import RunFolder
 from vla_algos.experiments.settings import RLSettings
 from vla_algos.models import load_vla, save_vla
-from vla_algos.models.hub import load_config
+from vla_algos.models.hub import load_info
 from vla_algos.policies import VLAPolicy
 from vla_gym.errors import FolderInUseError
 from vla_gym.owned import own_folder
@@ -86,7 +86,7 @@ def test_another_algorithm_needs_its_name_alone(tmp_path: Path) -> None:
 def test_training_is_the_same_with_and_without_an_evaluation(tmp_path: Path) -> None:
     vla = load_vla("nano", seed=0, config_changes={"image_size": 32})
     # 40 commands at a time
-    vla.config.chunk_size = 40
+    vla.config = replace(vla.config, chunk_size=40)
     save_vla(vla, tmp_path / "vla")
     kwargs = {"n_steps": 4, "batch_size": 2, "n_epochs": 2, "critic_warmup_iterations": 0}
     trained = []
@@ -178,7 +178,7 @@ def test_mistakes_show_before_anything_is_started(
 def chunked(folder: Path) -> str:
     """A checkpoint that chooses 40 commands at a time, so that an episode takes eight decisions."""
     vla = load_vla("nano", seed=0, config_changes={"image_size": 32})
-    vla.config.chunk_size = 40
+    vla.config = replace(vla.config, chunk_size=40)
     save_vla(vla, folder)
     return str(folder)
 
@@ -225,8 +225,8 @@ def test_every_stage_of_a_run_is_resumed_and_a_finished_run_is_extended(
     assert re.search(r"saved in .*last\.zip: 4 decisions", str(RunFolder(folder).what_was_saved()))
     result = run(None, resume=True)
     assert n_decisions < 32 and result.n_timesteps == 4 and len(result.history) == 1
-    config = load_config(folder / "model")
-    assert (config.temperature, config.trained_render_quality) == (1.5, "fast")
+    record = load_info(folder / "model").record
+    assert (record.temperature, record.trained_render_quality) == (1.5, "fast")
     assert result.after["sampled"].temperature == 1.5
     assert result.after["greedy"].checkpoint != result.before["greedy"].checkpoint
     # finished: nothing is left to do, and the result is the same

@@ -72,11 +72,12 @@ def test_it_trains_and_writes_what_it_found(tmp_path: Path) -> None:
     assert result.seen == {3: {0, 2, 3, 4}} and len(told) == 2
     saved = json.loads((tmp_path / "results.json").read_text())
     assert saved["n_timesteps"] == 6 and saved["validations"] == result.validations and saved["peak_memory_mb"] > 50
-    best = load_vla(tmp_path / "model").config
-    assert best.cameras == ["agentview", "wrist"] and best.proprio_dim == 0 and best.image_size == 32
-    assert best.chunk_size == 2 and set(best.norm_stats) == {"libero_goal"}
+    vla = load_vla(tmp_path / "model")
+    best, record = vla.config, vla.record
+    assert best.cameras == ("agentview", "wrist") and best.proprio_dim == 0 and best.image_size == 32
+    assert best.chunk_size == 2 and set(record.norm_stats) == {"libero_goal"}
     # frames were recorded at 40 px, and kept at 32
-    assert best.trained_camera_size == 40 and env_kwargs(tmp_path / "model")["image_size"] == 40
+    assert record.trained_camera_size == 40 and env_kwargs(tmp_path / "model")["image_size"] == 40
     assert load_file(tmp_path / "model" / "model.safetensors")["projector.fc1.weight"].dtype == th.bfloat16
     assert "Not evaluated." in (tmp_path / "model" / "README.md").read_text()
     assert ActionTokenizer.from_checkpoint(tmp_path / "model").q99[:6].max() < 0.4

@@ -13,9 +13,11 @@ import torch as th
 from safetensors.torch import load_file, save_file
 
 from vla_algos.errors import CheckpointError, UnknownNameError
-from vla_algos.models import OpenVLA, load_vla, save_vla
-from vla_algos.models.hub import load_config
+from vla_algos.models import ModelInfo, OpenVLA, load_vla, save_vla
+from vla_algos.models.hub import load_info
 from vla_algos.models.openvla.config import get_preset
+
+NANO = ModelInfo(get_preset("nano")).to_dict()
 
 
 @pytest.fixture
@@ -117,7 +119,7 @@ def test_a_file_larger_than_any_of_its_kind_is_not_read(folder: Path) -> None:
     with (folder / "config.json").open("ab") as file:
         file.truncate(2**40)
     with pytest.raises(CheckpointError, match=r"config\.json has 1,099,511,627,776 bytes; expected"):
-        load_config(folder)
+        load_info(folder)
 
 
 @pytest.mark.parametrize(
@@ -169,11 +171,11 @@ def test_tokens_without_an_embedding_are_refused(folder: Path) -> None:
 def test_statistics_of_another_type_name_file_and_data_set(folder: Path, entry: object) -> None:
     (folder / "dataset_statistics.json").write_text(json.dumps({"libero_goal": entry}))
     with pytest.raises(CheckpointError, match=r"data set 'libero_goal' in .*dataset_statistics\.json is"):
-        load_config(folder)
+        load_info(folder)
     (folder / "dataset_statistics.json").unlink()
     change_json(folder / "config.json", norm_stats=[1])
     with pytest.raises(CheckpointError, match=r"norm_stats=\[1\], expected an object"):
-        load_config(folder)
+        load_info(folder)
 
 
 def test_a_configuration_that_declares_more_layers_than_there_are_weights_is_not_built(
@@ -183,7 +185,7 @@ def test_a_configuration_that_declares_more_layers_than_there_are_weights_is_not
         raise AssertionError("built")
 
     monkeypatch.setattr("vla_algos.models.hub.OpenVLA", build)
-    values = get_preset("nano").to_dict()
+    values = NANO
     for part, declared in (
         ("llm", {**values["llm"], "layers": 900}),
         ("towers", [{**values["towers"][0], "depth": 900}]),
@@ -222,12 +224,18 @@ def test_a_configuration_that_declares_more_layers_than_there_are_weights_is_not
         ({"prompt_template": "no place"}, "with the place {instruction}"),
         ({"prompt_end_id": 10**6}, "expected less than llm.rows"),
         ({"norm_stats": 3}, "norm_stats=3, expected an object"),
-        ({"llm": {**get_preset("nano").to_dict()["llm"], "heads": 3}}, "even number of channels per head"),
-        ({"llm": {**get_preset("nano").to_dict()["llm"], "rope_base": 0}}, "rope_base=0, expected a number above 0"),
-        ({"towers": []}, "0 vision towers, expected 1 or 2"),
-        ({"towers": [{**get_preset("nano").to_dict()["towers"][0], "std": [0.5]}]}, "expected 3 numbers each"),
+        ({"llm": {**NANO["llm"], "heads": 3}}, "even number of channels per head"),
         (
-            {"towers": [{**get_preset("nano").to_dict()["towers"][0], "feature_layer": 9}]},
+            {"llm": {**NANO["llm"], "rope_base": 0}},
+            "rope_base=0, expected a number above 0",
+        ),
+        ({"towers": []}, "0 vision towers, expected 1 or 2"),
+        (
+            {"towers": [{**NANO["towers"][0], "std": [0.5]}]},
+            "expected 3 numbers each",
+        ),
+        (
+            {"towers": [{**NANO["towers"][0], "feature_layer": 9}]},
             "feature_layer=9 is no block",
         ),
     ],

@@ -6,14 +6,15 @@ import copy
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from vla_algos.errors import CheckpointError
-from vla_algos.models import OpenVLA, OpenVLAConfig, add_lora, load_adapters, load_vla, save_adapters, save_vla
-from vla_algos.models.hub import load_config
+from vla_algos.models import ModelInfo, OpenVLA, add_lora, load_adapters, load_vla, save_adapters, save_vla
+from vla_algos.models.hub import load_info
 from vla_algos.models.openvla.processor import load_tokenizer
 from vla_algos.models.openvla.released import DINOV2_ID, SIGLIP_ID
 from vla_algos.policies import env_kwargs
@@ -86,7 +87,7 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model of this library's layout, with action statistics."""
     model = load_vla("nano", seed=0, config_changes={"image_size": 32})
     entry = {"action": {"q01": [-0.5] * 7, "q99": [0.5] * 7, "mask": [True] * 6 + [False]}, "num_transitions": 3}
-    model.config.norm_stats = {"libero_goal_no_noops": entry}
+    model.record = replace(model.record, norm_stats={"libero_goal_no_noops": entry})
     folder = tmp_path_factory.mktemp("own")
     save_vla(model, folder / "model")
     save_adapters(add_lora(model, rank=2), folder / "adapters")
@@ -112,7 +113,8 @@ def released(tmp_path_factory: pytest.TempPathFactory) -> Path:
     values["timm_model_overrides"] = [{**small, "depth": 2}, {**small, "depth": 2}]
     preprocessor = {"tvf_normalize_params": [{"mean": [0.1] * 3, "std": [0.2] * 3}] * 2}
     folder = tmp_path_factory.mktemp("released")
-    save_vla(OpenVLA(OpenVLAConfig.from_dict(values, preprocessor)), folder / "model")
+    info = ModelInfo.from_dict(values, preprocessor)
+    save_vla(OpenVLA(info.config, record=info.record), folder / "model")
     return folder / "model"
 
 
@@ -153,7 +155,7 @@ def test_configurations(other: Path) -> None:
 @pytest.mark.parametrize("name", ["config.json", "preprocessor_config.json"])
 def test_configurations_of_the_original(released: Path, tmp_path: Path, name: str) -> None:
     folder = Path(shutil.copytree(released, tmp_path / "model"))
-    check_json(folder / name, lambda: (load_config(folder), load_vla(folder)))
+    check_json(folder / name, lambda: (load_info(folder), load_vla(folder)))
 
 
 def test_action_statistics(other: Path) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import sys
+from dataclasses import replace
 
 import pytest
 import torch as th
@@ -56,12 +57,13 @@ def test_folder_holds_hugging_face_files(folder):
 
 def test_action_statistics_travel(tmp_path):
     model = load_vla("nano", seed=0)
-    model.config.norm_stats = {"goal": {"action": {"q01": [-1.0] * 7, "q99": [1.0] * 7, "mask": [True] * 7}}}
+    stats = {"goal": {"action": {"q01": [-1.0] * 7, "q99": [1.0] * 7, "mask": [True] * 7}}}
+    model.record = replace(model.record, norm_stats=stats)
     save_vla(model, tmp_path / "model")
     assert load_vla(tmp_path / "model").config == model.config
     # the file beside the configuration is the one that fine-tuning rewrites
     (tmp_path / "model" / "dataset_statistics.json").write_text(json.dumps({"spatial": {}}))
-    assert load_vla(tmp_path / "model").config.norm_stats == {"spatial": {}}
+    assert load_vla(tmp_path / "model").record.norm_stats == {"spatial": {}}
 
 
 def test_saving_again_replaces_the_files_and_keeps_others(folder):
@@ -236,6 +238,6 @@ def test_presets_can_be_changed_and_checkpoints_cannot(tmp_path):
     assert load_vla(tmp_path / "small").config.patches == 4
     with pytest.raises(CheckpointError, match=r"config_changes=.* is for presets"):
         load_vla(tmp_path / "small", config_changes={"image_size": 64})
-    assert load_vla(tmp_path / "small", config_changes={"image_pipeline": ["crop"]}).config.image_pipeline == ["crop"]
+    assert load_vla(tmp_path / "small", config_changes={"image_pipeline": ["crop"]}).config.image_pipeline == ("crop",)
     with pytest.raises(UnknownNameError, match=r"step of image_pipeline 'crops'.*jpeg, lanczos, crop"):
         load_vla(tmp_path / "small", config_changes={"image_pipeline": ["crops"]})

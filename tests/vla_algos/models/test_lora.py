@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file
 
 from vla_algos.errors import CheckpointError, MissingPackageError, UnknownNameError
 from vla_algos.models import (
+    ModelInfo,
     OpenVLA,
-    OpenVLAConfig,
     add_lora,
     load_adapters,
     load_vla,
@@ -197,7 +197,8 @@ def released():
         "timm_model_ids": [DINOV2_ID, SIGLIP_ID],
         "timm_model_overrides": [small, small],
     }
-    return OpenVLA(OpenVLAConfig.from_dict(values))
+    info = ModelInfo.from_dict(values)
+    return OpenVLA(info.config, record=info.record)
 
 
 def written_by_peft(model, folder, targets):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,9 +18,10 @@ from vla_gym.errors import ActionStatisticsError, UnknownNameError
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     model = load_vla("nano", seed=0, config_changes={"image_size": 32, "cameras": ["agentview", "wrist"]})
-    model.config.chunk_size = 3
+    model.config = replace(model.config, chunk_size=3)
     action = {"q01": [-0.5] * 7, "q99": [0.5] * 7, "mask": [True] * 6 + [False]}
-    model.config.norm_stats = {"a": {"action": action}, "b": {"action": {**action, "q99": [0.25] * 7}}}
+    stats = {"a": {"action": action}, "b": {"action": {**action, "q99": [0.25] * 7}}}
+    model.record = replace(model.record, norm_stats=stats)
     save_vla(model, tmp_path / "model")
     return tmp_path / "model"
 
@@ -61,7 +63,8 @@ def several(tmp_path: Path) -> Path:
     """A checkpoint with statistics of two suites under OpenVLA's names."""
     model = load_vla("nano", seed=0, config_changes={"image_size": 32})
     goal = {"action": {**ENTRY["action"], "q99": [0.25] * 7}}
-    model.config.norm_stats = {"libero_goal_no_noops": goal, "libero_10_no_noops": ENTRY}
+    stats = {"libero_goal_no_noops": goal, "libero_10_no_noops": ENTRY}
+    model.record = replace(model.record, norm_stats=stats)
     save_vla(model, tmp_path / "several")
     return tmp_path / "several"
 

@@ -255,7 +255,7 @@ def test_a_trained_model_knows_its_temperature_and_rendering(tmp_path):
     model.learn(4)
     save_vla(model.policy.vla, tmp_path)
     policy = VLAPolicy.from_checkpoint(tmp_path, env)
-    assert policy.temperature == 1.5 and policy.vla.config.trained_render_quality == "full"
+    assert policy.temperature == 1.5 and policy.vla.record.trained_render_quality == "full"
     assert VLAPolicy.from_checkpoint(tmp_path, env, temperature=0.5).temperature == 0.5
     assert evaluation_env_kwargs(policy, None)["render_quality"] == "full"
     assert evaluation_env_kwargs(policy, {"render_quality": "fast"})["render_quality"] == "fast"

@@ -1,4 +1,5 @@
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -158,7 +159,7 @@ def test_chunks_follow_the_action_space_or_the_checkpoint(tmp_path):
 
 def test_a_checkpoint_without_value_head_gets_one(tmp_path):
     vla = load_vla("nano", seed=0)
-    vla.config.value_head_width = 0
+    vla.config = replace(vla.config, value_head_width=0)
     del vla.value_head
     save_vla(vla, tmp_path / "actor")
     policy = make_policy(vla=str(tmp_path / "actor"))
@@ -184,12 +185,11 @@ def test_unsuitable_spaces_are_named():
 
 def test_a_checkpoint_acts_without_an_algorithm(tmp_path):
     vla = load_vla("nano", seed=0, config_changes={"chunk_size": 2})
-    vla.config.norm_stats = {
-        name: {"action": {"q01": [-q] * 7, "q99": [q] * 7}} for name, q in (("a", 0.2), ("b", 0.3))
-    }
+    stats = {name: {"action": {"q01": [-q] * 7, "q99": [q] * 7}} for name, q in (("a", 0.2), ("b", 0.3))}
+    vla.record = replace(vla.record, norm_stats=stats)
     save_vla(vla, tmp_path / "vla")
     env = ToyLiberoEnv(chunk_size=2)
-    env.action_tokenizer = ActionTokenizer.from_norm_stats(vla.config.norm_stats["b"])
+    env.action_tokenizer = ActionTokenizer.from_norm_stats(stats["b"])
     kwargs = {"temperature": 0.5, "unnorm_key": "b"}
     policies = [VLAPolicy.from_checkpoint(tmp_path / "vla", e, **kwargs) for e in (env, DummyVecEnv([lambda: env]))]
     obs = observations(3)

@@ -2,39 +2,25 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from vla_algos.errors import CheckpointError, UnknownNameError
 from vla_algos.models.openvla.config_checks import describe_faults
-from vla_algos.models.openvla.released import (
-    DINOV2_ID,
-    OWN_KEY,
-    SIGLIP_ID,
-    ReleasedFiles,
-    is_released,
-    released_config,
-    released_fields,
-)
-from vla_algos.models.openvla.variants import refuse_other_kind
+from vla_algos.models.openvla.released import DINOV2_ID, SIGLIP_ID, ReleasedFiles, released_fields
 from vla_gym.spec import AGENTVIEW, COMMAND_DIM, N_BINS
 
 # mean and std of (eef position in m, axis-angle in rad, two finger positions in m), rounded, over LIBERO's tasks
-LIBERO_PROPRIO_MEAN = [-0.05, 0.03, 0.9, 3.0, -0.1, -0.1, 0.027, -0.027]
-LIBERO_PROPRIO_STD = [0.1, 0.15, 0.3, 0.35, 0.5, 0.3, 0.014, 0.014]
+LIBERO_PROPRIO_MEAN = (-0.05, 0.03, 0.9, 3.0, -0.1, -0.1, 0.027, -0.027)
+LIBERO_PROPRIO_STD = (0.1, 0.15, 0.3, 0.35, 0.5, 0.3, 0.014, 0.014)
 
-LIBERO_CAMERA_SIZE = 256
 LIBERO_PIPELINE = ("jpeg", "lanczos", "crop")
 """``image_pipeline`` of OpenVLA's evaluation on LIBERO, with which the published numbers were made."""
 
-_IN_RELEASED = ("image_size", "towers", "llm", "norm_stats", "prompt_end_id")
-"""Fields that the original's files say in their own way."""
-_NOT_SAVED = ("released", "statistics_file")
 
-
-@dataclass
+@dataclass(frozen=True)
 class VisionTowerConfig:
     """
     One ViT.
@@ -64,11 +50,14 @@ class VisionTowerConfig:
     registers: int = 0
     layer_scale: float | None = None
     attention_pool: bool = False
-    mean: list[float] = field(default_factory=lambda: [0.5, 0.5, 0.5])
-    std: list[float] = field(default_factory=lambda: [0.5, 0.5, 0.5])
+    mean: tuple[float, ...] = (0.5, 0.5, 0.5)
+    std: tuple[float, ...] = (0.5, 0.5, 0.5)
+
+    def __post_init__(self) -> None:
+        _freeze_lists(self)
 
 
-@dataclass
+@dataclass(frozen=True)
 class LLMConfig:
     """
     The Llama part.
@@ -93,10 +82,13 @@ class LLMConfig:
     rope_base: float = 10000.0
 
 
-@dataclass
+@dataclass(frozen=True)
 class OpenVLAConfig:
     """
-    Architecture of one model; saved as ``config.json``.
+    Architecture of one model: what its weights are, and what is computed with them. It never changes.
+
+    Numbers that are part of the computation belong to it, such as those that images and proprioception are normalised
+    by. What the model was trained on is in :class:`vla_algos.models.openvla.info.TrainingRecord`.
 
     :param image_size: side of the square model input, pixels
     :param towers: one or two ViTs; their features are concatenated on the channel axis
@@ -112,59 +104,25 @@ class OpenVLAConfig:
     :param cameras: keys of the observation whose images are read, one after the other
     :param chunk_size: actions per decision, 7 tokens each
     :param value_head_width: hidden channels of the value head, 0 for no value head
-    :param detach_value: stop the gradient of the value at the hidden state it reads
-    :param trained_camera_size: side of the camera images of the data that it was trained on, pixels; None: not known
-    :param trained_render_quality: rendering of the images that it was trained on, "fast" or "full"; None: not known
-    :param trained_temperature: at which its actions were sampled in training; None: not known
-    :param norm_stats: OpenVLA's data set statistics, {data set: {"action": {"q01": ..., "q99": ..., "mask": ...}}}
-    :param released: files of the released checkpoint that the model came from, whose layout it is saved in; None: the
-        layout of this library
-    :param statistics_file: where ``norm_stats`` were read, for messages; not saved
     """
 
     image_size: int
-    towers: list[VisionTowerConfig]
+    towers: tuple[VisionTowerConfig, ...]
     llm: LLMConfig
-    image_pipeline: list[str] = field(default_factory=list)
+    image_pipeline: tuple[str, ...] = ()
     prompt_template: str = "In: What action should the robot take to {instruction}?\nOut:"
     prompt_end_id: int | None = None
     builtin_tokenizer: bool = False
     proprio_dim: int = 0
-    proprio_mean: list[float] = field(default_factory=list)
-    proprio_std: list[float] = field(default_factory=list)
+    proprio_mean: tuple[float, ...] = ()
+    proprio_std: tuple[float, ...] = ()
     proprio_frequencies: int = 6
-    cameras: list[str] = field(default_factory=lambda: [AGENTVIEW])
+    cameras: tuple[str, ...] = (AGENTVIEW,)
     chunk_size: int = 1
     value_head_width: int = 0
-    detach_value: bool = False
-    trained_camera_size: int | None = None
-    trained_render_quality: str | None = None
-    trained_temperature: float | None = None
-    norm_stats: dict[str, Any] = field(default_factory=dict)
-    released: ReleasedFiles | None = None
-    statistics_file: str | None = field(default=None, compare=False, repr=False)
 
-    @property
-    def camera_size(self) -> int:
-        """
-        Side of the camera images that the model is to be given, pixels: those of its training, if they are known.
-
-        An image that is rendered at the size of the model's input is not the one that was rendered larger and resized.
-        """
-        if self.trained_camera_size is not None:
-            return self.trained_camera_size
-        # what the pipeline starts from
-        return LIBERO_CAMERA_SIZE if "lanczos" in self.image_pipeline else self.image_size
-
-    @property
-    def render_quality(self) -> str:
-        """Rendering that the model is to be given: that of its training, if known; else "full" for released models."""
-        return self.trained_render_quality or ("fast" if self.released is None else "full")
-
-    @property
-    def temperature(self) -> float:
-        """Temperature at which actions are to be sampled: that of the training, else 1."""
-        return 1.0 if self.trained_temperature is None else self.trained_temperature
+    def __post_init__(self) -> None:
+        _freeze_lists(self)
 
     @property
     def action_tokens(self) -> int:
@@ -176,52 +134,27 @@ class OpenVLAConfig:
         """Patch tokens of one image."""
         return (self.image_size // self.towers[0].patch) ** 2
 
-    def to_dict(self) -> dict[str, Any]:
-        """
-        Everything as plain JSON values.
-
-        :return: the content of ``config.json``, in the layout of the original for what came in it
-        """
-        values = dataclasses.asdict(self)
-        del values["released"], values["statistics_file"]
-        if self.released is None:
-            return {"model_type": "openvla", "architectures": ["OpenVLA"], **values}
-        said = dataclasses.asdict(self.from_dict(self.released.config, self.released.preprocessor))
-        own = {key: value for key, value in values.items() if key not in _IN_RELEASED and value != said[key]}
-        return released_config(self.released, self.norm_stats, {**self.released.config.get(OWN_KEY, {}), **own})
-
     @classmethod
-    def from_dict(cls, values: dict[str, Any], preprocessor: dict[str, Any] | None = None) -> OpenVLAConfig:
+    def from_fields(cls, fields: Mapping[str, Any]) -> OpenVLAConfig:
         """
-        Inverse of :meth:`to_dict`.
+        Make one from plain values.
 
-        :param values: the content of ``config.json``, in this library's layout or in that of the original
-        :param preprocessor: the content of ``preprocessor_config.json``, which the original has
-        :return: the configuration
-        :raises CheckpointError: if it is of another kind of model, a key is unknown, a needed one is missing, or a
-            value is of another type or out of range
+        :param fields: keywords, vision towers and language model as dictionaries of theirs
+        :return: the configuration, unchecked
+        :raises KeyError: if towers or language model are missing
+        :raises TypeError: for a field that does not exist, or is missing
         """
-        refuse_other_kind(values)
-        released = ReleasedFiles(values, preprocessor or {}) if is_released(values) else None
-        if released is None:
-            fields: dict[str, Any] = {
-                key: value for key, value in values.items() if key not in ("model_type", "architectures")
-            }
-        else:
-            fields = {"image_pipeline": list(LIBERO_PIPELINE), **released_fields(released)}
-        try:
-            towers = [VisionTowerConfig(**tower) for tower in fields.pop("towers")]
-            config = cls(towers=towers, llm=LLMConfig(**fields.pop("llm")), released=released, **fields)
-        except (KeyError, TypeError) as error:
-            valid = ", ".join(f.name for f in dataclasses.fields(cls) if f.name not in _NOT_SAVED)
-            raise CheckpointError(
-                f"config.json does not describe an OpenVLA of this library ({error!r}). Expected the keys: {valid}. "
-                "Save the model with vla_algos.models.save_vla."
-            ) from error
-        faults = describe_faults(config)
-        if faults:
-            raise CheckpointError(f"config.json does not describe an OpenVLA of this library: {faults}")
-        return config
+        rest = dict(fields)
+        towers = tuple(VisionTowerConfig(**tower) for tower in rest.pop("towers"))
+        return cls(towers=towers, llm=LLMConfig(**rest.pop("llm")), **rest)
+
+
+def _freeze_lists(config: Any) -> None:
+    """JSON and recipes have lists where a configuration has tuples."""
+    for each in dataclasses.fields(config):
+        value = getattr(config, each.name)
+        if isinstance(value, list):
+            object.__setattr__(config, each.name, tuple(value))
 
 
 def _released(*timm_ids: str) -> OpenVLAConfig:
@@ -233,21 +166,23 @@ def _released(*timm_ids: str) -> OpenVLAConfig:
         "pad_to_multiple_of": 64,
         "text_config": {},
     }
+    fields = released_fields(ReleasedFiles(values))
+    del fields["norm_stats"]
     # the id of the empty piece in the tokenizer of Llama 2
-    return dataclasses.replace(OpenVLAConfig.from_dict(values), prompt_end_id=29871, released=None)
+    return OpenVLAConfig.from_fields({**fields, "image_pipeline": LIBERO_PIPELINE, "prompt_end_id": 29871})
 
 
 def _small(image_size: int, tower: VisionTowerConfig, llm: LLMConfig, value_head_width: int) -> OpenVLAConfig:
     return OpenVLAConfig(
         image_size=image_size,
-        towers=[tower],
+        towers=(tower,),
         llm=llm,
         prompt_template="{instruction}",
         prompt_end_id=2,
         builtin_tokenizer=True,
         proprio_dim=8,
-        proprio_mean=list(LIBERO_PROPRIO_MEAN),
-        proprio_std=list(LIBERO_PROPRIO_STD),
+        proprio_mean=LIBERO_PROPRIO_MEAN,
+        proprio_std=LIBERO_PROPRIO_STD,
         value_head_width=value_head_width,
     )
 
@@ -280,18 +215,17 @@ def get_preset(name: str, **changes: Any) -> OpenVLAConfig:
     :param name: one of :data:`PRESETS`
     :param changes: fields that shall differ, such as ``image_size=96``, ``cameras=["agentview", "wrist"]`` or
         ``proprio_dim=0``
-    :return: a copy that may be changed
+    :return: the configuration
     :raises UnknownNameError: if there is no such preset or field
     :raises CheckpointError: if a value is of another type or out of range
     """
     if name not in PRESETS:
         raise UnknownNameError("preset", name, PRESETS)
-    config = copy.deepcopy(PRESETS[name])
-    valid = [f.name for f in dataclasses.fields(config) if f.name not in _NOT_SAVED]
+    valid = [each.name for each in dataclasses.fields(OpenVLAConfig)]
     for key in changes:
         if key not in valid:
             raise UnknownNameError("field of a preset", key, valid)
-    config = dataclasses.replace(config, **changes)
+    config = dataclasses.replace(PRESETS[name], **changes)
     faults = describe_faults(config)
     if faults:
         raise CheckpointError(f"Preset {name!r} cannot be changed by {changes}: {faults}")

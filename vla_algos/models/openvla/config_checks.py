@@ -13,6 +13,7 @@ from vla_gym.spec import N_BINS
 
 if TYPE_CHECKING:
     from vla_algos.models.openvla.config import LLMConfig, OpenVLAConfig, VisionTowerConfig
+    from vla_algos.models.openvla.info import TrainingRecord
 
 MAX_DEPTH = 1000
 MAX_SIZE = 2**20
@@ -59,6 +60,8 @@ _TYPES = {
     "cameras": _NAMES,
     "chunk_size": _SIZE,
     "value_head_width": _COUNT,
+}
+_RECORD_TYPES = {
     "detach_value": _TRUTH,
     "trained_camera_size": _SIZE,
     "norm_stats": _OBJECT,
@@ -66,14 +69,17 @@ _TYPES = {
 _OPTIONAL = ("layer_scale", "prompt_end_id", "trained_camera_size")
 
 
-def describe_faults(config: OpenVLAConfig) -> str:
+def describe_faults(config: OpenVLAConfig, record: TrainingRecord | None = None) -> str:
     """
     What is wrong with a configuration.
 
     :param config: filled from a file, values of any type
+    :param record: likewise; None: there is none
     :return: each fault with what was expected; empty if there is none
     """
     faults = _wrong_types(config, _TYPES)
+    if record is not None:
+        faults += _wrong_types(record, _RECORD_TYPES)
     for i, tower in enumerate(config.towers):
         faults += [f"towers[{i}].{fault}" for fault in _wrong_types(tower, _TOWER_TYPES)]
     faults += [f"llm.{fault}" for fault in _wrong_types(config.llm, _LLM_TYPES)]

@@ -10,6 +10,7 @@ Letters in shapes: N observations, A action tokens (7 per action), S columns of 
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
@@ -22,9 +23,10 @@ from vla_algos.models.kv_cache import KVCache
 from vla_algos.models.openvla.checks import check_bins, check_inputs, check_temperature
 from vla_algos.models.openvla.config import OpenVLAConfig
 from vla_algos.models.openvla.heads import ProprioEncoder, ValueHead
+from vla_algos.models.openvla.info import ModelInfo, TrainingRecord
 from vla_algos.models.openvla.init import init_weights
 from vla_algos.models.openvla.llm import Llama
-from vla_algos.models.openvla.processor import Processor
+from vla_algos.models.openvla.processor import Processor, with_prompt_end
 from vla_algos.models.openvla.steps import FixedSteps, GrowingSteps, Prompt, StepsPool, make_cache
 from vla_algos.models.openvla.vision import Projector, VisionBackbone
 from vla_algos.models.transformers_import import PreTrainedTokenizerBase
@@ -41,18 +43,26 @@ class OpenVLA(nn.Module):
     Every public method that computes with the weights goes through ``forward``, and every layer is called as a module,
     so FSDP2's ``fully_shard`` can wrap the layers of vision towers and language model, and then the model.
 
-    Switches that may be turned at any time: ``detach_value`` stops the value's gradient at the hidden state;
-    ``gradient_checkpointing`` computes activations again in the backward pass instead of keeping them; ``fixed_steps``
-    decodes in steps of one shape, on CUDA as a graph (None: on CUDA alone).
+    Switches that may be turned at any time: ``detach_value`` stops the value's gradient at the hidden state, and is
+    saved with the model; ``gradient_checkpointing`` computes activations again in the backward pass instead of keeping
+    them; ``fixed_steps`` decodes in steps of one shape, on CUDA as a graph (None: on CUDA alone).
 
     :param config: architecture
     :param tokenizer: tokenizer of the language model; None takes the shipped one if the architecture wants it
+    :param record: what it was trained on; None: nothing
     """
 
-    def __init__(self, config: OpenVLAConfig, tokenizer: PreTrainedTokenizerBase | None = None) -> None:
+    def __init__(
+        self,
+        config: OpenVLAConfig,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        record: TrainingRecord | None = None,
+    ) -> None:
         super().__init__()
-        self.config = config
-        self.processor = Processor(config, tokenizer)
+        self.record = record or TrainingRecord()
+        self.config = config if self.record.released is None else with_prompt_end(config, tokenizer)
+        self.processor = Processor(self.config, tokenizer)
+        self.detach_value = self.record.detach_value
         self.fixed_steps: bool | None = None
         self._recompute = False
         self._steps_pool = StepsPool()
@@ -75,7 +85,7 @@ class OpenVLA(nn.Module):
         """
         if self.config.value_head_width:
             raise ValueError(f"There is a value head already, of width {self.config.value_head_width}.")
-        self.config.value_head_width = width
+        self.config = dataclasses.replace(self.config, value_head_width=width)
         head = ValueHead(self.config.llm.hidden, width)
         with th.no_grad():
             head.fc2.weight.mul_(0.01)
@@ -83,13 +93,9 @@ class OpenVLA(nn.Module):
         self.value_head = head.to(self.device)
 
     @property
-    def detach_value(self) -> bool:
-        """Whether the value's gradient stops at the hidden state; kept in the configuration, and saved with it."""
-        return self.config.detach_value
-
-    @detach_value.setter
-    def detach_value(self, value: bool) -> None:
-        self.config.detach_value = value
+    def info(self) -> ModelInfo:
+        """All that is saved beside the weights."""
+        return ModelInfo(self.config, dataclasses.replace(self.record, detach_value=self.detach_value))
 
     @property
     def gradient_checkpointing(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -82,6 +83,19 @@ IMAGE_STEPS: dict[str, Callable[[th.Tensor, int], th.Tensor]] = {
 """Steps of an image pipeline, by name: images (N, 3, H, W) uint8 and the model's image size -> images."""
 
 
+def with_prompt_end(config: OpenVLAConfig, tokenizer: PreTrainedTokenizerBase | None) -> OpenVLAConfig:
+    """
+    Complete a released configuration by OpenVLA's rule: a prompt ends with the empty piece.
+
+    :param config: as the files of the checkpoint have it
+    :param tokenizer: that knows the piece's id; None: there is none
+    :return: with ``prompt_end_id``
+    """
+    if tokenizer is None:
+        return config
+    return dataclasses.replace(config, prompt_end_id=tokenizer.get_vocab().get(EMPTY_PIECE))
+
+
 class PromptBatch(NamedTuple):
     """Prompts of one batch, aligned on the left."""
 
@@ -106,9 +120,6 @@ class Processor:
                 raise UnknownNameError("step of image_pipeline", step, IMAGE_STEPS)
         if tokenizer is None and config.builtin_tokenizer:
             tokenizer = load_tokenizer(BUILTIN_TOKENIZER)
-        if tokenizer is not None and config.released is not None:
-            # OpenVLA's rule: a prompt ends with the empty piece, by whatever id the tokenizer has for it
-            config.prompt_end_id = tokenizer.get_vocab().get(EMPTY_PIECE)
         self.config = config
         self.tokenizer = tokenizer
         self._ids: dict[str, list[int]] = {}

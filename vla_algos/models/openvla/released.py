@@ -59,7 +59,7 @@ LLAMA_2_7B = {
 _OVERRIDES = {"embed_dim": "width", "depth": "depth", "num_heads": "heads"}
 
 
-@dataclass
+@dataclass(frozen=True)
 class ReleasedFiles:
     """
     What a released checkpoint says about itself, kept to be written back.
@@ -83,7 +83,7 @@ def is_released(values: Mapping[str, Any]) -> bool:
 
 def released_fields(files: ReleasedFiles) -> dict[str, Any]:
     """
-    Fields of ``OpenVLAConfig``, towers and language model as dictionaries of theirs.
+    Fields of ``OpenVLAConfig`` and ``TrainingRecord``, towers and language model as dictionaries of theirs.
 
     :param files: of the checkpoint
     :return: keyword arguments; ``prompt_end_id`` is left to the tokenizer

@@ -57,7 +57,7 @@ def test_greedy_actions_from_camera_images(case):
     decoded = model.decode_actions(sharp, texts, deterministic=True, constrained=False)
     assert np.array_equal(decoded.bins.numpy(), np.clip(640 - reference["generated_ids"] - 1, 0, 254))
     for key in reference["unnorm_keys"]:
-        tokenizer = ActionTokenizer.from_checkpoint_stats(model.config.norm_stats, str(key))
+        tokenizer = ActionTokenizer.from_checkpoint_stats(model.record.norm_stats, str(key))
         commands = tokenizer.decode(decoded.bins.numpy())
         # the controller's range is clipped, and its gripper is that of LIBERO
         expected = np.clip(reference[f"actions_{key}"], -1, 1)
@@ -146,7 +146,7 @@ def test_a_step_of_the_evaluation_on_libero(golden: Path, pipeline: list[str]):
     upright = th.from_numpy(reference["agentview"][:, ::-1, ::-1].copy()).permute(0, 3, 1, 2)
     texts = [str(text) for text in reference["instructions"]]
     bins = model.decode_actions(upright, texts, deterministic=True, constrained=False).bins.numpy()
-    tokenizer = ActionTokenizer.from_checkpoint_stats(model.config.norm_stats, str(reference["unnorm_key"]))
+    tokenizer = ActionTokenizer.from_checkpoint_stats(model.record.norm_stats, str(reference["unnorm_key"]))
     commands = tokenizer.decode(bins)
     if "crop" in pipeline:
         expected = reference["generated_ids_center_crop"]

@@ -12,9 +12,8 @@ from vla_algos.models.openvla.heads import ProprioEncoder, ValueHead
 
 
 def test_fourier_features_by_hand():
-    config = get_preset("nano")
-    config.proprio_dim, config.proprio_mean, config.proprio_std = 2, [1.0, 0.0], [0.5, 2.0]
-    config.proprio_frequencies = 3
+    changes = {"proprio_mean": [1.0, 0.0], "proprio_std": [0.5, 2.0], "proprio_frequencies": 3}
+    config = get_preset("nano", proprio_dim=2, **changes)
     encoder = ProprioEncoder(config)
     seen = []
     encoder.fc1.register_forward_hook(lambda module, args, output: seen.append(args[0]))

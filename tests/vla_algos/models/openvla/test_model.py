@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch as th
@@ -10,6 +11,7 @@ from torch.nn import functional as F
 
 from vla_algos.errors import ModelInputError
 from vla_algos.models import OpenVLA, load_vla
+from vla_algos.models.openvla.config import get_preset
 from vla_algos.models.openvla.heads import _constant
 from vla_algos.models.openvla.llm import rotary_table
 
@@ -230,9 +232,7 @@ def test_same_generator_seed_gives_the_same_actions(lively_nano, inputs):
 
 
 def test_chunks(inputs):
-    config = copy.deepcopy(load_vla("nano").config)
-    config.chunk_size = 3
-    model = OpenVLA(config)
+    model = OpenVLA(get_preset("nano", chunk_size=3))
     decoded = model.decode_actions(inputs.images, inputs.instructions, inputs.proprio)
     scored = model.score_actions(inputs.images, inputs.instructions, decoded.bins, inputs.proprio)
     assert decoded.bins.shape == (4, 21)
@@ -240,9 +240,7 @@ def test_chunks(inputs):
 
 
 def test_model_without_proprio_and_value_head(inputs):
-    config = copy.deepcopy(load_vla("nano").config)
-    config.proprio_dim = config.value_head_width = 0
-    model = OpenVLA(config)
+    model = OpenVLA(get_preset("nano", proprio_dim=0, value_head_width=0))
     assert not any("proprio" in name or "value" in name for name, _ in model.named_parameters())
     assert model.decode_actions(inputs.images, inputs.instructions).values.isnan().all()
     with pytest.raises(ModelInputError, match="takes no proprioception"):
@@ -251,9 +249,7 @@ def test_model_without_proprio_and_value_head(inputs):
 
 @pytest.fixture
 def two_cameras(lively_nano):
-    config = copy.deepcopy(lively_nano.config)
-    config.cameras = ["agentview", "wrist"]
-    model = OpenVLA(config)
+    model = OpenVLA(replace(lively_nano.config, cameras=("agentview", "wrist")))
     model.load_state_dict(lively_nano.state_dict())
     return model
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch as th
@@ -53,15 +55,16 @@ def test_batch_is_aligned_on_the_left(processor):
 
 
 def test_prompt_end_is_not_doubled():
-    config = get_preset("nano")
-    config.prompt_end_id = Processor(config).prompt_ids("stove")[1]
+    end = Processor(get_preset("nano")).prompt_ids("stove")[1]
+    config = get_preset("nano", prompt_end_id=end)
     assert Processor(config).prompt_ids("the stove")[-2:] != [config.prompt_end_id] * 2
     assert Processor(config).prompt_ids("the bowl")[-1] == config.prompt_end_id
 
 
 def test_normalisation_per_tower():
     config = get_preset("nano")
-    config.towers.append(VisionTowerConfig(32, 2, 2, 16, 64, mean=[0.1, 0.2, 0.3], std=[0.5, 0.25, 2.0]))
+    second = VisionTowerConfig(32, 2, 2, 16, 64, mean=(0.1, 0.2, 0.3), std=(0.5, 0.25, 2.0))
+    config = replace(config, towers=(*config.towers, second))
     image = th.tensor([0, 51, 255], dtype=th.uint8).view(1, 3, 1, 1).expand(2, 3, 64, 64)
     pixels = Processor(config).images(image)
     expected = th.tensor([-1.0, -0.6, 1.0, -0.2, 0.0, 0.35])

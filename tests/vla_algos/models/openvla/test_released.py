@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch as th
 from safetensors.torch import load_file, save_file
 
 from vla_algos.errors import CheckpointError
-from vla_algos.models import OpenVLA, OpenVLAConfig, load_vla, save_vla
+from vla_algos.models import ModelInfo, OpenVLA, load_vla, save_vla
 from vla_algos.models.openvla.released import DINOV2_ID, SIGLIP_ID
 from vla_algos.policies import env_kwargs
 
@@ -39,10 +41,15 @@ CONFIG = {
 PREPROCESSOR = {"tvf_normalize_params": [{"mean": [0.1] * 3, "std": [0.2] * 3}, {"mean": [0.3] * 3, "std": [0.4] * 3}]}
 
 
+def model_of(*files: dict[str, Any]) -> OpenVLA:
+    info = ModelInfo.from_dict(*files)
+    return OpenVLA(info.config, record=info.record)
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A tiny checkpoint that the original code could load."""
-    model = OpenVLA(OpenVLAConfig.from_dict(CONFIG, PREPROCESSOR))
+    model = model_of(CONFIG, PREPROCESSOR)
     save_vla(model, tmp_path / "released")
     return tmp_path / "released"
 
@@ -53,26 +60,27 @@ def change_config(folder: Path, **changes: object) -> None:
 
 
 def test_sizes_and_statistics_are_read(folder: Path) -> None:
-    config = load_vla(folder).config
+    vla = load_vla(folder)
+    config = vla.config
     dinov2, siglip = config.towers
     assert (dinov2.width, dinov2.depth, dinov2.heads, dinov2.mlp_width, dinov2.registers) == (16, 2, 2, 64, 4)
     # as timm has it: int(width * 3.7362)
     assert (siglip.mlp_width, siglip.attention_pool, siglip.layer_scale) == (59, True, None)
-    assert (dinov2.mean, siglip.std) == ([0.1] * 3, [0.4] * 3)
+    assert (dinov2.mean, siglip.std) == ((0.1,) * 3, (0.4,) * 3)
     assert (config.llm.vocab, config.llm.rows, config.llm.rms_eps) == (768, 832, 1e-6)
-    assert config.norm_stats == CONFIG["norm_stats"]
+    assert vla.record.norm_stats == CONFIG["norm_stats"]
 
 
 def test_cameras_show_what_the_pipeline_starts_from(folder: Path) -> None:
     # the published numbers come from images of 256 px, whatever the size of the model's input
     assert env_kwargs(folder)["image_size"] == 256
-    config = load_vla(folder, config_changes={"image_pipeline": []}).config
-    assert config.camera_size == config.image_size == 28
+    info = load_vla(folder, config_changes={"image_pipeline": []}).info
+    assert info.camera_size == info.config.image_size == 28
 
 
 def test_images_of_further_training_are_kept_apart(folder: Path, tmp_path: Path) -> None:
     model = load_vla(folder)
-    model.config.trained_camera_size = 128
+    model.record = replace(model.record, trained_camera_size=128)
     save_vla(model, tmp_path / "own")
     saved = json.loads((tmp_path / "own" / "config.json").read_text())
     assert saved == {**CONFIG, "vla_gym": {"trained_camera_size": 128}}
@@ -83,7 +91,7 @@ def test_data_sets_that_the_statistics_file_leaves_out_are_not_lost(folder: Path
     mine = {"mine": CONFIG["norm_stats"]["goal"]}
     (folder / "dataset_statistics.json").write_text(json.dumps(mine))
     model = load_vla(folder)
-    assert model.config.norm_stats == mine
+    assert model.record.norm_stats == mine
     save_vla(model, tmp_path / "again")
     assert json.loads((tmp_path / "again" / "config.json").read_text())["norm_stats"] == {
         **CONFIG["norm_stats"],
@@ -94,7 +102,7 @@ def test_data_sets_that_the_statistics_file_leaves_out_are_not_lost(folder: Path
 
 def test_silence_means_the_full_size() -> None:
     values = {**CONFIG, "text_config": {"model_type": "llama"}, "timm_model_overrides": None, "image_sizes": [224, 224]}
-    config = OpenVLAConfig.from_dict(values)
+    config = ModelInfo.from_dict(values).config
     assert (config.llm.hidden, config.llm.layers, config.llm.vocab, config.llm.rows) == (4096, 32, 32000, 32064)
     assert [tower.width for tower in config.towers] == [1024, 1152]
     assert config.towers[1].mlp_width == 4304

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from dataclasses import replace
 
 import pytest
 import torch as th
@@ -50,7 +51,7 @@ def test_same_samples(model, inputs):
 
 def test_same_actions_in_chunks(inputs):
     model = load_vla("nano", seed=0)
-    model.config.chunk_size = 3
+    model.config = replace(model.config, chunk_size=3)
     assert_same(*(decode(model, inputs, fixed=fixed, deterministic=True) for fixed in (True, False)))
     assert decode(model, inputs).bins.shape == (4, 21)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch as th
 from transformers import Dinov2WithRegistersConfig, Dinov2WithRegistersModel, SiglipVisionConfig, SiglipVisionModel
@@ -104,8 +106,7 @@ def test_dinov2_with_registers():
 
 def test_two_towers_lie_side_by_side():
     config = get_preset("nano")
-    first = config.towers[0]
-    config.towers = [first, VisionTowerConfig(32, 2, 2, 16, 64)]
+    config = replace(config, towers=(*config.towers, VisionTowerConfig(32, 2, 2, 16, 64)))
     backbone = VisionBackbone(config)
     randomise(backbone)
     pixels = th.randn(2, 6, 64, 64)
