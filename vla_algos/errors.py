@@ -5,6 +5,7 @@ from __future__ import annotations
 from vla_gym.errors import MissingPackageError, UnknownNameError
 
 __all__ = [
+    "ActorError",
     "CheckpointError",
     "DeviceError",
     "EvaluationFileError",
@@ -25,6 +26,10 @@ __all__ = [
 
 class VLAAlgosError(Exception):
     """Base class of all errors raised by ``vla_algos``."""
+
+
+class ActorError(VLAAlgosError, ValueError):
+    """A policy that does not give what an algorithm or one of its settings needs."""
 
 
 class CheckpointError(VLAAlgosError, RuntimeError):

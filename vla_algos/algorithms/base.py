@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, get_args
@@ -13,8 +13,8 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import GymEnv
-from stable_baselines3.common.utils import FloatSchedule
+from stable_baselines3.common.type_aliases import GymEnv, TensorDict
+from stable_baselines3.common.utils import FloatSchedule, obs_as_tensor
 
 import vla_gym  # noqa: F401 - registers the environment ids
 from vla_algos.algorithms.resumable import ResumableAlgorithm
@@ -23,15 +23,20 @@ from vla_algos.common.buffers import TokenRolloutBuffer
 from vla_algos.common.divergence import SkippedUpdates
 from vla_algos.common.type_aliases import RatioLevel, UseBF16
 from vla_algos.common.vec_env import is_broken, seed_environments
-from vla_algos.errors import FixedSettingError, RandomWeightsWarning, SpaceError, UnknownNameError
-from vla_algos.policies import VLAPolicy
+from vla_algos.errors import ActorError, FixedSettingError, RandomWeightsWarning, SpaceError, UnknownNameError
+from vla_algos.models.base import Sample, check_sample
+from vla_algos.policies import ActorPolicy, VLAPolicy
 from vla_algos.policies.reference import ReferenceWeights
 from vla_algos.policies.saving import read_parameters
+
+_NEEDED = {"ent_coef": ("has_entropy", "entropies"), "kl_coef": ("has_exact_kl", "distributions over all choices")}
+"""Setting -> what a policy must have for it, and its name."""
 
 
 class TokenAlgorithm(ResumableAlgorithm):
     """
-    SB3's on-policy loop over action tokens. A subclass brings its roll-outs, if they are not SB3's, and ``train``.
+    SB3's on-policy loop over action tokens, or whatever a policy has log-probabilities of. A subclass brings its
+    roll-outs and ``train``.
 
     - Roll-outs keep the log-probability of every token at sampling time.
     - Gradients of a minibatch may be accumulated over micro-batches, in bfloat16.
@@ -40,7 +45,7 @@ class TokenAlgorithm(ResumableAlgorithm):
 
     Keywords that all algorithms take:
 
-    :param policy: "VLAPolicy" or a subclass of it
+    :param policy: "VLAPolicy", or a class of your own that derives from :class:`vla_algos.policies.ActorPolicy`
     :param env: environment, vector environment or id
     :param learning_rate: of the actor, a number or a function of the remaining progress
     :param max_grad_norm: gradients are scaled down to this norm
@@ -58,7 +63,8 @@ class TokenAlgorithm(ResumableAlgorithm):
     :param device: of the model
     :param _init_setup_model: build the model now
     :raises ValueError: if a number is out of range, or an argument is unknown
-    :raises SpaceError: if the environment does not take action tokens, or does not show what the model reads
+    :raises SpaceError: if the environment does not take the model's actions, or does not show what the model reads
+    :raises ActorError: if the policy lacks what a setting needs, such as entropies for ``ent_coef``
     :raises CheckpointError: if the model's checkpoint is missing or damaged
 
     Keyword of those that can stay close to the policy that the run started from:
@@ -76,12 +82,12 @@ class TokenAlgorithm(ResumableAlgorithm):
     schedules: ClassVar[frozenset[str]] = frozenset()
     """Settings beside the learning rate that may be numbers or functions of the remaining progress, or None."""
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"VLAPolicy": VLAPolicy}
-    policy: VLAPolicy  # type: ignore[assignment]
+    policy: ActorPolicy  # type: ignore[assignment]
     rollout_buffer: TokenRolloutBuffer
 
     def __init__(
         self,
-        policy: str | type[VLAPolicy],
+        policy: str | type[ActorPolicy],
         env: GymEnv | str,
         *,
         temperature: float,
@@ -131,8 +137,11 @@ class TokenAlgorithm(ResumableAlgorithm):
         name = type(self).__name__
         for setting, value in list(vars(self).items()):
             self._check_setting(setting, value)
-        if not issubclass(self.policy_class, VLAPolicy):
-            raise TypeError(f'{name} works on action tokens and needs "VLAPolicy", not {self.policy_class.__name__}.')
+        if not issubclass(self.policy_class, ActorPolicy):
+            raise TypeError(
+                f'{name} works on action tokens and needs "VLAPolicy", not {self.policy_class.__name__}. A policy of '
+                "your own derives from vla_algos.policies.ActorPolicy."
+            )
         if "temperature" in self.policy_kwargs:
             raise ValueError(f"Pass temperature to {name}, not in policy_kwargs: sampling and ratios share it.")
         if not isinstance(self.observation_space, spaces.Dict):
@@ -143,9 +152,10 @@ class TokenAlgorithm(ResumableAlgorithm):
             self._pass_on(setting)
         super()._setup_model()
         self.policy.temperature = self.temperature
-        self.policy.token_level = True
+        for setting in _NEEDED:
+            self._check_setting(setting, getattr(self, setting))
         if self._has_reference:
-            self.reference = ReferenceWeights(self.policy.vla)
+            self.reference = ReferenceWeights(self.policy)
         if self.env is not None:
             self.policy.check_env(self.env)
 
@@ -193,6 +203,11 @@ class TokenAlgorithm(ResumableAlgorithm):
             raise ValueError(f"kl_coef is {value}; expected a number from 0 on.")
         if name == "ratio_level" and value not in get_args(RatioLevel):
             raise UnknownNameError("ratio_level", value, get_args(RatioLevel))
+        if name in _NEEDED and value and "policy" in vars(self):
+            flag, what = _NEEDED[name]
+            if not getattr(self.policy, flag):
+                policy = type(self.policy).__name__
+                raise ActorError(f"{name} is {value}, but {policy} has no {what} ({flag} is False). Set {name}=0.")
 
     def _pass_on(self, name: str) -> None:
         """Give a setting that was changed to those who keep a copy of it."""
@@ -207,7 +222,7 @@ class TokenAlgorithm(ResumableAlgorithm):
         elif name == "kl_coef" and not self._has_reference:
             self.reference = None
         elif name == "kl_coef" and self.reference is None:
-            self.reference = ReferenceWeights(self.policy.vla)
+            self.reference = ReferenceWeights(self.policy)
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "reference"]
@@ -232,13 +247,13 @@ class TokenAlgorithm(ResumableAlgorithm):
             parameters = {name: part for name, part in parameters.items() if name != "reference"}
         super().set_parameters(parameters, exact_match, device)
         if self.reference is not None and is_missing:
-            self.reference = ReferenceWeights(self.policy.vla)
+            self.reference = ReferenceWeights(self.policy)
 
     def _start_anew(self) -> None:
         super()._start_anew()
         self._skipped_updates = SkippedUpdates()
         if self.reference is not None:
-            self.reference = ReferenceWeights(self.policy.vla)
+            self.reference = ReferenceWeights(self.policy)
 
     @property
     def _has_reference(self) -> bool:
@@ -265,6 +280,47 @@ class TokenAlgorithm(ResumableAlgorithm):
         whole = [{**info, "is_success": None} if is_broken(info) else info for info in infos]
         super()._update_info_buffer(whole, dones)
 
+    def _setup_learn(self, *args: Any, **kwargs: Any) -> Any:
+        setup = super()._setup_learn(*args, **kwargs)
+        assert self.env is not None
+        self.policy.record_training(self.env)
+        return setup
+
+    def _sample(self, obs: Mapping[str, np.ndarray]) -> tuple[TensorDict, Sample]:
+        """Observations as tensors, and actions for them."""
+        tensors: Any = obs_as_tensor(dict(obs), self.device)
+        with th.no_grad():
+            sample = self.policy.act(tensors, self.policy.temperature)
+        check_sample(sample, len(sample.action))
+        return tensors, sample
+
+    def _executable(self, actions: np.ndarray) -> np.ndarray:
+        """As in SB3, an action out of bounds is clipped for the environment, and learned from as it is."""
+        if isinstance(self.action_space, spaces.Box):
+            return np.clip(actions, self.action_space.low, self.action_space.high)
+        return actions
+
+    def _executed(self, log_prob: th.Tensor, infos: Sequence[Mapping[str, Any]]) -> np.ndarray:
+        """
+        Tell which log-probabilities belong to what was carried out: none where the episode broke.
+
+        :param log_prob: of the actions, (N, A)
+        :param infos: of the step, N; ``executed_steps``: commands carried out (missing: all)
+        :return: (N, A) bool
+        """
+        mask = np.ones(log_prob.shape, dtype=bool)
+        told = [i for i, info in enumerate(infos) if info.get("executed_steps") is not None]
+        if told:
+            known = self.policy.action_mask(th.tensor([int(infos[i]["executed_steps"]) for i in told]))
+            if known.shape != mask[told].shape:
+                raise ActorError(
+                    f"action_mask gave shape {tuple(known.shape)} for {len(told)} actions; act gave "
+                    f"{mask.shape[1]} log-probabilities each. Expected {mask[told].shape}."
+                )
+            mask[told] = known.cpu().numpy()
+        mask[[is_broken(info) for info in infos]] = False
+        return mask
+
     @contextmanager
     def _update(self) -> Iterator[Update]:
         """
@@ -275,8 +331,8 @@ class TokenAlgorithm(ResumableAlgorithm):
         start = time.perf_counter()
         # as in the roll-out: dropout in adapters would be a difference between the two that is none
         self.policy.set_training_mode(False)
-        # what decoding keeps on a GPU would be missing here
-        self.policy.vla.release_steps()
+        # what acting keeps on a GPU would be missing here
+        self.policy.release_caches()
         self._update_learning_rate(self.policy.optimizer)
         update = Update(
             self.policy, self.max_grad_norm, self.micro_batch_size, self.use_bf16, skipped=self._skipped_updates

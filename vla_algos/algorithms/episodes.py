@@ -11,7 +11,6 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.type_aliases import TensorDict
 
-from vla_algos.common.buffers import mask_unexecuted
 from vla_algos.common.type_aliases import TokenRolloutBufferSamples
 
 
@@ -77,7 +76,7 @@ class EpisodeBuffer:
         """Forget everything stored."""
         self.episodes: list[SampledEpisode] = []
         self.observations: TensorDict = {}
-        self.memory: dict[str, th.Tensor] = {}
+        self.extras: dict[str, th.Tensor] = {}
         self.actions = self.log_probs = self.token_mask = self.advantages = th.empty(0)
         self._parts: list[tuple[TensorDict, th.Tensor, th.Tensor, th.Tensor, TensorDict]] = []
         self._n_rows = 0
@@ -90,27 +89,25 @@ class EpisodeBuffer:
         actions: th.Tensor,
         log_probs: th.Tensor,
         rewards: np.ndarray,
-        infos: Sequence[dict[str, Any]],
-        memory: TensorDict,
+        mask: np.ndarray,
+        extras: TensorDict,
     ) -> None:
         """
         Store one decision of each of K episodes that go on.
 
         :param episodes: the episodes, K
         :param observations: what was seen, per key (K, ...)
-        :param actions: bins (K, A)
-        :param log_probs: of each token at sampling time, (K, A)
+        :param actions: (K, ...)
+        :param log_probs: at sampling time, (K, A)
         :param rewards: (K,)
-        :param infos: of the step, K; ``executed_steps``: commands executed (missing: all)
-        :param memory: what else was remembered of sampling, per name (K, ...)
+        :param mask: what was carried out, (K, A) bool
+        :param extras: further tensors, per name (K, ...)
         """
-        mask = np.ones(actions.shape, dtype=bool)
-        for row, (episode, reward, info) in enumerate(zip(episodes, rewards, infos, strict=True)):
+        for row, (episode, reward) in enumerate(zip(episodes, rewards, strict=True)):
             episode.rows.append(self._n_rows + row)
             episode.rewards.append(float(reward))
-            mask_unexecuted(mask[row], info)
         self._n_rows += len(episodes)
-        on_cpu = [{key: value.cpu() for key, value in tensors.items()} for tensors in (observations, memory)]
+        on_cpu = [{key: value.cpu() for key, value in tensors.items()} for tensors in (observations, extras)]
         self._parts.append((on_cpu[0], actions.cpu(), log_probs.cpu(), th.from_numpy(mask), on_cpu[1]))
 
     def discard(self, groups: Collection[int]) -> None:
@@ -128,24 +125,24 @@ class EpisodeBuffer:
             episode.rows = new_rows[episode.rows].tolist()
         self._n_rows = int(is_kept.sum())
         parts, self._parts, first = self._parts, [], 0
-        for observations, actions, log_probs, mask, memory in parts:
+        for observations, actions, log_probs, mask, extras in parts:
             kept = th.from_numpy(is_kept[first : first + len(actions)])
             first += len(actions)
             if kept.any():
-                on_both = [{name: value[kept] for name, value in named.items()} for named in (observations, memory)]
+                on_both = [{name: value[kept] for name, value in named.items()} for named in (observations, extras)]
                 self._parts.append((on_both[0], actions[kept], log_probs[kept], mask[kept], on_both[1]))
 
     def flatten(self) -> None:
         """Join what was added; does nothing the second time."""
         if self.generator_ready:
             return
-        observations, actions, log_probs, masks, memories = zip(*self._parts, strict=True)
+        observations, actions, log_probs, masks, extras = zip(*self._parts, strict=True)
         self._parts.clear()
         self.actions, self.log_probs, self.token_mask = th.cat(actions), th.cat(log_probs), th.cat(masks)
         # one key after the other, so that images are never there twice as a whole
-        self.observations, self.memory = (
+        self.observations, self.extras = (
             {name: th.cat([part.pop(name) for part in parts]) for name in list(parts[0])}
-            for parts in (observations, memories)
+            for parts in (observations, extras)
         )
         self.advantages = th.zeros(len(self.actions))
         self.generator_ready = True
@@ -172,18 +169,18 @@ class EpisodeBuffer:
         :return: the samples, on the device; values and returns are zero
         """
         index = th.as_tensor(rows)
-        observations, memory = (
+        observations, extras = (
             {key: value[index].to(self.device) for key, value in named.items()}
-            for named in (self.observations, self.memory)
+            for named in (self.observations, self.extras)
         )
-        return TokenRolloutBufferSamples(*self.whole(rows))._replace(observations=observations, memory=memory)
+        return TokenRolloutBufferSamples(*self.whole(rows))._replace(observations=observations, extras=extras)
 
     def whole(self, rows: np.ndarray) -> TokenRolloutBufferSamples:
         """
         Samples for one gradient step over many decisions, whose observations do not fit on the device at once.
 
         :param rows: (B,) int64
-        :return: the samples without observations and memory; the parts that ``split`` makes of them have both
+        :return: the samples without observations and extras; the parts that ``split`` makes of them have both
         """
         index = th.as_tensor(rows)
         nothing = th.zeros(len(index), device=self.device)

@@ -7,13 +7,12 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
-import torch as th
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.utils import obs_as_tensor
 from stable_baselines3.common.vec_env import VecEnv
 
 from vla_algos.algorithms.base import TokenAlgorithm
+from vla_algos.algorithms.clock import RolloutClock
 from vla_algos.algorithms.episodes import EpisodeBuffer, SampledEpisode, has_spread
 from vla_algos.common.vec_env import is_broken
 from vla_algos.errors import RemovedKeywordError
@@ -83,9 +82,10 @@ class GroupAlgorithm(TokenAlgorithm):
         self.policy.set_training_mode(False)
         buffer.reset()
         callback.on_rollout_start()
+        clock = RolloutClock(env)
         groups, n_rounds, n_replaced = list(range(self.n_groups)), 0, 0
         while True:
-            if not self._roll_out_groups(env, callback, groups):
+            if not self._roll_out_groups(env, callback, clock, groups):
                 return False
             groups = [number for number, group in enumerate(self._whole_groups()) if not has_spread(group, self.gamma)]
             if not groups or n_rounds == self.resampling_rounds:
@@ -98,16 +98,17 @@ class GroupAlgorithm(TokenAlgorithm):
             self.logger.record("rollout/resampled_groups", n_replaced)
         self.logger.record("rollout/broken_episodes", sum(episode.is_broken for episode in buffer.episodes))
         buffer.flatten()
+        clock.log(self.logger)
         callback.update_locals(locals())
         callback.on_rollout_end()
         return True
 
-    def _roll_out_groups(self, env: VecEnv, callback: BaseCallback, groups: list[int]) -> bool:
+    def _roll_out_groups(self, env: VecEnv, callback: BaseCallback, clock: RolloutClock, groups: list[int]) -> bool:
         """One episode for each place in the groups of these numbers; False if a callback ended the run."""
         starts = self._draw_starts(env, len(groups))
         plan = [(group, start) for group, start in zip(groups, starts, strict=True) for _ in range(self.group_size)]
         for first in range(0, len(plan), env.num_envs):
-            if not self._roll_out(env, callback, plan[first : first + env.num_envs]):
+            if not self._roll_out(env, callback, clock, plan[first : first + env.num_envs]):
                 return False
         return True
 
@@ -120,7 +121,9 @@ class GroupAlgorithm(TokenAlgorithm):
             ]
         return starts[:n_starts]
 
-    def _roll_out(self, env: VecEnv, callback: BaseCallback, plan: list[tuple[int, dict[str, int]]]) -> bool:
+    def _roll_out(
+        self, env: VecEnv, callback: BaseCallback, clock: RolloutClock, plan: list[tuple[int, dict[str, int]]]
+    ) -> bool:
         """One episode in each of the first environments; False if a callback ended the run."""
         env.set_options([start for _, start in plan] + [{}] * (env.num_envs - len(plan)))
         observations = env.reset()
@@ -128,15 +131,16 @@ class GroupAlgorithm(TokenAlgorithm):
         running = np.arange(len(plan))
         while len(running):
             seen = {key: array[running] for key, array in observations.items()}  # type: ignore[union-attr]
-            with th.no_grad():
-                obs_tensor: Any = obs_as_tensor(seen, self.device)
-                chosen, _, log_probs = self.policy(obs_tensor)
+            with clock.decoding():
+                obs_tensor, sample = self._sample(seen)
+                chosen = sample.action.cpu().numpy()
             # where environments cannot be left out, those whose episode is over execute zeros
-            actions = np.zeros((env.num_envs, chosen.shape[1]), dtype=np.int64)
-            actions[running] = chosen.cpu().numpy()
+            actions = np.zeros((env.num_envs, *chosen.shape[1:]), dtype=chosen.dtype)
+            actions[running] = self._executable(chosen)
             if hasattr(env.unwrapped, "step_only"):
                 env.unwrapped.step_only(running)
-            observations, all_rewards, all_dones, all_infos = env.step(actions)
+            with clock.stepping():
+                observations, all_rewards, all_dones, all_infos = env.step(actions)
             rewards, dones, infos = all_rewards[running], all_dones[running], [all_infos[i] for i in running]
             self.num_timesteps += len(running)
             callback.update_locals(locals())
@@ -144,7 +148,8 @@ class GroupAlgorithm(TokenAlgorithm):
                 return False
             self._update_info_buffer(infos, dones)
             going = [episodes[i] for i in running]
-            self.rollout_buffer.add(going, obs_tensor, chosen, log_probs, rewards, infos, self.policy.memory)
+            mask = self._executed(sample.log_prob, infos)
+            self.rollout_buffer.add(going, obs_tensor, sample.action, sample.log_prob, rewards, mask, sample.extras)
             for episode, done, info in zip(going, dones, infos, strict=True):
                 if done:
                     episode.is_success = bool(info.get("is_success", False))

@@ -14,7 +14,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
 from stable_baselines3.common.vec_env import VecEnv
 
-from vla_algos.algorithms.callbacks import TokenRolloutCallback, TolerantProgressBar
+from vla_algos.common.callbacks import TolerantProgressBar
 from vla_algos.common.interrupts import deferred_interrupt
 from vla_algos.common.resumption import generator_states, restore_generators
 from vla_algos.common.vec_env import as_vec_env
@@ -28,6 +28,8 @@ logger = logging.getLogger(__name__)
 
 class ResumableAlgorithm(SavedWithoutFrozenWeights, OnPolicyAlgorithm):
     """
+    A subclass brings ``_collect``, its roll-outs, and ``train``.
+
     With ``checkpoint_folder`` the run is saved every ``checkpoint_interval`` iterations, at its end, and at Ctrl-C. The
     folder is locked while it learns. A checkpoint that the disk does not take is given up with a warning.
 
@@ -62,7 +64,7 @@ class ResumableAlgorithm(SavedWithoutFrozenWeights, OnPolicyAlgorithm):
         callbacks = callback if isinstance(callback, list) else [callback]
         callbacks = [c if isinstance(c, BaseCallback) else ConvertCallback(c) for c in callbacks]
         bar = [TolerantProgressBar()] if progress_bar else []
-        return super()._init_callback([TokenRolloutCallback(), *callbacks, *bar])
+        return super()._init_callback([*callbacks, *bar])
 
     def dump_logs(self, iteration: int = 0) -> None:
         """As SB3's; a log that cannot be written does not end the run."""
@@ -145,7 +147,8 @@ class ResumableAlgorithm(SavedWithoutFrozenWeights, OnPolicyAlgorithm):
     def _collect(
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
     ) -> bool:
-        return super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
+        """Roll out; False if a callback ended the run."""
+        raise NotImplementedError
 
     def _return_to(self, moment: dict[str, Any], env: VecEnv) -> None:
         """Put environments and generators back; where that cannot be, start new episodes and say so."""

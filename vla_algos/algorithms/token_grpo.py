@@ -13,7 +13,7 @@ from vla_algos.algorithms.groups import GroupAlgorithm
 from vla_algos.algorithms.updates import REFERENCE_LOG_PROBS, Update
 from vla_algos.common.losses import exact_kl, masked_mean, ratio_mask, token_ppo_loss
 from vla_algos.common.type_aliases import RatioLevel, UseBF16
-from vla_algos.policies import VLAPolicy
+from vla_algos.policies import ActorPolicy
 
 
 class TokenGRPO(GroupAlgorithm):
@@ -58,7 +58,7 @@ class TokenGRPO(GroupAlgorithm):
 
     def __init__(
         self,
-        policy: str | type[VLAPolicy],
+        policy: str | type[ActorPolicy],
         env: GymEnv | str,
         learning_rate: float | Schedule = 2e-5,
         *,
@@ -141,7 +141,7 @@ class TokenGRPO(GroupAlgorithm):
                 rows += self.rollout_buffer.set_advantages(group, self._advantages(self._returns(group)))
             if rows:
                 if self.reference is not None:
-                    update.score_reference(self.reference, self.rollout_buffer, np.array(rows), every_bin=True)
+                    update.score_reference(self.reference, self.rollout_buffer, np.array(rows), all_choices=True)
                 self._train_actor(update, np.array(rows))
 
     def _advantages(self, returns: np.ndarray) -> np.ndarray:
@@ -164,9 +164,9 @@ class TokenGRPO(GroupAlgorithm):
                 n_tokens = minibatch.token_mask.sum().clamp(min=1)
                 n_ratios = ratio_mask(minibatch.token_mask, self.ratio_level).sum().clamp(min=1)
                 for part in minibatch.split(self.micro_batch_size):
-                    _, log_probs, entropy, *bins = update.evaluate(part, every_bin=self.kl_coef > 0)
+                    scores = update.evaluate(part)
                     policy_loss = token_ppo_loss(
-                        log_probs,
+                        scores.log_prob,
                         part.old_log_prob,
                         part.advantages,
                         part.token_mask,
@@ -175,12 +175,14 @@ class TokenGRPO(GroupAlgorithm):
                         n_ratios,
                         clip_range_high,
                     )
-                    entropy_loss = -masked_mean(entropy, part.token_mask, n_tokens)
-                    loss = policy_loss.loss + self.ent_coef * entropy_loss
-                    figures = {**policy_loss.figures(), "entropy_loss": entropy_loss}
-                    if self.kl_coef:
-                        start = part.memory[REFERENCE_LOG_PROBS]
-                        kl = exact_kl(bins[0], start, part.token_mask, self.ratio_level, n_ratios)
+                    loss, figures = policy_loss.loss, policy_loss.figures()
+                    if scores.entropy is not None:
+                        entropy_loss = -masked_mean(scores.entropy, part.token_mask, n_tokens)
+                        loss = loss + self.ent_coef * entropy_loss
+                        figures["entropy_loss"] = entropy_loss
+                    if self.kl_coef and scores.all_log_probs is not None:
+                        start = part.extras[REFERENCE_LOG_PROBS]
+                        kl = exact_kl(scores.all_log_probs, start, part.token_mask, self.ratio_level, n_ratios)
                         loss = loss + self.kl_coef * kl
                         figures["reference_kl"] = kl
                     update.backward(loss, {**figures, "loss": loss})

@@ -7,21 +7,27 @@ from typing import Any, get_args
 
 import numpy as np
 import torch as th
+from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
-from stable_baselines3.common.utils import FloatSchedule, explained_variance
+from stable_baselines3.common.utils import FloatSchedule, explained_variance, obs_as_tensor
+from stable_baselines3.common.vec_env import VecEnv
 
 from vla_algos.algorithms.base import TokenAlgorithm
+from vla_algos.algorithms.clock import RolloutClock
 from vla_algos.algorithms.updates import REFERENCE_LOG_PROBS, Update
+from vla_algos.common.buffers import learned_rewards
 from vla_algos.common.losses import clipped_value_loss, exact_kl, masked_mean, ratio_mask, token_ppo_loss
 from vla_algos.common.type_aliases import RatioLevel, TimeLimit, UseBF16
-from vla_algos.errors import UnknownNameError
-from vla_algos.policies import VLAPolicy
-from vla_algos.policies.vla_policy import CRITIC_INPUTS
+from vla_algos.common.vec_env import is_broken
+from vla_algos.errors import ActorError, UnknownNameError
+from vla_algos.models.base import CRITIC_INPUTS
+from vla_algos.policies import ActorPolicy
 
 
 class TokenPPO(TokenAlgorithm):
     """
-    PPO on action tokens, as in VLA-RL, on SB3's own roll-outs.
+    PPO on action tokens, as in VLA-RL, or on whatever a policy has log-probabilities of.
 
     Reference: Lu et al. 2025 (https://arxiv.org/abs/2505.18719); defaults are the paper's where it gives them, else
     those of its released code, but for the critic's: there it has a learning rate of 5e-5, and its values are clipped.
@@ -69,7 +75,7 @@ class TokenPPO(TokenAlgorithm):
 
     def __init__(
         self,
-        policy: str | type[VLAPolicy],
+        policy: str | type[ActorPolicy],
         env: GymEnv | str,
         learning_rate: float | Schedule = 2e-5,
         n_steps: int = 128,
@@ -162,6 +168,64 @@ class TokenPPO(TokenAlgorithm):
                 group["lr"] = current
         self.logger.record("train/value_learning_rate", current)
 
+    def _collect(
+        self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
+    ) -> bool:
+        """As SB3's; mask and extras of a sample go to the buffer with it, and ``time_limit`` says what limits are."""
+        buffer = self.rollout_buffer
+        self.policy.set_training_mode(False)
+        buffer.reset()
+        callback.on_rollout_start()
+        clock, values_at_limits = RolloutClock(env), []
+        for _ in range(n_rollout_steps):
+            with clock.decoding():
+                _, sample = self._sample(self._last_obs)  # type: ignore[arg-type]
+                actions = sample.action.cpu().numpy()
+            if CRITIC_INPUTS not in sample.extras:
+                raise ActorError(
+                    f"act gave the extras {list(sample.extras)}; {type(self).__name__} has a critic and needs "
+                    f"{CRITIC_INPUTS!r} among them, what values are read from. Add critic_inputs(obs) to them."
+                )
+            with clock.stepping():
+                new_obs, rewards, dones, infos = env.step(self._executable(actions))
+            self.num_timesteps += env.num_envs
+            callback.update_locals(locals())
+            if not callback.on_step():
+                return False
+            self._update_info_buffer(infos, dones)
+            values_at_limit = self._values_at_limit(infos, dones)
+            values_at_limits += [value.item() for value in values_at_limit.values()]
+            buffer.add(
+                self._last_obs,  # type: ignore[arg-type]
+                actions,
+                learned_rewards(rewards, infos, sample.values, values_at_limit, self.gamma, self.time_limit),
+                self._last_episode_starts,  # type: ignore[arg-type]
+                sample.values,
+                sample.log_prob,
+                self._executed(sample.log_prob, infos),
+                sample.extras,
+            )
+            self._last_obs, self._last_episode_starts = new_obs, dones  # type: ignore[assignment]
+        with th.no_grad():
+            last_values = self.policy.predict_values(obs_as_tensor(new_obs, self.device))  # type: ignore[arg-type]
+        buffer.compute_returns_and_advantage(last_values, dones)
+        if values_at_limits:
+            self.logger.record("rollout/value_at_limit", float(np.mean(values_at_limits)))
+        clock.log(self.logger)
+        callback.update_locals(locals())
+        callback.on_rollout_end()
+        return True
+
+    def _values_at_limit(self, infos: list[dict[str, Any]], dones: np.ndarray) -> dict[int, th.Tensor]:
+        """Environment -> value of what is seen where its episode is cut off, (1,); broken episodes have none."""
+        values = {}
+        for i, info in enumerate(infos):
+            if dones[i] and info.get("TimeLimit.truncated") and not is_broken(info):
+                with th.no_grad():
+                    obs = self.policy.obs_to_tensor(info["terminal_observation"])[0]
+                    values[i] = self.policy.predict_values(obs)[0]  # type: ignore[arg-type]
+        return values
+
     def train(self) -> None:
         """Update critic and actor from the current roll-out, and save the run if it is time to."""
         is_warmup = self._n_iterations < self.critic_warmup_iterations
@@ -172,7 +236,7 @@ class TokenPPO(TokenAlgorithm):
                 self._n_updates += self.n_epochs
             else:
                 if self.reference is not None:
-                    update.score_reference(self.reference, self.rollout_buffer, every_bin=True)
+                    update.score_reference(self.reference, self.rollout_buffer, all_choices=True)
                 self._train_actor(update)
             if is_warmup or self.policy.has_own_critic:
                 self._train_critic(update)
@@ -193,9 +257,9 @@ class TokenPPO(TokenAlgorithm):
                 n_tokens = minibatch.token_mask.sum().clamp(min=1)
                 n_ratios = ratio_mask(minibatch.token_mask, self.ratio_level).sum().clamp(min=1)
                 for part in minibatch.split(self.micro_batch_size):
-                    values, log_probs, entropy, *bins = update.evaluate(part, every_bin=self.kl_coef > 0)
+                    scores = update.evaluate(part)
                     policy_loss = token_ppo_loss(
-                        log_probs,
+                        scores.log_prob,
                         part.old_log_prob,
                         (part.advantages - mean) / std,
                         part.token_mask,
@@ -203,18 +267,20 @@ class TokenPPO(TokenAlgorithm):
                         self.ratio_level,
                         n_ratios,
                     )
-                    entropy_loss = -masked_mean(entropy, part.token_mask, n_tokens)
-                    loss = policy_loss.loss + self.ent_coef * entropy_loss
-                    figures = {**policy_loss.figures(), "entropy_loss": entropy_loss}
-                    if self.kl_coef:
-                        start = part.memory[REFERENCE_LOG_PROBS]
-                        kl = exact_kl(bins[0], start, part.token_mask, self.ratio_level, n_ratios)
+                    loss, figures = policy_loss.loss, policy_loss.figures()
+                    if scores.entropy is not None:
+                        entropy_loss = -masked_mean(scores.entropy, part.token_mask, n_tokens)
+                        loss = loss + self.ent_coef * entropy_loss
+                        figures["entropy_loss"] = entropy_loss
+                    if self.kl_coef and scores.all_log_probs is not None:
+                        start = part.extras[REFERENCE_LOG_PROBS]
+                        kl = exact_kl(scores.all_log_probs, start, part.token_mask, self.ratio_level, n_ratios)
                         loss = loss + self.kl_coef * kl
                         figures["reference_kl"] = kl
                     if not self.policy.has_own_critic:
                         rows = part.is_counted
                         value_loss = clipped_value_loss(
-                            values.flatten()[rows], part.old_values[rows], part.returns[rows], clip_range_vf, n_samples
+                            scores.values[rows], part.old_values[rows], part.returns[rows], clip_range_vf, n_samples
                         )
                         loss = loss + self.vf_coef * value_loss
                         figures["value_loss"] = value_loss
@@ -233,20 +299,19 @@ class TokenPPO(TokenAlgorithm):
         buffer, policy = self.rollout_buffer, self.policy
         buffer.flatten()
         is_counted = buffer.is_counted
-        inputs = buffer.memory[CRITIC_INPUTS][th.from_numpy(is_counted)].to(self.device).float()
+        inputs = buffer.extras[CRITIC_INPUTS][th.from_numpy(is_counted)].to(self.device).float()
         old_values, returns = (
             buffer.to_torch(array[is_counted]).flatten() for array in (buffer.values, buffer.returns)
         )
         if not len(inputs):
             return
-        if policy.critic is not None:
-            policy.critic.observe(inputs)
+        policy.observe_critic_inputs(inputs)
         for _ in range(self.critic_epochs):
             order = np.random.permutation(len(inputs))
             for start in range(0, len(order), self.batch_size):
                 rows = th.as_tensor(order[start : start + self.batch_size], device=self.device)
                 loss = clipped_value_loss(
-                    policy.critic_values(inputs[rows]), old_values[rows], returns[rows], self._clip_range_vf
+                    policy.values_of(inputs[rows]), old_values[rows], returns[rows], self._clip_range_vf
                 )
                 update.backward(loss, {"value_loss": loss})
                 update.apply("critic")

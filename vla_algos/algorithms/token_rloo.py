@@ -13,7 +13,7 @@ from vla_algos.algorithms.groups import ONE_STEP, GroupAlgorithm
 from vla_algos.algorithms.updates import REFERENCE_LOG_PROBS, Update
 from vla_algos.common.losses import exact_kl, masked_mean, reinforce_loss
 from vla_algos.common.type_aliases import UseBF16
-from vla_algos.policies import VLAPolicy
+from vla_algos.policies import ActorPolicy
 
 
 class TokenRLOO(GroupAlgorithm):
@@ -48,7 +48,7 @@ class TokenRLOO(GroupAlgorithm):
 
     def __init__(
         self,
-        policy: str | type[VLAPolicy],
+        policy: str | type[ActorPolicy],
         env: GymEnv | str,
         learning_rate: float | Schedule = 6e-5,
         *,
@@ -105,7 +105,7 @@ class TokenRLOO(GroupAlgorithm):
                 rows += self.rollout_buffer.set_advantages(group, self._advantages(self._returns(group)))
             if rows:
                 if self.reference is not None:
-                    update.score_reference(self.reference, self.rollout_buffer, np.array(rows), every_bin=True)
+                    update.score_reference(self.reference, self.rollout_buffer, np.array(rows), all_choices=True)
                 self._train_actor(update, np.array(rows))
 
     def _advantages(self, returns: np.ndarray) -> np.ndarray:
@@ -124,13 +124,18 @@ class TokenRLOO(GroupAlgorithm):
         n_tokens = whole.token_mask.sum().clamp(min=1)
         n_actions = whole.is_counted.sum().clamp(min=1)
         for part in whole.split(self.micro_batch_size):
-            _, log_probs, entropy, *bins = update.evaluate(part, every_bin=self.kl_coef > 0)
-            policy_loss = reinforce_loss(log_probs, part.old_log_prob, part.advantages, part.token_mask, n_actions)
-            entropy_loss = -masked_mean(entropy, part.token_mask, n_tokens)
-            loss = policy_loss.loss + self.ent_coef * entropy_loss
-            figures = {**policy_loss.figures(), "entropy_loss": entropy_loss}
-            if self.kl_coef:
-                kl = exact_kl(bins[0], part.memory[REFERENCE_LOG_PROBS], part.token_mask, "action", n_actions)
+            scores = update.evaluate(part)
+            policy_loss = reinforce_loss(
+                scores.log_prob, part.old_log_prob, part.advantages, part.token_mask, n_actions
+            )
+            loss, figures = policy_loss.loss, policy_loss.figures()
+            if scores.entropy is not None:
+                entropy_loss = -masked_mean(scores.entropy, part.token_mask, n_tokens)
+                loss = loss + self.ent_coef * entropy_loss
+                figures["entropy_loss"] = entropy_loss
+            if self.kl_coef and scores.all_log_probs is not None:
+                start = part.extras[REFERENCE_LOG_PROBS]
+                kl = exact_kl(scores.all_log_probs, start, part.token_mask, "action", n_actions)
                 loss = loss + self.kl_coef * kl
                 figures["reference_kl"] = kl
             update.backward(loss, {**figures, "loss": loss})

@@ -16,7 +16,7 @@ from vla_algos.algorithms.updates import REFERENCE_LOG_PROB, Update
 from vla_algos.common.losses import LengthHandling, episode_preference_loss
 from vla_algos.common.type_aliases import UseBF16
 from vla_algos.errors import UnknownNameError
-from vla_algos.policies import VLAPolicy
+from vla_algos.policies import ActorPolicy
 
 ReferencePolicy = Literal["behaviour", "start"]
 Pair = tuple[SampledEpisode, SampledEpisode]
@@ -68,7 +68,7 @@ class TPO(GroupAlgorithm):
 
     def __init__(
         self,
-        policy: str | type[VLAPolicy],
+        policy: str | type[ActorPolicy],
         env: GymEnv | str,
         learning_rate: float | Schedule = 6e-5,
         *,
@@ -175,7 +175,7 @@ class TPO(GroupAlgorithm):
         size = update.scored_at_once
         whole = self.rollout_buffer.whole(rows)
         for part, weight in zip(whole.split(size), th.split(weights, size), strict=True):
-            log_probs = update.evaluate(part)[1]
+            log_probs = update.evaluate(part).log_prob
             log_prob = th.where(part.token_mask, log_probs, 0.0).sum(dim=1)
             sampled = th.where(part.token_mask, part.old_log_prob, 0.0).sum(dim=1)
             deviation = ((log_prob.detach() - sampled).exp() - 1).abs().max()
@@ -194,7 +194,7 @@ class TPO(GroupAlgorithm):
         sums = []
         with th.no_grad():
             for part in self.rollout_buffer.whole(rows).split(update.scored_at_once):
-                log_probs = update.evaluate(part)[1] - part.memory[REFERENCE_LOG_PROB]
+                log_probs = update.evaluate(part).log_prob - part.extras[REFERENCE_LOG_PROB]
                 sums.append(th.where(part.token_mask, log_probs, 0.0).sum(dim=1).cpu())
         return th.cat(sums)
 

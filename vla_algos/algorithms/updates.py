@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch as th
@@ -15,15 +15,14 @@ from vla_algos.common.buffers import TokenRolloutBuffer
 from vla_algos.common.devices import computes_in_bf16
 from vla_algos.common.divergence import SkippedUpdates
 from vla_algos.common.type_aliases import TokenRolloutBufferSamples, UseBF16
-from vla_algos.policies import VLAPolicy
+from vla_algos.models.base import Scores, check_scores
+from vla_algos.policies import ActorPolicy
 from vla_algos.policies.reference import ReferenceWeights
-from vla_algos.policies.vla_policy import FEATURES
-from vla_gym.spec import N_BINS
 
 REFERENCE_LOG_PROB = "reference_log_prob"
 """Of each token that was chosen, (N, A)."""
 REFERENCE_LOG_PROBS = "reference_log_probs"
-"""Of every bin in the place of each token, (N, A, 256)."""
+"""Of every choice in the place of each token, (N, A, K)."""
 
 _SCORED_AT_ONCE = 64
 _LARGEST = ("ratio_deviation",)
@@ -38,7 +37,7 @@ class Update:
     ``drop``::
 
         for part in minibatch.split(micro_batch_size):
-            values, log_probs, entropy = update.evaluate(part)
+            scores = update.evaluate(part)
             loss = ...
             update.backward(loss, {"loss": loss})
         update.apply("actor")
@@ -53,7 +52,7 @@ class Update:
 
     def __init__(
         self,
-        policy: VLAPolicy,
+        policy: ActorPolicy,
         max_grad_norm: float,
         micro_batch_size: int | None,
         use_bf16: UseBF16,
@@ -73,18 +72,19 @@ class Update:
         """Figures of all steps of the iteration, in order."""
         self._is_begun = False
 
-    def evaluate(self, part: TokenRolloutBufferSamples, every_bin: bool = False) -> tuple[th.Tensor, ...]:
+    def evaluate(self, part: TokenRolloutBufferSamples) -> Scores:
         """
         Judge the actions of a micro-batch by the policy as it is now.
 
         :param part: B decisions
-        :param every_bin: return the log-probabilities of all bins, too
-        :return: values (B, 1), log-probabilities and entropies (B, A), and those of all bins (B, A, 256) if asked for
+        :return: log-probabilities (B, A), values (B,), and what else the policy has
+        :raises ActorError: if the policy gives tensors of other shapes
         """
-        remembered: Any = {key: part.memory[key] for key in (FEATURES,) if key in part.memory}
-        evaluate = self.policy.evaluate_bins if every_bin else self.policy.evaluate_actions
-        with th.autocast(self.policy.device.type, th.bfloat16, enabled=self.use_bf16):
-            return evaluate({**part.observations, **remembered}, part.actions)
+        policy = self.policy
+        with th.autocast(policy.device.type, th.bfloat16, enabled=self.use_bf16):
+            scores = policy.score(part.observations, part.actions, part.extras, policy.temperature)
+        check_scores(scores, policy, part.old_log_prob)
+        return scores
 
     def backward(self, loss: th.Tensor, figures: Mapping[str, th.Tensor]) -> None:
         """
@@ -143,24 +143,28 @@ class Update:
         reference: ReferenceWeights,
         buffer: TokenRolloutBuffer | EpisodeBuffer,
         rows: np.ndarray | None = None,
-        every_bin: bool = False,
+        all_choices: bool = False,
     ) -> None:
         """
-        Keep in the buffer's memory what a reference policy makes of the actions.
+        Keep in the buffer's extras what a reference policy makes of the actions.
 
         :param reference: that policy
-        :param buffer: gets ``REFERENCE_LOG_PROB``, or ``REFERENCE_LOG_PROBS`` with ``every_bin``; zeros in other rows
-        :param rows: decisions to score, (R,) int64; None: all
-        :param every_bin: score all bins in the place of each token, not only those that were chosen
+        :param buffer: gets ``REFERENCE_LOG_PROB``, or ``REFERENCE_LOG_PROBS`` with ``all_choices``; zeros in other rows
+        :param rows: decisions to score, (R,) int64, at least one; None: all
+        :param all_choices: score all choices in the place of each token, not only those that were made
         """
         buffer.flatten()
         rows = np.arange(len(buffer.actions)) if rows is None else np.unique(rows)
-        shape = tuple(buffer.actions.shape)
-        log_probs = th.zeros((*shape, N_BINS) if every_bin else shape, dtype=th.float32)
+        log_probs: th.Tensor | None = None
         size = self.scored_at_once
-        with reference.put_into(self.policy.vla):
+        with reference.put_into(self.policy):
             for start in range(0, len(rows), size):
                 chosen = rows[start : start + size]
-                scores = self.evaluate(buffer.samples(chosen), every_bin)[3 if every_bin else 1]
-                log_probs[th.from_numpy(chosen)] = scores.cpu()
-        buffer.memory[REFERENCE_LOG_PROBS if every_bin else REFERENCE_LOG_PROB] = log_probs
+                scores = self.evaluate(buffer.samples(chosen))
+                found = scores.all_log_probs if all_choices else scores.log_prob
+                assert found is not None, "kl_coef is refused without has_exact_kl"
+                if log_probs is None:
+                    log_probs = th.zeros((len(buffer.actions), *found.shape[1:]))
+                log_probs[th.from_numpy(chosen)] = found.cpu()
+        assert log_probs is not None, "there is at least one row"
+        buffer.extras[REFERENCE_LOG_PROBS if all_choices else REFERENCE_LOG_PROB] = log_probs

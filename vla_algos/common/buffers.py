@@ -1,4 +1,4 @@
-"""Rollout storage with one log-probability and one mask entry per action token."""
+"""Rollout storage with several log-probabilities and mask entries per action."""
 
 from __future__ import annotations
 
@@ -12,93 +12,67 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from vla_algos.common.type_aliases import TimeLimit, TokenRolloutBufferSamples
 from vla_algos.common.vec_env import is_broken
-from vla_gym.spec import COMMAND_DIM
 
 
-def mask_unexecuted(mask: np.ndarray, info: Mapping[str, Any]) -> None:
+def learned_rewards(
+    rewards: np.ndarray,
+    infos: Sequence[Mapping[str, Any]],
+    values: th.Tensor,
+    values_at_limit: Mapping[int, th.Tensor],
+    gamma: float,
+    time_limit: TimeLimit,
+) -> np.ndarray:
     """
-    Set a token's mask to False where its command was not executed, or where the episode broke.
+    Rewards of one step as advantages are computed from them.
 
-    :param mask: of one action, (A,) bool, changed in place
-    :param info: of the step; ``executed_steps``: commands executed (missing: all)
+    An episode that is cut off at a time limit would have gone on: "bootstrap" adds gamma V(what is seen there), as SB3
+    does. The decision in which an episode breaks is not learned from: its reward becomes the value at sampling time. So
+    its advantage is 0, and the decisions before it look ahead to the last state that a policy was in, not to an end
+    that says nothing.
+
+    :param rewards: of the environments, (N,)
+    :param infos: of the step, N
+    :param values: at sampling time, (N,)
+    :param values_at_limit: environment -> value of what is seen at its time limit, (1,) each
+    :param gamma: discount per decision
+    :param time_limit: "bootstrap"; "terminal": the limit is worth nothing
+    :return: (N,) float32
     """
-    if is_broken(info):
-        mask[:] = False
-    executed_steps = info.get("executed_steps")
-    if executed_steps is not None:
-        mask[COMMAND_DIM * int(executed_steps) :] = False
+    learned = np.array(rewards, dtype=np.float32)
+    if time_limit == "bootstrap":
+        for i, value in values_at_limit.items():
+            # in the precision of the value, as SB3 does
+            learned[i] += (gamma * value).item()
+    for i, info in enumerate(infos):
+        if is_broken(info):
+            learned[i] = values[i].item()
+    return learned
 
 
 class TokenRolloutBuffer(DictRolloutBuffer):
     """
-    SB3's buffer for dictionary observations, with T steps of N environments and A tokens per action.
+    SB3's buffer for dictionary observations, with T steps of N environments and A log-probabilities per action, one for
+    each token as a rule.
 
     What differs from the parent: ``log_probs`` is (T, N, A) instead of (T, N); ``token_mask`` (T, N, A) bool is False
-    for the tokens of commands that were not executed (see :meth:`mark_executed`); actions are handed back as int64, not
-    as float32; ``memory`` holds what the policy computed and training can use again (see :meth:`remember`). Advantages
-    are the parent's: GAE on environment steps, one number for all tokens of an action.
-
-    The decision in which an episode breaks (``is_broken``) is not learned from: all its tokens are masked, and its
-    reward becomes the value at sampling time. So its advantage is 0, and the decisions before it look ahead to the last
-    state that a policy was in, not to an end that says nothing.
+    for what was not carried out; discrete actions are handed back as int64, not as float32; ``extras`` holds what the
+    policy computed and training can use again. A is that of the first step. Advantages are the parent's: GAE on
+    decisions, one number for all entries of an action.
     """
 
     token_mask: np.ndarray
-    memory: dict[str, th.Tensor]
-    values_at_limit: list[float]
+    extras: dict[str, th.Tensor]
 
     def reset(self) -> None:
         """Forget everything stored."""
         super().reset()
-        shape = (self.buffer_size, self.n_envs, self.action_dim)
+        self._set_width(0)
+        self.extras = {}
+
+    def _set_width(self, n_log_probs: int) -> None:
+        shape = (self.buffer_size, self.n_envs, n_log_probs)
         self.log_probs = np.zeros(shape, dtype=np.float32)
         self.token_mask = np.ones(shape, dtype=bool)
-        self.memory = {}
-        self.values_at_limit: list[float] = []
-        self._broken: list[int] = []
-        self._at_limit: dict[int, float] = {}
-        self._is_limit_terminal = False
-
-    def mark_executed(self, infos: Sequence[dict[str, Any]]) -> None:
-        """
-        Mask the commands that the step in progress did not execute; to be called before its :meth:`add`.
-
-        :param infos: the step's info of each environment; ``executed_steps``: commands executed (missing: all)
-        """
-        self._broken = [i for i, info in enumerate(infos) if is_broken(info)]
-        for env_index, info in enumerate(infos):
-            mask_unexecuted(self.token_mask[self.pos, env_index], info)
-
-    def mark_limits(
-        self, infos: Sequence[dict[str, Any]], dones: np.ndarray, rewards: np.ndarray, time_limit: TimeLimit
-    ) -> None:
-        """
-        Note which episodes end at a time limit in the step in progress; to be called before its :meth:`add`.
-
-        What SB3 then adds to the reward, the discounted value behind the limit, goes to ``values_at_limit``.
-
-        :param infos: the step's info of each environment; ``TimeLimit.truncated`` (missing: False)
-        :param dones: whether an episode ends, (N,) bool
-        :param rewards: of the environment, (N,)
-        :param time_limit: "bootstrap": leave the value in the reward; "terminal": take it off again
-        """
-        self._is_limit_terminal = time_limit == "terminal"
-        self._at_limit = {
-            i: float(rewards[i])
-            for i, info in enumerate(infos)
-            if dones[i] and info.get("TimeLimit.truncated") and not is_broken(info)
-        }
-
-    def remember(self, tensors: Mapping[str, th.Tensor]) -> None:
-        """
-        Keep tensors of the step in progress, in main memory; to be called before its :meth:`add`.
-
-        :param tensors: per name (N, ...), the same names and shapes in every step
-        """
-        for name, tensor in tensors.items():
-            if name not in self.memory:
-                self.memory[name] = th.empty((self.buffer_size, *tensor.shape), dtype=tensor.dtype)
-            self.memory[name][self.pos] = tensor.detach()
 
     def add(  # type: ignore[override]
         self,
@@ -108,26 +82,28 @@ class TokenRolloutBuffer(DictRolloutBuffer):
         episode_start: np.ndarray,
         value: th.Tensor,
         log_prob: th.Tensor,
+        mask: np.ndarray,
+        extras: Mapping[str, th.Tensor],
     ) -> None:
         """
-        Store the step in progress.
+        Store a step.
 
         :param obs: per key (N, ...)
-        :param action: (N, A)
-        :param reward: (N,), with what a time limit adds to it; not changed
+        :param action: (N, ...)
+        :param reward: (N,)
         :param episode_start: (N,) bool
-        :param value: at sampling time, (N,) or (N, 1)
+        :param value: at sampling time, (N,)
         :param log_prob: at sampling time, (N, A)
+        :param mask: what was carried out, (N, A) bool
+        :param extras: further tensors, kept in main memory, per name (N, ...), the same in every step
         """
-        reward = np.array(reward, dtype=np.float32)
-        for i, earned in self._at_limit.items():
-            if self.gamma > 0.0:
-                self.values_at_limit.append((float(reward[i]) - earned) / self.gamma)
-            if self._is_limit_terminal:
-                reward[i] = earned
-        for i in self._broken:
-            reward[i] = value[i].item()
-        self._broken, self._at_limit = [], {}
+        if self.pos == 0:
+            self._set_width(log_prob.shape[1])
+        self.token_mask[self.pos] = mask
+        for name, tensor in extras.items():
+            if name not in self.extras:
+                self.extras[name] = th.empty((self.buffer_size, *tensor.shape), dtype=tensor.dtype)
+            self.extras[name][self.pos] = tensor.detach()
         super().add(obs, action, reward, episode_start, value, log_prob)
 
     @property
@@ -142,7 +118,7 @@ class TokenRolloutBuffer(DictRolloutBuffer):
         self.observations = {key: self.swap_and_flatten(array) for key, array in self.observations.items()}
         for name in ("actions", "values", "log_probs", "advantages", "returns", "token_mask"):
             setattr(self, name, self.swap_and_flatten(getattr(self, name)))
-        self.memory = {name: tensor.transpose(0, 1).flatten(0, 1) for name, tensor in self.memory.items()}
+        self.extras = {name: tensor.transpose(0, 1).flatten(0, 1) for name, tensor in self.extras.items()}
         self.generator_ready = True
 
     def samples(self, rows: np.ndarray) -> TokenRolloutBufferSamples:
@@ -167,14 +143,17 @@ class TokenRolloutBuffer(DictRolloutBuffer):
     def _get_samples(  # type: ignore[override]
         self, batch_inds: np.ndarray, env: VecNormalize | None = None
     ) -> TokenRolloutBufferSamples:
+        actions = self.actions[batch_inds]
+        if np.issubdtype(self.action_space.dtype, np.integer):
+            actions = actions.astype(np.int64, copy=False)
         return TokenRolloutBufferSamples(
             observations={key: self.to_torch(obs[batch_inds]) for (key, obs) in self.observations.items()},
-            # from here on it differs from the parent: integers, and rows of tokens that stay rows
-            actions=self.to_torch(self.actions[batch_inds].astype(np.int64, copy=False)),
+            # from here on it differs from the parent: integers, and rows that stay rows
+            actions=self.to_torch(actions.reshape(len(batch_inds), *(self.action_space.shape or ()))),
             old_values=self.to_torch(self.values[batch_inds].flatten()),
             old_log_prob=self.to_torch(self.log_probs[batch_inds]),
             advantages=self.to_torch(self.advantages[batch_inds].flatten()),
             returns=self.to_torch(self.returns[batch_inds].flatten()),
             token_mask=self.to_torch(self.token_mask[batch_inds]),
-            memory={name: tensor[batch_inds].to(self.device) for name, tensor in self.memory.items()},
+            extras={name: tensor[batch_inds].to(self.device) for name, tensor in self.extras.items()},
         )

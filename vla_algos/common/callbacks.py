@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.callbacks import BaseCallback, ProgressBarCallback
 
+from vla_algos.common.progress import Tolerant
 from vla_algos.common.vec_env import is_broken
 
 
@@ -54,3 +55,23 @@ class RolloutHistoryCallback(BaseCallback):
                 mean_length=sum(self._lengths) / n if n else None,
             )
         )
+
+
+class TolerantProgressBar(Tolerant, ProgressBarCallback):
+    """
+    SB3's progress bar, which a terminal that is gone or taken by another live display cannot make fail a run.
+
+    It counts as ``num_timesteps`` does: environments whose episode is over may not count.
+    """
+
+    def _on_training_start(self) -> None:
+        self.is_shown = True
+        self._n_before = self.num_timesteps
+        self.attempt(super()._on_training_start)
+
+    def _on_step(self) -> bool:
+        self.attempt(lambda: self.pbar.update(self.num_timesteps - self._n_before - self.pbar.n))
+        return True
+
+    def _on_training_end(self) -> None:
+        self.attempt(super()._on_training_end)

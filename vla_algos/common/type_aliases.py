@@ -16,16 +16,16 @@ UseBF16 = bool | Literal["auto"]
 
 class TokenRolloutBufferSamples(NamedTuple):
     """
-    One minibatch of a roll-out; B samples of A tokens.
+    One minibatch of a roll-out; B samples of A log-probabilities, one for each token as a rule.
 
     :param observations: per key (B, ...), type of the observation space
-    :param actions: action bins, (B, A) int64
+    :param actions: (B, ...), of the action space; int64 if it is discrete
     :param old_values: values at sampling time, (B,) float32
-    :param old_log_prob: log-probability of each token at sampling time, (B, A) float32
+    :param old_log_prob: log-probabilities at sampling time, (B, A) float32
     :param advantages: (B,) float32
     :param returns: targets of the value head, (B,) float32
-    :param token_mask: True for tokens of executed commands, (B, A) bool
-    :param memory: what else was remembered of sampling, per name (B, ...)
+    :param token_mask: True for what was carried out, (B, A) bool
+    :param extras: what else the policy computed in sampling, and references, per name (B, ...)
     """
 
     observations: TensorDict
@@ -35,7 +35,7 @@ class TokenRolloutBufferSamples(NamedTuple):
     advantages: th.Tensor
     returns: th.Tensor
     token_mask: th.Tensor
-    memory: TensorDict
+    extras: TensorDict
 
     @property
     def is_counted(self) -> th.Tensor:
@@ -56,6 +56,6 @@ class TokenRolloutBufferSamples(NamedTuple):
             tensors = {name: value[part] for name, value in self._asdict().items() if isinstance(value, th.Tensor)}
             yield self._replace(
                 observations={key: value[part] for key, value in self.observations.items()},
-                memory={name: value[part] for name, value in self.memory.items()},
+                extras={name: value[part] for name, value in self.extras.items()},
                 **tensors,
             )

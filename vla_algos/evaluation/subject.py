@@ -12,7 +12,7 @@ import torch as th
 from stable_baselines3.common.vec_env import VecEnv
 from torch import nn
 
-from vla_algos.policies import VLAPolicy
+from vla_algos.policies import ActorPolicy, VLAPolicy
 from vla_algos.policies.env_keywords import policy_env_kwargs
 
 _FACTS = ("chunk_size", "image_size", "render_quality", "physics", "horizon")
@@ -52,10 +52,10 @@ def temperature_of(model: Any) -> float | None:
     Temperature of sampled actions.
 
     :param model: policy or algorithm
-    :return: the temperature; None for what is no ``VLAPolicy``
+    :return: the temperature; None for what is no ``ActorPolicy``
     """
     policy = _policy(model)
-    return float(policy.temperature) if isinstance(policy, VLAPolicy) else None
+    return float(policy.temperature) if isinstance(policy, ActorPolicy) else None
 
 
 def weights_digest(module: nn.Module) -> str:

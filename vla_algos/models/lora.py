@@ -191,13 +191,13 @@ def is_merged(model: OpenVLA) -> bool:
     return any(layer.merged for layer in _layers(model).values())
 
 
-def _layers(model: OpenVLA) -> dict[str, Any]:
+def _layers(model: nn.Module) -> dict[str, Any]:
     """Adapted layers by name."""
     return {name: module for name, module in model.named_modules() if hasattr(module, "lora_A")}
 
 
 @contextmanager
-def adapters_disabled(model: OpenVLA) -> Iterator[None]:
+def adapters_disabled(model: nn.Module) -> Iterator[None]:
     """
     Let the model compute without its adapters inside the block.
 

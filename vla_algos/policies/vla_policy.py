@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -14,16 +13,17 @@ import gymnasium as gym
 import numpy as np
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import Schedule, TensorDict
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from vla_algos.errors import CheckpointError, ModelInputError, SpaceError, UnknownNameError
+from vla_algos.models.base import CRITIC_INPUTS, Sample, Scores
 from vla_algos.models.decoding import DecodedActions
 from vla_algos.models.hub import load_vla
 from vla_algos.models.lora import add_lora, is_merged
 from vla_algos.models.openvla.config import PRESETS
 from vla_algos.models.openvla.model import OpenVLA
+from vla_algos.policies.actor_policy import ActorPolicy
 from vla_algos.policies.critics import PrivilegedCritic
 from vla_algos.policies.spaces import (
     check_not_normalized,
@@ -35,19 +35,17 @@ from vla_algos.policies.spaces import (
 from vla_gym.actions.statistics import choose_data_set
 from vla_gym.actions.tokenizer import ActionTokenizer
 from vla_gym.instructions import decode_instruction
-from vla_gym.spec import INSTRUCTION, PRIVILEGED, PROPRIO
+from vla_gym.spec import COMMAND_DIM, INSTRUCTION, PRIVILEGED, PROPRIO
 
 FEATURES = "vision_features"
-"""Encoded images, where a roll-out remembers them."""
-CRITIC_INPUTS = "critic_inputs"
-"""What the critic reads: hidden states or privileged observations."""
+"""Name of encoded images in the extras of a sample."""
 
 CriticInput = Literal["shared", "privileged"]
 
 
-class VLAPolicy(BasePolicy):
+class VLAPolicy(ActorPolicy):
     """
-    Actor and critic: in one model, or with a critic of its own.
+    OpenVLA as an actor, and its critic: in one model, or with a network of its own.
 
     ``critic="shared"`` reads values from the model's hidden state, and is what a real robot can have. With
     ``critic="privileged"`` a small network reads the observation's ``privileged`` entry, which only a simulator has
@@ -55,14 +53,8 @@ class VLAPolicy(BasePolicy):
     algorithms take them as they are.
 
     Observations are dictionaries with the images of the model's cameras, ``agentview`` as a rule (uint8, channels first
-    or last), ``instruction`` (UTF-8 bytes) and, if the model takes it, ``proprio``; other keys are ignored. N rows, A
-    tokens per action.
-
-    Log-probabilities and entropies are sums over an action's tokens, (N,), as SB3's algorithms expect. An algorithm
-    that works on tokens sets ``token_level = True`` and gets them per token, (N, A).
-
-    The optimizer has two parameter groups, ``name`` "actor" and "value". SB3's own algorithms give both the same
-    learning rate.
+    or last), ``instruction`` (UTF-8 bytes) and, if the model takes it, ``proprio``; other keys are ignored. An action
+    has A tokens, each with a log-probability of its own; SB3's own algorithms get their sum.
 
     :param observation_space: see above
     :param action_space: ``MultiDiscrete([256] * 7 * chunk_size)``
@@ -92,6 +84,9 @@ class VLAPolicy(BasePolicy):
     """
 
     observation_space: spaces.Dict
+    has_entropy = True
+    has_exact_kl = True
+    value_parts = ("vla.value_head", "critic")
 
     def __init__(
         self,
@@ -114,14 +109,11 @@ class VLAPolicy(BasePolicy):
         optimizer_class: type[th.optim.Optimizer] = th.optim.AdamW,
         optimizer_kwargs: dict[str, Any] | None = None,
     ) -> None:
-        if use_sde:
-            raise SpaceError("use_sde=True needs continuous actions; action tokens are discrete. Pass use_sde=False.")
-        if optimizer_kwargs is None:
-            optimizer_kwargs = {"eps": 1e-5, "weight_decay": 0.0} if optimizer_class is th.optim.AdamW else {}
         super().__init__(
             observation_space,
             action_space,
-            normalize_images=False,
+            use_sde=use_sde,
+            temperature=temperature,
             optimizer_class=optimizer_class,
             optimizer_kwargs=optimizer_kwargs,
         )
@@ -142,12 +134,6 @@ class VLAPolicy(BasePolicy):
             "lora": lora,
         }
         self.unnorm_key = unnorm_key
-        self.temperature = temperature
-        self.token_level = False
-        self.decoded_at = self.decoding_seconds = 0.0
-        """When the last ``forward`` ended, as ``time.perf_counter`` counts, and what it took (s)."""
-        self.memory: dict[str, th.Tensor] = {}
-        """What the last ``forward`` computed that training can use again: ``FEATURES``, ``CRITIC_INPUTS``; (N, ...)."""
         self.vla = _load_vla(
             vla,
             {"seed": seed, **(vla_kwargs or {})},
@@ -230,34 +216,8 @@ class VLAPolicy(BasePolicy):
                 "The adapters are merged into the model. Call unmerge_adapters(policy.vla) before saving or loading."
             )
 
-    def setup_optimizer(self, learning_rate: float) -> None:
-        """
-        Make a new optimizer for the parameters that learn. Call it after wrapping the model, such as by adapters or
-        FSDP2's ``fully_shard``, which replace parameters.
-
-        :param learning_rate: of both parameter groups
-        """
-        groups: dict[str, list[th.nn.Parameter]] = {"actor": [], "value": []}
-        for name, parameter in self.named_parameters():
-            if parameter.requires_grad:
-                groups["value" if name.startswith(("vla.value_head.", "critic.")) else "actor"].append(parameter)
-        self.optimizer: th.optim.Optimizer = self.optimizer_class(  # type: ignore[call-arg]
-            [{"params": parameters, "name": name} for name, parameters in groups.items()],
-            lr=learning_rate,
-            **self.optimizer_kwargs,
-        )
-
     def _get_constructor_parameters(self) -> dict[str, Any]:
-        return {
-            "observation_space": self.observation_space,
-            "action_space": self.action_space,
-            # as in SB3, a schedule may not be picklable and is not needed to predict
-            "lr_schedule": self._dummy_schedule,
-            "temperature": self.temperature,
-            "optimizer_class": self.optimizer_class,
-            "optimizer_kwargs": self.optimizer_kwargs,
-            **self._init_kwargs,
-        }
+        return {**super()._get_constructor_parameters(), **self._init_kwargs}
 
     @property
     def vla_name(self) -> str:
@@ -295,15 +255,31 @@ class VLAPolicy(BasePolicy):
                 "Make it with action_tokenizer=ActionTokenizer.from_checkpoint(<folder of the model>)."
             )
 
-    def model_inputs(self, obs: TensorDict) -> dict[str, Any]:
+    def record_training(self, env: VecEnv) -> None:
+        """
+        Note temperature and rendering of the training in the model's record.
+
+        :param env: of the training
+        """
+        changes: dict[str, Any] = {"trained_temperature": self.temperature}
+        if env.has_attr("render_quality"):
+            changes["trained_render_quality"] = env.get_attr("render_quality", 0)[0]
+        self.vla.record = dataclasses.replace(self.vla.record, **changes)
+
+    def release_caches(self) -> None:
+        """Give back what decoding keeps on a GPU between calls."""
+        self.vla.release_steps()
+
+    def model_inputs(self, obs: TensorDict, extras: Mapping[str, th.Tensor] | None = None) -> dict[str, Any]:
         """
         Observations as the model's keyword arguments.
 
         :param obs: per key (N, ...)
-        :return: ``images`` (N, 3 * cameras, H, W) uint8, or (N, patches, channels) where ``obs`` has ``FEATURES``;
+        :param extras: of a sample; encoded images in it spare encoding them again
+        :return: ``images`` (N, 3 * cameras, H, W) uint8, or (N, patches, channels) where ``extras`` has ``FEATURES``;
             ``instructions`` N texts; ``proprio`` (N, dim) float32 or None
         """
-        images = obs[FEATURES] if FEATURES in obs else self._images(obs)
+        images = extras[FEATURES] if extras and FEATURES in extras else self._images(obs)
         rows = obs[INSTRUCTION].to("cpu", th.uint8).numpy()
         return {
             "images": images,
@@ -327,70 +303,82 @@ class VLAPolicy(BasePolicy):
         """Whether values can be learned without the actor: they share no gradient."""
         return self.critic is not None or self.vla.detach_value
 
-    def critic_values(self, inputs: th.Tensor) -> th.Tensor:
+    def encode(self, obs: TensorDict) -> dict[str, th.Tensor]:
         """
-        Values from what the critic reads, with gradients.
+        Encode the images, if the vision towers are frozen.
 
-        :param inputs: (N, D): privileged observations or hidden states, see :attr:`memory`
-        :return: (N,) float32
+        :param obs: per key (N, ...)
+        :return: ``FEATURES`` (N, patches, channels), or nothing
         """
-        return self.vla.values_of(inputs) if self.critic is None else self.critic(inputs)
+        return {FEATURES: self.vla.encode_images(self._images(obs))} if self.freeze_vision else {}
 
-    def forward(self, obs: TensorDict, deterministic: bool = False) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
+    def act(self, obs: TensorDict, temperature: float = 1.0, deterministic: bool = False) -> Sample:
         """
         Choose actions.
 
         :param obs: per key (N, ...)
+        :param temperature: divides the logits, above 0
         :param deterministic: greedy instead of sampled
-        :return: bins (N, A) int64, values (N, 1), log-probabilities (N,), or (N, A) if ``token_level``
+        :return: bins (N, A) int64, log-probabilities of the tokens (N, A), values, and in the extras ``CRITIC_INPUTS``
+            and what :meth:`encode` gives
         """
-        start = time.perf_counter()
-        self.memory = {}
-        if self.freeze_vision:
-            obs = {**obs, FEATURES: self.vla.encode_images(self._images(obs))}
-            self.memory[FEATURES] = obs[FEATURES]
-        decoded = self._decode(obs, deterministic)
-        values = decoded.values
-        self.memory[CRITIC_INPUTS] = decoded.hidden if self.critic is None else obs[PRIVILEGED].float()
-        if self.has_own_critic:
-            values = self.critic_values(self.memory[CRITIC_INPUTS])
-        self.decoded_at = time.perf_counter()
-        self.decoding_seconds = self.decoded_at - start
-        return decoded.bins, values.unsqueeze(1), self._per_action(decoded.log_probs)
+        extras = self.encode(obs)
+        decoded = self._decode(obs, temperature, deterministic, extras)
+        inputs = decoded.hidden if self.critic is None else obs[PRIVILEGED].float()
+        values = self.values_of(inputs) if self.has_own_critic else decoded.values
+        return Sample(decoded.bins, decoded.log_probs, values, {**extras, CRITIC_INPUTS: inputs})
 
-    def evaluate_actions(self, obs: TensorDict, actions: th.Tensor) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
+    def score(
+        self, obs: TensorDict, action: th.Tensor, extras: Mapping[str, th.Tensor], temperature: float = 1.0
+    ) -> Scores:
         """
         Judge actions that were taken, with gradients.
 
         :param obs: per key (N, ...)
-        :param actions: bins (N, A), any number type
-        :return: values (N, 1), log-probabilities and entropies (N,), or (N, A) if ``token_level``
+        :param action: bins (N, A), any number type
+        :param extras: as :meth:`act` gave them, or empty
+        :param temperature: divides the logits, above 0
+        :return: the scores, with entropies and the log-probabilities of all bins
         """
-        return self.evaluate_bins(obs, actions)[:3]
-
-    def evaluate_bins(self, obs: TensorDict, actions: th.Tensor) -> tuple[th.Tensor, th.Tensor, th.Tensor, th.Tensor]:
-        """
-        Judge actions that were taken, and what could have been taken in their place, with gradients.
-
-        :param obs: per key (N, ...)
-        :param actions: bins (N, A), any number type
-        :return: as ``evaluate_actions``, and log-probabilities of all bins in the place of each token (N, A, 256)
-        """
-        scored = self.vla.score_actions(**self.model_inputs(obs), bins=actions.long(), temperature=self.temperature)
+        scored = self.vla.score_actions(**self.model_inputs(obs, extras), bins=action.long(), temperature=temperature)
         values = scored.values if self.critic is None else self.critic(obs[PRIVILEGED])
-        log_probs, entropy = self._per_action(scored.log_probs), self._per_action(scored.entropy)
-        return values.unsqueeze(1), log_probs, entropy, scored.bin_log_probs
+        return Scores(scored.log_probs, values, scored.entropy, scored.bin_log_probs)
 
-    def predict_values(self, obs: TensorDict) -> th.Tensor:
+    def critic_inputs(self, obs: TensorDict) -> th.Tensor:
         """
-        Values of observations, with gradients.
+        What the critic reads, with gradients.
 
         :param obs: per key (N, ...)
-        :return: (N, 1) float32
+        :return: (N, D) float32: privileged observations or hidden states
+        """
+        return self.vla.prompt_hidden(**self.model_inputs(obs)) if self.critic is None else obs[PRIVILEGED].float()
+
+    def observe_critic_inputs(self, inputs: th.Tensor) -> None:
+        """
+        Take privileged observations into the means by which they are normalised.
+
+        :param inputs: (N, D), of one roll-out
         """
         if self.critic is not None:
-            return self.critic(obs[PRIVILEGED]).unsqueeze(1)
-        return self.vla.predict_values(**self.model_inputs(obs)).unsqueeze(1)
+            self.critic.observe(inputs)
+
+    def values_of(self, inputs: th.Tensor) -> th.Tensor:
+        """
+        Values from what the critic reads, with gradients.
+
+        :param inputs: (N, D), see :meth:`critic_inputs`
+        :return: (N,) float32
+        """
+        return self.vla.values_of(inputs) if self.critic is None else self.critic(inputs)
+
+    def action_mask(self, executed: th.Tensor) -> th.Tensor:
+        """
+        Tell which tokens belong to commands that were carried out.
+
+        :param executed: commands of each action, (N,) int64
+        :return: (N, A) bool
+        """
+        return th.arange(self.vla.config.action_tokens) < COMMAND_DIM * executed.unsqueeze(1)
 
     def predict(
         self,
@@ -431,16 +419,15 @@ class VLAPolicy(BasePolicy):
     def _predict(  # type: ignore[override]
         self, observation: TensorDict, deterministic: bool = False
     ) -> th.Tensor:
-        # not by forward: where a policy acts there need be nothing for a critic
-        return self._decode(observation, deterministic).bins
+        # not by act: where a policy acts there need be nothing for a critic
+        return self._decode(observation, self.temperature, deterministic, {}).bins
 
-    def _decode(self, obs: TensorDict, deterministic: bool) -> DecodedActions:
+    def _decode(
+        self, obs: TensorDict, temperature: float, deterministic: bool, extras: Mapping[str, th.Tensor]
+    ) -> DecodedActions:
         return self.vla.decode_actions(
-            **self.model_inputs(obs), temperature=self.temperature, deterministic=deterministic
+            **self.model_inputs(obs, extras), temperature=temperature, deterministic=deterministic
         )
-
-    def _per_action(self, per_token: th.Tensor) -> th.Tensor:
-        return per_token if self.token_level else per_token.sum(dim=1)
 
 
 @lru_cache(maxsize=1024)

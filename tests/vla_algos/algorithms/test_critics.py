@@ -13,8 +13,9 @@ from stable_baselines3.common.utils import obs_as_tensor
 from vla_algos import TokenPPO
 from vla_algos.errors import SpaceError, UnknownNameError
 from vla_algos.models import load_vla, save_vla
+from vla_algos.models.base import CRITIC_INPUTS
 from vla_algos.policies.critics import PrivilegedCritic
-from vla_algos.policies.vla_policy import CRITIC_INPUTS, FEATURES
+from vla_algos.policies.vla_policy import FEATURES
 from vla_gym.envs.toy_env import ToyLiberoEnv
 
 
@@ -128,7 +129,7 @@ def test_the_buffer_remembers_what_the_critic_read(kwargs):
 
         def _on_rollout_end(self):
             buffer = self.model.rollout_buffer
-            values = self.model.policy.critic_values(buffer.memory[CRITIC_INPUTS].flatten(0, 1))
+            values = self.model.policy.values_of(buffer.extras[CRITIC_INPUTS].flatten(0, 1))
             np.testing.assert_allclose(values.detach().numpy(), buffer.values.flatten(), atol=1e-6)
             for step in range(8):
                 obs = obs_as_tensor({key: array[step] for key, array in buffer.observations.items()}, "cpu")
@@ -160,7 +161,7 @@ def test_frozen_vision_is_encoded_once_and_gives_the_same_step():
         if not freeze:
             model.policy.vla.vision_backbone.requires_grad_(False)
         model.learn(16)
-        assert (FEATURES in model.rollout_buffer.memory) == freeze
+        assert (FEATURES in model.rollout_buffer.extras) == freeze
         assert not any("vision_backbone" in name for name in changed(model, before))
         assert model.logger.name_to_value["train/ratio_deviation"] < 1e-4
         steps.append(snapshot(model))

@@ -196,15 +196,15 @@ def test_decisions_of_discarded_groups_leave_the_buffer():
             values[:, None].expand(-1, 7),
             values[:, None].expand(-1, 7).float(),
             values.numpy().astype(float),
-            [{"executed_steps": int(i != 2)} for i in going],
-            {"memory": values},
+            np.array([[i != 2] * 7 for i in going]),
+            {"extra": values},
         )
     buffer.episodes += episodes
     buffer.discard([1])
     buffer.flatten()
     assert [episode.group for episode in buffer.episodes] == [0, 2]
     assert [episode.rows for episode in buffer.episodes] == [[0], [1, 2]]
-    for kept in (buffer.observations["seen"], buffer.memory["memory"], buffer.actions[:, 0], buffer.log_probs[:, 6]):
+    for kept in (buffer.observations["seen"], buffer.extras["extra"], buffer.actions[:, 0], buffer.log_probs[:, 6]):
         assert kept.tolist() == [0, 20, 21]
     assert buffer.token_mask.all(dim=1).tolist() == [True, False, False]
 
@@ -299,7 +299,7 @@ def rows_learned_from(model):
 
 
 def log_probs_now(model, samples):
-    return update_of(model).evaluate(samples)[1]
+    return update_of(model).evaluate(samples).log_prob
 
 
 def pairs_of(**kwargs):
@@ -347,15 +347,15 @@ def test_against_the_policy_that_sampled_a_step_makes_successes_likelier_than_fa
 def test_objectives_without_a_ratio_take_one_step_per_roll_out_in_bounded_batches(algorithm, kwargs):
     model = make_model(algorithm, group_size=8, n_groups=4, micro_batch_size=7, **kwargs)
     steps, sizes, learned = [], [], []
-    step, evaluate = model.policy.optimizer.step, model.policy.evaluate_actions
+    step, score = model.policy.optimizer.step, model.policy.score
     model.policy.optimizer.step = lambda *args: (steps.append(1), step(*args))
 
-    def watch(observations, actions):
+    def watch(observations, actions, *args):
         sizes.append(len(observations["proprio"]))
         learned.append(len(actions) if th.is_grad_enabled() else 0)
-        return evaluate(observations, actions)
+        return score(observations, actions, *args)
 
-    model.policy.evaluate_actions = watch
+    model.policy.score = watch
     model.learn(1)
     assert len(steps) == 1 and max(sizes) == 7 and len(sizes) > 3
     # every decision that says something is in that one step, once

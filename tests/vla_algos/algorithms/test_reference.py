@@ -32,7 +32,7 @@ def test_reference_is_what_the_policy_was(lora, freeze_vision, tmp_path):
         pytest.importorskip("peft")
     save_vla(make_policy().vla, tmp_path)
     policy = make_policy(vla=tmp_path, lora=lora, freeze_vision=freeze_vision)
-    reference = ReferenceWeights(policy.vla)
+    reference = ReferenceWeights(policy)
     before = logits(policy)
     learning = {name for name, p in policy.named_parameters() if p.requires_grad}
     with th.no_grad():
@@ -41,7 +41,7 @@ def test_reference_is_what_the_policy_was(lora, freeze_vision, tmp_path):
                 parameter.add_(0.05)
     moved = logits(policy)
     assert (moved - before).abs().max() > 1e-3
-    with reference.put_into(policy.vla):
+    with reference.put_into(policy):
         th.testing.assert_close(logits(policy), before, atol=1e-6, rtol=0)
     assert th.equal(logits(policy), moved)
     assert {name for name, p in policy.named_parameters() if p.requires_grad} == learning
@@ -119,9 +119,9 @@ def test_what_is_penalised_is_the_exact_kl_at_the_temperature(algorithm, toy_vec
     parts = []
     evaluate = Update.evaluate
 
-    def remember(update, part, every_bin=False):
+    def remember(update, part):
         parts.append(part)
-        return evaluate(update, part, every_bin)
+        return evaluate(update, part)
 
     def spy(update, learner):
         part = parts[-1]
@@ -157,7 +157,7 @@ def test_parameters_from_a_file_may_come_with_a_reference_or_without(tmp_path, t
     # without one in the file, the reference is the policy that goes on from there
     other = make(0.1)
     other.set_parameters(str(tmp_path / "0.0.zip"), device="cpu")
-    weights = dict(models[0.0].policy.vla.named_parameters())
+    weights = dict(models[0.0].policy.named_parameters())
     assert other.reference.names
     for i, name in enumerate(other.reference.names):
         assert th.equal(getattr(other.reference, f"weight_{i}"), weights[name])

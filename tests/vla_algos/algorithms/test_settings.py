@@ -90,7 +90,7 @@ def test_the_kl_is_to_the_policy_of_the_moment_it_was_asked_for(algorithm, tmp_p
     model = make_model(algorithm)
     assert model.reference is None
     model.kl_coef = 0.1
-    current = dict(model.policy.vla.named_parameters())
+    current = dict(model.policy.named_parameters())
     for i, name in enumerate(model.reference.names):
         assert th.equal(getattr(model.reference, f"weight_{i}"), current[name])
     model.learn(4)

@@ -205,10 +205,13 @@ def test_micro_batches_give_the_gradient_of_the_minibatch(ratio_level, toy_vec_e
 def test_non_finite_updates_are_skipped_and_counted(toy_vec_env, monkeypatch):
     model = make_model(toy_vec_env(2))
     start = parameters(model)
-    evaluate = model.policy.evaluate_actions
-    monkeypatch.setattr(
-        model.policy, "evaluate_actions", lambda *args: (lambda v, lp, e: (v, lp * float("nan"), e))(*evaluate(*args))
-    )
+    score = model.policy.score
+
+    def not_a_number(*args):
+        scores = score(*args)
+        return scores._replace(log_prob=scores.log_prob * float("nan"))
+
+    monkeypatch.setattr(model.policy, "score", not_a_number)
     model.learn(16)
     assert equal(start, parameters(model))
     assert model.logger.name_to_value["train/skipped_updates"] == 2
@@ -300,7 +303,7 @@ def test_saved_model_predicts_the_same_and_goes_on(tmp_path, toy_vec_env):
     env = toy_vec_env(3)
     loaded = TokenPPO.load(tmp_path / "model", env=env, device="cpu")
     assert equal(parameters(model), parameters(loaded))
-    assert loaded.policy.temperature == 1.2 and loaded.policy.token_level
+    assert loaded.policy.temperature == 1.2
     obs = env.reset()
     assert np.array_equal(model.predict(obs, deterministic=True)[0], loaded.predict(obs, deterministic=True)[0])
     single, _ = ToyLiberoEnv().reset(seed=0)

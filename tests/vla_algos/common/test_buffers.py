@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 import torch as th
+from gymnasium import spaces
 
-from vla_algos.common.buffers import TokenRolloutBuffer
+from vla_algos.common.buffers import TokenRolloutBuffer, learned_rewards
 from vla_gym.envs.toy_env import ToyLiberoEnv
 
 T, N, CHUNK = 3, 2, 2
@@ -23,7 +24,6 @@ def filled_buffer() -> TokenRolloutBuffer:
             key: np.stack([np.full(space.shape, t, space.dtype) for t in tags])
             for key, space in env.observation_space.items()
         }
-        buffer.mark_executed([{"executed_steps": 1 if t == tag(1, 1) else CHUNK} for t in tags])
         buffer.add(
             obs,
             np.repeat(tags[:, None], A, axis=1),
@@ -31,6 +31,8 @@ def filled_buffer() -> TokenRolloutBuffer:
             np.array([step == 2, False]),
             th.tensor([[0.5], [0.25]]),
             -th.tensor(tags)[:, None] - th.arange(A) / 100,
+            np.array([[t != tag(1, 1) or a < 7 for a in range(A)] for t in tags]),
+            {"tag": th.tensor(tags)},
         )
     buffer.compute_returns_and_advantage(th.tensor([[2.0], [4.0]]), np.array([False, True]))
     return buffer
@@ -45,6 +47,7 @@ def test_samples_keep_rows_of_tokens_together():
     assert th.equal(samples.observations["proprio"][:, 3], tags.float())
     assert th.equal(samples.observations["instruction"][:, 9].long(), tags)
     assert th.allclose(samples.old_log_prob, -tags[:, None].float() - th.arange(A) / 100)
+    assert th.equal(samples.extras["tag"], tags)
 
 
 def test_only_the_tokens_of_skipped_commands_are_masked():
@@ -58,9 +61,7 @@ def test_only_the_tokens_of_skipped_commands_are_masked():
 def test_mask_is_whole_again_after_reset():
     buffer = filled_buffer()
     buffer.reset()
-    assert buffer.token_mask.shape == (T, N, A) and buffer.token_mask.all()
-    buffer.mark_executed([{}, {"executed_steps": CHUNK}])
-    assert buffer.token_mask.all()
+    assert buffer.token_mask.all() and not buffer.extras
 
 
 def test_second_epoch_sees_the_same_samples():
@@ -115,13 +116,34 @@ def test_a_critic_that_feeds_on_its_own_value_at_the_limit_belittles_success(tim
         for step in range(n_steps):
             is_success = step < 7
             reward = np.array([float(is_success)], dtype=np.float32)
-            infos, dones = [{"TimeLimit.truncated": not is_success}], np.array([True])
-            buffer.mark_executed(infos)
-            buffer.mark_limits(infos, dones, reward, time_limit)
-            # as SB3 does it
-            with_value = reward if is_success else reward + np.float32(gamma * value)
-            buffer.add(obs, np.zeros((1, 7)), with_value, dones, th.tensor([value]), th.zeros(1, 7))
+            dones, at_limit = np.array([True]), {} if is_success else {0: th.tensor([value])}
+            reward = learned_rewards(reward, [{}], th.tensor([value]), at_limit, gamma, time_limit)
+            mask = np.ones((1, 7), dtype=bool)
+            buffer.add(obs, np.zeros((1, 7)), reward, dones, th.tensor([value]), th.zeros(1, 7), mask, {})
         buffer.compute_returns_and_advantage(th.zeros(1), dones)
-        assert buffer.values_at_limit == pytest.approx([value] * 43, abs=1e-6)
         advantage, value = buffer.advantages[0, 0], float(buffer.returns.mean())
     assert advantage == pytest.approx(expected, abs=0.005)
+
+
+def test_rewards_at_limits_and_of_broken_episodes():
+    rewards = np.array([0.5, 0.0, 1.0, 0.25])
+    infos = [{}, {"TimeLimit.truncated": True}, {"unstable": True}, {"worker_restarted": True}]
+    values, at_limit = th.tensor([0.1, 0.2, 0.3, 0.4]), {1: th.tensor([0.5])}
+    learned = learned_rewards(rewards, infos, values, at_limit, 0.5, "bootstrap")
+    np.testing.assert_allclose(learned, [0.5, 0.25, 0.3, 0.4], rtol=1e-6)
+    assert learned.dtype == np.float32 and rewards[1] == 0.0
+    learned = learned_rewards(rewards, infos, values, at_limit, 0.5, "terminal")
+    np.testing.assert_allclose(learned, [0.5, 0.0, 0.3, 0.4], rtol=1e-6)
+
+
+def test_continuous_actions_of_any_shape_stay_as_they_are():
+    env = ToyLiberoEnv(image_size=16)
+    space = spaces.Box(-1, 1, (2, 3), np.float32)
+    buffer = TokenRolloutBuffer(1, env.observation_space, space, "cpu", n_envs=2)
+    obs = {key: np.zeros((2, *space.shape), space.dtype) for key, space in env.observation_space.items()}
+    actions = np.arange(12, dtype=np.float32).reshape(2, 2, 3) / 7
+    zeros = np.zeros(2)
+    buffer.add(obs, actions, zeros, zeros, th.zeros(2), th.zeros(2, 1), np.ones((2, 1), dtype=bool), {})
+    samples = buffer.samples(np.array([1, 0]))
+    assert samples.actions.dtype == th.float32 and np.array_equal(samples.actions, actions[::-1])
+    assert samples.old_log_prob.shape == samples.token_mask.shape == (2, 1)

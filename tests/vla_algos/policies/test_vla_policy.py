@@ -12,6 +12,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from vla_algos import TokenPPO
 from vla_algos.errors import CheckpointError, ModelInputError, SpaceError, UnknownNameError
 from vla_algos.models import load_vla, merge_adapters, save_vla, unmerge_adapters
+from vla_algos.models.base import CRITIC_INPUTS, check_sample, check_scores
 from vla_algos.policies import VLAPolicy, spaces_of
 from vla_gym import ActionTokenizer
 from vla_gym.envs.toy_env import ToyLiberoEnv
@@ -55,10 +56,25 @@ def test_scores_equal_the_log_probs_of_sampling(temperature):
     assert values.shape == (6, 1) and log_prob.shape == entropy.shape == (6,)
     assert th.allclose(log_prob, log_prob_again, atol=1e-4) and th.allclose(values, values_again, atol=1e-5)
     assert th.allclose(policy.predict_values(obs), values, atol=1e-5)
-    policy.token_level = True
-    _, per_token, entropy_per_token = policy.evaluate_actions(obs, actions)
-    assert per_token.shape == entropy_per_token.shape == (6, 7)
-    assert th.allclose(per_token.sum(1), log_prob, atol=1e-4) and th.allclose(entropy_per_token.sum(1), entropy)
+    scores = policy.score(obs, actions, {}, temperature)
+    assert scores.log_prob.shape == scores.entropy.shape == (6, 7) and scores.all_log_probs.shape == (6, 7, 256)
+    assert th.allclose(scores.log_prob.sum(1), log_prob, atol=1e-4) and th.allclose(scores.entropy.sum(1), entropy)
+    check_scores(scores, policy, scores.log_prob)
+
+
+@pytest.mark.parametrize("kwargs", [{}, {"detach_value": True, "freeze_vision": True}])
+def test_what_acting_computed_spares_scoring_the_same(kwargs):
+    policy, obs = make_policy(**kwargs), obs_as_tensor(observations(), "cpu")
+    with th.no_grad():
+        sample = policy.act(obs)
+        check_sample(sample, 6)
+        assert sample.extras.keys() == {CRITIC_INPUTS, *policy.encode(obs)}
+        assert len(sample.extras) == 1 + bool(kwargs)
+        with_extras, without = policy.score(obs, sample.action, sample.extras), policy.score(obs, sample.action, {})
+    assert all(th.equal(one, other) for one, other in zip(with_extras, without, strict=True))
+    assert th.allclose(policy.values_of(policy.critic_inputs(obs)), sample.values, atol=1e-6)
+    executed = th.tensor([0, 1])
+    assert policy.action_mask(executed).tolist() == [[False] * 7, [True] * 7]
 
 
 def test_temperature_flattens_samples_but_not_greedy_actions():

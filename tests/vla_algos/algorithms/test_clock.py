@@ -10,7 +10,7 @@ from stable_baselines3.common.logger import KVWriter, Logger
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnvWrapper, VecMonitor
 
 from vla_algos import TokenGRPO, TokenPPO
-from vla_algos.algorithms.callbacks import TolerantProgressBar
+from vla_algos.common.callbacks import TolerantProgressBar
 from vla_gym.envs.toy_env import ToyLiberoEnv
 
 
