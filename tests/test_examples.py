@@ -17,6 +17,7 @@ ARGUMENTS = {
     "01_random_rollout.py": ["--steps", "3"],
     "02_token_ppo.py": ["--timesteps", "8", "--n-steps", "8"],
     "03_stock_sb3.py": ["--timesteps", "16"],
+    "own_policy.py": ["--timesteps", "16", "--n-steps", "8"],
     "compare_algorithms.py": [
         "--timesteps",
         "8",
