@@ -17,9 +17,8 @@ from torch import nn
 from torch.distributions import Normal
 
 import vla_gym  # noqa: F401  (registers the environments)
-from vla_algos import TokenPPO
+from vla_algos import ActorPolicy, TokenPPO
 from vla_algos.models.base import CRITIC_INPUTS, Sample, Scores
-from vla_algos.policies import ActorPolicy
 from vla_gym.spec import COMMAND_DIM
 
 

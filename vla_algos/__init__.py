@@ -23,11 +23,13 @@ if TYPE_CHECKING:
     from vla_algos.curriculum import CurriculumCallback as CurriculumCallback
     from vla_algos.curriculum import SuccessSampler as SuccessSampler
     from vla_algos.evaluation import evaluate_policy_on_suite as evaluate_policy_on_suite
+    from vla_algos.policies import ActorPolicy as ActorPolicy
     from vla_algos.policies import VLAPolicy as VLAPolicy
     from vla_algos.policies import env_kwargs as env_kwargs
 
 # loaded on first use: torch, transformers and SB3 take seconds that `vla-rl --help` should not
 _EXPORTS = {
+    "ActorPolicy": "vla_algos.policies",
     "BC": "vla_algos.bc",
     "CurriculumCallback": "vla_algos.curriculum",
     "DemonstrationSet": "vla_algos.bc",

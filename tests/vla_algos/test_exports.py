@@ -15,5 +15,5 @@ def test_import_is_light_and_exports_load_on_use():
 
 
 def test_unknown_name_lists_the_exports():
-    with pytest.raises(AttributeError, match=r"no attribute 'PPO'. It exports: BC, .*TokenPPO"):
+    with pytest.raises(AttributeError, match=r"no attribute 'PPO'. It exports: ActorPolicy, BC, .*TokenPPO"):
         vla_algos.PPO  # noqa: B018

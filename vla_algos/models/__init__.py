@@ -1,6 +1,7 @@
 """Vision-language-action models; plain torch, no environments."""
 
 from vla_algos.models.adapters import load_adapters, save_adapters
+from vla_algos.models.base import Actor, Sample, Scores
 from vla_algos.models.decoding import DecodedActions, ScoredActions
 from vla_algos.models.hub import load_vla, save_vla
 from vla_algos.models.lora import add_lora, merge_adapters, unmerge_adapters
@@ -9,11 +10,14 @@ from vla_algos.models.openvla.info import ModelInfo, TrainingRecord
 from vla_algos.models.openvla.model import OpenVLA
 
 __all__ = [
+    "Actor",
     "DecodedActions",
     "ModelInfo",
     "OpenVLA",
     "OpenVLAConfig",
+    "Sample",
     "ScoredActions",
+    "Scores",
     "TrainingRecord",
     "add_lora",
     "load_adapters",

@@ -100,24 +100,6 @@ class Actor(ABC):
         """
 
     @abstractmethod
-    def critic_inputs(self, obs: Observations) -> th.Tensor:
-        """
-        Compute what values are read from, with gradients.
-
-        :param obs: per key (N, ...)
-        :return: (N, D), as ``extras[CRITIC_INPUTS]`` has it
-        """
-
-    @abstractmethod
-    def values_of(self, inputs: th.Tensor) -> th.Tensor:
-        """
-        Read values, with gradients.
-
-        :param inputs: (N, D), see :meth:`critic_inputs`
-        :return: (N,) float32
-        """
-
-    @abstractmethod
     def action_mask(self, executed: th.Tensor) -> th.Tensor:
         """
         Tell which log-probabilities belong to what was carried out: of a chunk perhaps only the first commands.
@@ -125,6 +107,26 @@ class Actor(ABC):
         :param executed: commands carried out of each action, (N,) int64
         :return: (N, A) bool
         """
+
+    def critic_inputs(self, obs: Observations) -> th.Tensor:
+        """
+        Compute what values are read from, with gradients; only algorithms with a critic ask for it.
+
+        :param obs: per key (N, ...)
+        :return: (N, D), as ``extras[CRITIC_INPUTS]`` has it
+        :raises ActorError: by default, for an actor without values
+        """
+        raise ActorError(f"{type(self).__name__} has no values. Implement critic_inputs and values_of.")
+
+    def values_of(self, inputs: th.Tensor) -> th.Tensor:
+        """
+        Read values, with gradients.
+
+        :param inputs: (N, D), see :meth:`critic_inputs`
+        :return: (N,) float32
+        :raises ActorError: by default, for an actor without values
+        """
+        raise ActorError(f"{type(self).__name__} has no values. Implement critic_inputs and values_of.")
 
     def encode(self, obs: Observations) -> dict[str, th.Tensor]:
         """

@@ -16,7 +16,7 @@ from stable_baselines3.common.policies import MultiInputActorCriticPolicy
 from torch import nn
 from torch.distributions import Categorical
 
-from vla_algos import TPO, TokenGRPO, TokenPPO, TokenRLOO
+from vla_algos import TPO, ActorPolicy, TokenGRPO, TokenPPO, TokenRLOO
 from vla_algos.errors import ActorError, CheckpointError, SpaceError
 from vla_algos.experiments.components import load_object
 from vla_algos.models.base import CRITIC_INPUTS, Sample, Scores
@@ -118,6 +118,38 @@ def test_every_algorithm_trains_any_kind_of_action(algorithm, policy):
     if policy is not ParallelTokens:
         executed = np.concatenate([env.get_wrapper_attr("bounds") for env in model.env.unwrapped.envs])
         assert executed.max() == 1.0 < np.abs(np.asarray(buffer.actions)).max(), "clipped, and stored as sampled"
+
+
+class Actionable(ActorPolicy):
+    """No values: one of two actions, by a single weight."""
+
+    def __init__(self, observation_space, action_space, lr_schedule, **kwargs):
+        super().__init__(observation_space, action_space, **kwargs)
+        self.weight = nn.Parameter(th.zeros(1))
+        self.setup_optimizer(lr_schedule(1))
+
+    def act(self, obs, temperature=1.0, deterministic=False):
+        is_high = th.rand(len(obs["agentview"]), 1) < self.weight.sigmoid()
+        nothing = th.full((len(is_high),), th.nan)
+        action = is_high.float().expand(-1, 14) * 2 - 1
+        return Sample(action, self.score(obs, action, {}, temperature).log_prob, nothing, {})
+
+    def score(self, obs, action, extras, temperature=1.0):
+        log_prob = nn.functional.logsigmoid(self.weight * action[:, :1])
+        return Scores(log_prob, th.full((len(action),), th.nan))
+
+    def action_mask(self, executed):
+        return executed.unsqueeze(1) > 0
+
+
+@pytest.mark.parametrize("algorithm", [TokenGRPO, TokenRLOO, TPO])
+def test_without_a_critic_no_values_are_needed(algorithm):
+    model = make_model(Actionable, algorithm).learn(64)
+    assert model.policy.weight.isfinite() and model.policy.weight != 0.0
+    with pytest.raises(ActorError, match="TokenPPO has a critic and needs 'critic_inputs'"):
+        make_model(Actionable).learn(8)
+    with pytest.raises(ActorError, match=r"Actionable has no values\. Implement critic_inputs and values_of\."):
+        model.policy.predict_values({})
 
 
 def test_without_a_critic_to_warm_up_the_value_learns_along():
