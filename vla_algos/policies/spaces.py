@@ -72,8 +72,7 @@ def check_observation_space(space: spaces.Space, config: OpenVLAConfig) -> bool:
     if not isinstance(space, spaces.Dict):
         raise SpaceError(f"Observation space is {space}; expected a Dict with agentview and instruction.")
     cameras, dim = config.cameras, config.proprio_dim
-    needed = [*cameras, INSTRUCTION] + ([PROPRIO] if dim else [])
-    missing = [key for key in needed if key not in space.spaces]
+    missing = [key for key in config.observation_keys if key not in space.spaces]
     if missing:
         raise SpaceError(
             f"Observation space lacks {', '.join(missing)}; it has {', '.join(space.spaces)}. "
@@ -102,7 +101,7 @@ def check_not_normalized(env: VecEnv, config: OpenVLAConfig) -> None:
     :param config: of the model
     :raises SpaceError: if something that the model reads is normalised
     """
-    read = {*config.cameras, INSTRUCTION, *([PROPRIO] if config.proprio_dim else [])}
+    read = set(config.observation_keys)
     layer: Any = env
     while isinstance(layer, VecEnvWrapper):
         changed = read.intersection(layer.norm_obs_keys or ()) if isinstance(layer, VecNormalize) else set()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import warnings
 from collections.abc import Iterable, Mapping
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -16,7 +15,7 @@ from gymnasium import spaces
 from stable_baselines3.common.type_aliases import Schedule, TensorDict
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
-from vla_algos.errors import CheckpointError, ModelInputError, SpaceError, UnknownNameError
+from vla_algos.errors import CheckpointError, SpaceError, UnknownNameError
 from vla_algos.models.base import CRITIC_INPUTS, Sample, Scores
 from vla_algos.models.decoding import DecodedActions
 from vla_algos.models.hub import load_vla
@@ -25,17 +24,16 @@ from vla_algos.models.openvla.config import PRESETS
 from vla_algos.models.openvla.model import OpenVLA
 from vla_algos.policies.actor_policy import ActorPolicy
 from vla_algos.policies.critics import PrivilegedCritic
+from vla_algos.policies.observations import ObservationReader
 from vla_algos.policies.spaces import (
     check_not_normalized,
-    check_observation_space,
     chunk_size_of,
     privileged_dim,
     spaces_of,
 )
 from vla_gym.actions.statistics import choose_data_set
 from vla_gym.actions.tokenizer import ActionTokenizer
-from vla_gym.instructions import decode_instruction
-from vla_gym.spec import COMMAND_DIM, INSTRUCTION, PRIVILEGED, PROPRIO
+from vla_gym.spec import COMMAND_DIM, PRIVILEGED
 
 FEATURES = "vision_features"
 """Name of encoded images in the extras of a sample."""
@@ -146,7 +144,7 @@ class VLAPolicy(ActorPolicy):
         self.freeze_vision = freeze_vision
         if freeze_vision:
             self.vla.vision_backbone.requires_grad_(False)
-        self._is_channels_last = check_observation_space(self.observation_space, self.vla.config)
+        self.reader = ObservationReader(self.observation_space, self.vla.config)
         self.critic: PrivilegedCritic | None = None
         if critic == "privileged":
             self.vla.value_head.requires_grad_(False)
@@ -270,29 +268,6 @@ class VLAPolicy(ActorPolicy):
         """Give back what decoding keeps on a GPU between calls."""
         self.vla.release_steps()
 
-    def model_inputs(self, obs: TensorDict, extras: Mapping[str, th.Tensor] | None = None) -> dict[str, Any]:
-        """
-        Observations as the model's keyword arguments.
-
-        :param obs: per key (N, ...)
-        :param extras: of a sample; encoded images in it spare encoding them again
-        :return: ``images`` (N, 3 * cameras, H, W) uint8, or (N, patches, channels) where ``extras`` has ``FEATURES``;
-            ``instructions`` N texts; ``proprio`` (N, dim) float32 or None
-        """
-        images = extras[FEATURES] if extras and FEATURES in extras else self._images(obs)
-        rows = obs[INSTRUCTION].to("cpu", th.uint8).numpy()
-        return {
-            "images": images,
-            "instructions": [_decode(row.tobytes()) for row in rows],
-            "proprio": obs[PROPRIO].float() if self.vla.config.proprio_dim else None,
-        }
-
-    def _images(self, obs: TensorDict) -> th.Tensor:
-        views = [obs[camera] for camera in self.vla.config.cameras]
-        if self._is_channels_last:
-            views = [view.permute(0, 3, 1, 2) for view in views]
-        return views[0] if len(views) == 1 else th.cat(views, dim=1)
-
     @property
     def is_preset(self) -> bool:
         """Whether the model was made with random weights, not loaded from a checkpoint."""
@@ -310,7 +285,7 @@ class VLAPolicy(ActorPolicy):
         :param obs: per key (N, ...)
         :return: ``FEATURES`` (N, patches, channels), or nothing
         """
-        return {FEATURES: self.vla.encode_images(self._images(obs))} if self.freeze_vision else {}
+        return {FEATURES: self.vla.encode_images(self.reader.images(obs))} if self.freeze_vision else {}
 
     def act(self, obs: TensorDict, temperature: float = 1.0, deterministic: bool = False) -> Sample:
         """
@@ -340,7 +315,8 @@ class VLAPolicy(ActorPolicy):
         :param temperature: divides the logits, above 0
         :return: the scores, with entropies and the log-probabilities of all bins
         """
-        scored = self.vla.score_actions(**self.model_inputs(obs, extras), bins=action.long(), temperature=temperature)
+        inputs = self.reader.inputs(obs, extras.get(FEATURES))
+        scored = self.vla.score_actions(**inputs, bins=action.long(), temperature=temperature)
         values = scored.values if self.critic is None else self.critic(obs[PRIVILEGED])
         return Scores(scored.log_probs, values, scored.entropy, scored.bin_log_probs)
 
@@ -351,7 +327,7 @@ class VLAPolicy(ActorPolicy):
         :param obs: per key (N, ...)
         :return: (N, D) float32: privileged observations or hidden states
         """
-        return self.vla.prompt_hidden(**self.model_inputs(obs)) if self.critic is None else obs[PRIVILEGED].float()
+        return self.vla.prompt_hidden(**self.reader.inputs(obs)) if self.critic is None else obs[PRIVILEGED].float()
 
     def observe_critic_inputs(self, inputs: th.Tensor) -> None:
         """
@@ -397,24 +373,7 @@ class VLAPolicy(ActorPolicy):
         :return: bins (A,) or (N, A), and ``state``
         :raises ModelInputError: if the observation is no dictionary or lacks an entry that the model reads
         """
-        needed = self.actor_keys
-        if not isinstance(observation, dict):
-            raise ModelInputError(
-                f"The observation is a {type(observation).__name__}; expected a dictionary with {', '.join(needed)}."
-            )
-        missing = [key for key in needed if key not in observation]
-        if missing:
-            raise ModelInputError(
-                f"The observation lacks {', '.join(missing)}; it has {', '.join(map(str, observation)) or 'nothing'}. "
-                f"The model reads {', '.join(needed)}."
-            )
-        return super().predict({key: observation[key] for key in needed}, state, episode_start, deterministic)
-
-    @property
-    def actor_keys(self) -> list[str]:
-        """Entries of an observation that the model reads to act."""
-        config = self.vla.config
-        return [*config.cameras, INSTRUCTION, *([PROPRIO] if config.proprio_dim else [])]
+        return super().predict(self.reader.select(observation), state, episode_start, deterministic)
 
     def _predict(  # type: ignore[override]
         self, observation: TensorDict, deterministic: bool = False
@@ -426,13 +385,8 @@ class VLAPolicy(ActorPolicy):
         self, obs: TensorDict, temperature: float, deterministic: bool, extras: Mapping[str, th.Tensor]
     ) -> DecodedActions:
         return self.vla.decode_actions(
-            **self.model_inputs(obs, extras), temperature=temperature, deterministic=deterministic
+            **self.reader.inputs(obs, extras.get(FEATURES)), temperature=temperature, deterministic=deterministic
         )
-
-
-@lru_cache(maxsize=1024)
-def _decode(raw: bytes) -> str:
-    return decode_instruction(np.frombuffer(raw, dtype=np.uint8))
 
 
 def _load_vla(

@@ -125,7 +125,7 @@ def test_what_is_penalised_is_the_exact_kl_at_the_temperature(algorithm, toy_vec
 
     def spy(update, learner):
         part = parts[-1]
-        inputs = model.policy.model_inputs(part.observations)
+        inputs = model.policy.reader.inputs(part.observations)
         with th.no_grad():
             p, q = (
                 (vla.action_logits(**inputs, bins=part.actions) / 1.3).log_softmax(dim=-1)

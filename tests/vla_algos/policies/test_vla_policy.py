@@ -227,7 +227,7 @@ def test_the_wrist_camera_reaches_a_model_that_asks_for_it(monkeypatch):
     policy = VLAPolicy(space, toy.action_space, lambda _: 0.0, vla="nano", seed=0, vla_kwargs=changes)
     obs = observations(3)
     obs["wrist"] = obs["agentview"][::-1].copy()
-    inputs = policy.model_inputs(obs_as_tensor(obs, "cpu"))
+    inputs = policy.reader.inputs(obs_as_tensor(obs, "cpu"))
     assert np.array_equal(inputs["images"][:, 3:].permute(0, 2, 3, 1), obs["wrist"])
     assert np.array_equal(inputs["images"][:, :3].permute(0, 2, 3, 1), obs["agentview"])
     assert policy.predict(obs, deterministic=True)[0].shape == (3, 7)

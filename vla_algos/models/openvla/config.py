@@ -10,7 +10,7 @@ from typing import Any
 from vla_algos.errors import CheckpointError, UnknownNameError
 from vla_algos.models.openvla.config_checks import describe_faults
 from vla_algos.models.openvla.released import DINOV2_ID, SIGLIP_ID, ReleasedFiles, released_fields
-from vla_gym.spec import AGENTVIEW, COMMAND_DIM, N_BINS
+from vla_gym.spec import AGENTVIEW, COMMAND_DIM, INSTRUCTION, N_BINS, PROPRIO
 
 # mean and std of (eef position in m, axis-angle in rad, two finger positions in m), rounded, over LIBERO's tasks
 LIBERO_PROPRIO_MEAN = (-0.05, 0.03, 0.9, 3.0, -0.1, -0.1, 0.027, -0.027)
@@ -123,6 +123,11 @@ class OpenVLAConfig:
 
     def __post_init__(self) -> None:
         _freeze_lists(self)
+
+    @property
+    def observation_keys(self) -> tuple[str, ...]:
+        """Entries of an observation that the model reads."""
+        return (*self.cameras, INSTRUCTION, *([PROPRIO] if self.proprio_dim else []))
 
     @property
     def action_tokens(self) -> int:
