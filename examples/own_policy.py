@@ -18,6 +18,7 @@ from torch.distributions import Normal
 
 import vla_gym  # noqa: F401  (registers the environments)
 from vla_algos import ActorPolicy, TokenPPO
+from vla_algos.errors import SpaceError
 from vla_algos.models.base import CRITIC_INPUTS, Sample, Scores
 from vla_gym.spec import COMMAND_DIM
 
@@ -30,6 +31,8 @@ class SmallPolicy(ActorPolicy):
 
     def __init__(self, observation_space, action_space, lr_schedule, width=64, **kwargs):
         super().__init__(observation_space, action_space, **kwargs)
+        if not isinstance(action_space, gym.spaces.Box):
+            raise SpaceError(f'Action space is {action_space}. Make the environment with action_type="continuous".')
         self.trunk = nn.Sequential(
             *(nn.Conv2d(3, 16, kernel_size=8, stride=4), nn.ReLU()),
             *(nn.Conv2d(16, 32, kernel_size=4, stride=2), nn.ReLU()),

@@ -56,8 +56,11 @@ class Actor(ABC):
     A policy and its value, as the algorithms see them.
 
     :class:`vla_algos.policies.ActorPolicy` makes an SB3 policy of it. There ``VLAPolicy`` stands for OpenVLA, and
-    ``examples/own_policy.py`` for a network of your own. The temperature divides logits, or multiplies standard
-    deviations; it is the same in ``act`` and ``score``, or ratios would not start at 1.
+    ``examples/own_policy.py`` for a network of your own. Its constructor is given the spaces of the environment, and
+    raises :class:`vla_algos.errors.SpaceError` for those that it cannot take.
+
+    The temperature divides logits, or multiplies standard deviations. It is the same in ``act`` and ``score``, so that
+    ratios start at 1.
     """
 
     has_entropy: bool = False

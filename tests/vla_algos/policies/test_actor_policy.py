@@ -61,7 +61,9 @@ class ParallelTokens(SmallPolicy):
     has_exact_kl = True
 
     def __init__(self, observation_space, action_space, lr_schedule, **kwargs):
-        super().__init__(observation_space, action_space, lr_schedule, **kwargs)
+        numbers = spaces.Box(0, 255, action_space.shape)
+        super().__init__(observation_space, numbers, lr_schedule, **kwargs)
+        self.action_space = action_space
         self.logits = nn.Linear(64, self.n_numbers * 256)
         self.setup_optimizer(lr_schedule(1))
 
@@ -245,8 +247,10 @@ def test_what_a_policy_gives_is_checked(policy, message):
         make_model(policy, critic_warmup_iterations=0).learn(16)
 
 
-def test_a_policy_that_is_none_is_refused():
+def test_policies_and_spaces_that_do_not_fit_are_refused():
     with pytest.raises(TypeError, match=r"not MultiInput.*derives from vla_algos\.policies\.ActorPolicy"):
         TokenPPO(MultiInputActorCriticPolicy, make_env())
+    with pytest.raises(SpaceError, match=r'Action space is MultiDiscrete.*action_type="continuous"'):
+        TokenPPO(SmallPolicy, ToyLiberoEnv())
     with pytest.raises(SpaceError, match="use_sde=True is for SB3's own policies"):
         PPO(SmallPolicy, make_env(), use_sde=True)
