@@ -154,6 +154,14 @@ def test_without_a_critic_no_values_are_needed(algorithm):
         model.policy.predict_values({})
 
 
+@pytest.mark.slow
+def test_it_learns_where_the_square_is():
+    env = make_vec_env(lambda: Continuous(ToyLiberoEnv(image_size=48, horizon=1, task_ids=[1])), 16)
+    settings = {"learning_rate": 1e-3, "n_steps": 16, "n_epochs": 4, "critic_warmup_iterations": 1, "temperature": 1.0}
+    model = TokenPPO(SmallPolicy, env, ratio_level="token", seed=0, device="cpu", **settings).learn(24 * 256)
+    assert np.mean(model.ep_success_buffer) > 0.9, "one in four at the start"
+
+
 def test_without_a_critic_to_warm_up_the_value_learns_along():
     model = make_model(critic_warmup_iterations=0).learn(16)
     assert model.logger.name_to_value["train/value_loss"] > 0
