@@ -291,7 +291,7 @@ class TokenAlgorithm(ResumableAlgorithm):
         tensors: Any = obs_as_tensor(dict(obs), self.device)
         with th.no_grad():
             sample = self.policy.act(tensors, self.policy.temperature)
-        check_sample(sample, len(sample.action))
+        check_sample(sample, len(next(iter(tensors.values()))))
         return tensors, sample
 
     def _executable(self, actions: np.ndarray) -> np.ndarray:

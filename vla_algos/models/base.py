@@ -150,6 +150,7 @@ def check_sample(sample: Sample, n: int) -> None:
     :param n: observations
     :raises ActorError: if a shape is wrong
     """
+    _check("act", "action", sample.action, (n, *sample.action.shape[1:]))
     if sample.log_prob.ndim != 2 or len(sample.log_prob) != n:
         raise ActorError(
             f"act gave log_prob of shape {tuple(sample.log_prob.shape)} for {n} observations; expected ({n}, A), with "

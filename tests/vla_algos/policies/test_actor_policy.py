@@ -241,6 +241,7 @@ def changed(method: str, **changes: Any) -> type:
             changed("act", log_prob=lambda x: x.sum(1)),
             r"act gave log_prob of shape \(2,\) for 2 .*expected \(2, A\)",
         ),
+        (changed("act", action=lambda x: x[0]), r"act gave action of shape \(14,\); expected \(2,\)"),
         (changed("act", values=lambda x: x[:, None]), r"act gave values of shape \(2, 1\); expected \(2,\)"),
         (changed("act", extras=lambda x: {}), r"act gave the extras \[\]; TokenPPO has a critic and needs 'critic_inp"),
         (changed("act", extras=lambda x: {"y": th.zeros(3)}), r"extras\['y'\] of shape \(3,\); expected \(2,\)"),
