@@ -12,6 +12,7 @@ import numpy as np
 from gymnasium import spaces
 
 from vla_gym.actions.tokenizer import ActionTokenizer
+from vla_gym.appearance import Appearance, checked_appearance
 from vla_gym.arguments import checked_bool, checked_int, checked_list, checked_name
 from vla_gym.assets.resolve import resolve_assets
 from vla_gym.envs.privileged import PRIVILEGED_DIM, PRIVILEGED_LIMIT, PrivilegedObserver
@@ -29,6 +30,7 @@ from vla_gym.type_aliases import Float64Array, Observation, UInt8Array
 
 _MADE_AGAIN = ("_bundles", "_cores", "_core", "_renderer", "_privileged")
 """Attributes that are not pickled."""
+RESET_OPTIONS = ("task_id", "init_state_id", "appearance")
 ACTION_TYPES = ("tokens", "continuous")
 MAX_IMAGE_SIZE = 4096
 """Largest images (px); OpenGL drivers have no larger off-screen buffers for certain."""
@@ -73,7 +75,8 @@ class LiberoEnv(gym.Env[Observation, Any]):
     ``executed_steps`` (commands of the chunk that were carried out), ``unstable``.
 
     ``reset(options={"task_id": t, "init_state_id": k})`` picks the episode; what is not given is drawn from
-    ``np_random``. Fixtures stand where they stand in OpenVLA's evaluation of initial state k.
+    ``np_random``. Fixtures stand where they stand in OpenVLA's evaluation of initial state k. The option ``appearance``
+    changes what that episode's images show.
 
     Version history: v0, first release.
 
@@ -93,6 +96,8 @@ class LiberoEnv(gym.Env[Observation, Any]):
     :param physics: ``fast``, or ``exact`` for upstream's own sequence of calls, which gives the same trajectories up to
         rounding at twice the cost
     :param privileged_obs: whether observations have the key ``privileged``
+    :param appearance: cameras, lights, colours and textures in place of the scenes' own, in every episode: an
+        ``Appearance`` or the same as plain data; names are checked when an episode of the scene starts
     :raises UnknownNameError: for a suite, task, initial state, camera, action type, quality or physics not offered
     :raises InvalidArgumentError: for a keyword of the wrong type, out of range, or a list that names something twice
     :raises AssetsError: for an asset folder that is missing or incomplete
@@ -117,6 +122,7 @@ class LiberoEnv(gym.Env[Observation, Any]):
         settle_steps: int = SETTLE_STEPS,
         physics: str = "fast",
         privileged_obs: bool = False,
+        appearance: Appearance | Mapping[str, Any] | None = None,
     ) -> None:
         self.suite = get_suite(suite)
         self.starts = Starts(len(self.suite.tasks), N_INIT_STATES, task_ids, init_state_ids)
@@ -133,6 +139,7 @@ class LiberoEnv(gym.Env[Observation, Any]):
         self.settle_steps = checked_int("settle_steps", settle_steps, 0, MAX_SETTLE_STEPS)
         self.randomize_fixtures = checked_bool("randomize_fixtures", randomize_fixtures)
         self.privileged_obs = checked_bool("privileged_obs", privileged_obs)
+        self.appearance = appearance  # type: ignore[assignment]
         if not (action_tokenizer is None or isinstance(action_tokenizer, ActionTokenizer)):
             raise InvalidArgumentError(
                 f"action_tokenizer is {action_tokenizer!r}; expected an ActionTokenizer, or None for bins over the "
@@ -198,6 +205,15 @@ class LiberoEnv(gym.Env[Observation, Any]):
             self._is_over = is_over
 
     @property
+    def appearance(self) -> Appearance | None:
+        """What images of all episodes show differently, from the next reset on; takes plain data, too."""
+        return self._default_appearance
+
+    @appearance.setter
+    def appearance(self, value: Appearance | Mapping[str, Any] | None) -> None:
+        self._default_appearance = checked_appearance(value)
+
+    @property
     def core(self) -> SimCore:
         """The running simulation."""
         if self._core is None:
@@ -216,16 +232,19 @@ class LiberoEnv(gym.Env[Observation, Any]):
         Start an episode and let the scene settle.
 
         :param seed: seeds ``np_random``
-        :param options: ``task_id`` and/or ``init_state_id``
-        :raises UnknownNameError: for an option, task or initial state that does not exist
+        :param options: any of ``task_id``, ``init_state_id`` and ``appearance``, which hold for this episode alone
+        :raises UnknownNameError: for an option, task or initial state that does not exist, or an appearance that names
+            what the scene does not have
+        :raises InvalidArgumentError: for an appearance with a value of the wrong shape or out of range
         """
         super().reset(seed=seed)
-        options = dict(options or {})
-        task_id = options.pop("task_id", None)
-        init_state_id = options.pop("init_state_id", None)
-        if options:
-            raise UnknownNameError("reset option", next(iter(options)), ("task_id", "init_state_id"))
-        self._start(*self.starts.draw(self.np_random, task_id, init_state_id))
+        options = options or {}
+        for name in options:
+            if name not in RESET_OPTIONS:
+                raise UnknownNameError("reset option", name, RESET_OPTIONS)
+        appearance = checked_appearance(options.get("appearance"))
+        task_id, init_state_id = self.starts.draw(self.np_random, options.get("task_id"), options.get("init_state_id"))
+        self._start(task_id, init_state_id, self.appearance if appearance is None else appearance)
         return self._observation(), self._info()
 
     def set_start_weights(self, weights: Mapping[tuple[int, int], float] | None) -> None:
@@ -242,12 +261,12 @@ class LiberoEnv(gym.Env[Observation, Any]):
         """
         self.starts.set_weights(weights)
 
-    def _start(self, task_id: int, init_state_id: int) -> None:
+    def _start(self, task_id: int, init_state_id: int, appearance: Appearance | None) -> None:
         self._task_id, self._init_state_id, self._elapsed_steps = task_id, init_state_id, 0
         self._last_view = None
         self._is_over = False
         bundle = self.bundle
-        core = self._enter_scene()
+        core = self._enter_scene(appearance)
         if self.randomize_fixtures:
             pos, quat = sample_fixture_poses(bundle, self.np_random)
         else:
@@ -257,8 +276,8 @@ class LiberoEnv(gym.Env[Observation, Any]):
             core.step(np.array(SETTLE_COMMAND))
         self._privileged = PrivilegedObserver(core) if self.privileged_obs else None
 
-    def _enter_scene(self) -> SimCore:
-        """Make the simulation and the renderer of the current task's scene the current ones."""
+    def _enter_scene(self, appearance: Appearance | None) -> SimCore:
+        """Make the simulation and the renderer of the current task's scene the current ones, with that appearance."""
         bundle = self.bundle
         core = self._cores.get(bundle.scene)
         if core is None:
@@ -271,6 +290,13 @@ class LiberoEnv(gym.Env[Observation, Any]):
             renderer = self.make_renderer(self.image_size, self._rendered_cameras, self.render_quality)
             self._close_renderer()
             self._renderer = renderer
+        if appearance is not None and self._renderer is not None:
+            try:
+                self._renderer.check_appearance(appearance)
+            except ValueError:
+                self._core = None  # there is no episode until the next reset
+                raise
+        core.appearance = appearance
         return core
 
     def snapshot(self) -> dict[str, Any]:
@@ -295,6 +321,7 @@ class LiberoEnv(gym.Env[Observation, Any]):
             "np_random": self.np_random.bit_generator.state,
             "starts": self.starts.snapshot(),
             "core": None if core is None else core.snapshot(),
+            "appearance": None if core is None or core.appearance is None else core.appearance.as_dict(),
             "initial_heights": None if self._privileged is None else self._privileged.initial_heights.copy(),
         }
 
@@ -318,7 +345,9 @@ class LiberoEnv(gym.Env[Observation, Any]):
         if snapshot["core"] is None:
             self._core = self._privileged = None
         else:
-            core, heights = self._enter_scene(), snapshot["initial_heights"]
+            # snapshots of earlier versions have no appearance
+            core = self._enter_scene(checked_appearance(snapshot.get("appearance")))
+            heights = snapshot["initial_heights"]
             core.restore(snapshot["core"])
             if self.privileged_obs:
                 self._privileged = PrivilegedObserver(
@@ -344,6 +373,21 @@ class LiberoEnv(gym.Env[Observation, Any]):
             raise UnknownNameError("render_quality", quality, RENDER_QUALITIES)
         (bundle,) = load_bundles([self.bundle.task], self._pack, quality)
         return CameraRenderer(bundle.model_file(quality), image_size, [CAMERAS[name] for name in cameras], quality)
+
+    def scene_appearance(self) -> Appearance:
+        """
+        What the current scene itself looks like: the value of everything that an appearance can override.
+
+        :raises gymnasium.error.ResetNeeded: before the first reset
+        :raises InvalidArgumentError: if the environment renders nothing
+        """
+        if not self._rendered_cameras:
+            raise InvalidArgumentError(
+                "cameras is empty, so there is nothing to see; make the environment with cameras."
+            )
+        if self._renderer is None:
+            raise gym.error.ResetNeeded("Call reset() before scene_appearance().")
+        return self._renderer.scene_appearance()
 
     def step(self, action: Any) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import mujoco
 import numpy as np
 
+from vla_gym.appearance import Appearance
 from vla_gym.errors import SnapshotError, UnknownNameError
 from vla_gym.scenes.bundle import RobotIds, SceneBundle
 from vla_gym.sim.compilation import compile_control_step
@@ -52,16 +53,19 @@ class View:
     :param body_pos: positions of all bodies in their parents (m), (nbody, 3); fixtures are moved by these
     :param body_quat: orientations (wxyz), (nbody, 4)
     :param site_rgba: colours of all sites, (nsite, 4)
+    :param appearance: what looks different from the scene; None: nothing
     """
 
     qpos: Float64Array
     body_pos: Float64Array
     body_quat: Float64Array
     site_rgba: Float64Array
+    appearance: Appearance | None = None
 
     def copy(self) -> View:
-        """The same view, which the simulation does not change any more."""
-        return View(self.qpos.copy(), self.body_pos.copy(), self.body_quat.copy(), self.site_rgba.copy())
+        """Copy the arrays, so that the simulation does not change them any more."""
+        arrays = (self.qpos, self.body_pos, self.body_quat, self.site_rgba)
+        return View(*(array.copy() for array in arrays), appearance=self.appearance)
 
 
 class Sensed(NamedTuple):
@@ -106,6 +110,8 @@ class SimCore:
         self._observed = Observed(*(np.zeros(size) for size in (nq, nq, 3, 4, nq, nv)))
         self._warnings = self.data.warning
         self._has_failed = False
+        self.appearance: Appearance | None = None
+        """What views show differently from the scene; nothing else reads it."""
         self.bundle = bundle
         self.set_task(bundle)
 
@@ -294,7 +300,7 @@ class SimCore:
         """What a camera shows in the current observation."""
         rgba = self.model.site_rgba.copy()
         rgba[self._heat_sites, 3] = self._observed_alpha
-        return View(self._observed.qpos, self.model.body_pos, self.model.body_quat, rgba)
+        return View(self._observed.qpos, self.model.body_pos, self.model.body_quat, rgba, self.appearance)
 
     def _heat_alpha(self) -> Float64Array:
         return np.asarray(self.model.site_rgba[self._heat_sites, 3], dtype=np.float64)

@@ -6,8 +6,9 @@ falls back on a window system. This renderer makes the same calls, but chooses a
 EGL, or OSMesa where there is no EGL; ``MUJOCO_GL=egl|osmesa`` overrides the choice.
 
 Compiled render models are large. A process loads each once and sends it to OpenGL once per image size, however many
-environments show it. The model has cameras, joints and bodies like the simulated one, and is posed again for each
-image. All of it happens in one thread, see ``vla_gym.sim.gl_thread``.
+environments show it. The model has cameras, joints and bodies like the simulated one. For each image it is posed again,
+and what the view's appearance overrides is written into it, or its own values back. All of it happens in one thread, see
+``vla_gym.sim.gl_thread``.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from __future__ import annotations
 import atexit
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from typing import Any
 import mujoco
 import numpy as np
 
+from vla_gym.appearance import Appearance
 from vla_gym.assets.foreign import SCENES_VARIABLE, named_scenes
 from vla_gym.assets.resolve import scene_cache
 from vla_gym.errors import RenderingError, UnknownNameError
@@ -30,6 +32,7 @@ from vla_gym.sim.core import View
 from vla_gym.sim.gl_thread import GLThread
 from vla_gym.sim.opengl import gl_backend as gl_backend
 from vla_gym.sim.opengl import make_context
+from vla_gym.sim.overrides import Overrides
 from vla_gym.tasks.registry import COLLISION_GROUP, RENDER_QUALITIES, VISUAL_GROUP
 from vla_gym.type_aliases import UInt8Array
 
@@ -66,10 +69,31 @@ class CameraRenderer:
         :param view: what to show
         :return: (size, size, 3) uint8
         :raises RenderingError: if the renderer is closed, or in a process forked from one that has rendered
+        :raises UnknownNameError: if the view's appearance names what the scene does not have
         """
         draw = self._open_scene().draw
         raw = _pool.thread.call(draw, self._cameras[camera], view, self._size, self._has_effects)
         return np.ascontiguousarray(raw[::-1, ::-1])
+
+    def check_appearance(self, appearance: Appearance) -> None:
+        """
+        Make sure that an appearance can be shown.
+
+        :param appearance: of a view
+        :raises UnknownNameError: if it names what the scene does not have
+        :raises InvalidArgumentError: for a picture that does not fit the kind of its texture
+        :raises RenderingError: if the renderer is closed
+        """
+        self._open_scene().stage.overrides.check(appearance)
+
+    def scene_appearance(self) -> Appearance:
+        """
+        What the scene itself looks like: the value of everything that an appearance can override.
+
+        :raises RenderingError: if the renderer is closed, or in a process forked from one that has rendered
+        """
+        # in the one thread that writes to the model
+        return _pool.thread.call(self._open_scene().stage.overrides.own_appearance)
 
     def device(self) -> str:
         """
@@ -102,12 +126,14 @@ class _Stage:
                 f"The render model {model_file} is damaged ({error}). {_mended(model_file)}"
             ) from error
         self.data = mujoco.MjData(self.model)
+        self.overrides = Overrides(self.model)
         self._options = mujoco.MjvOption()
         self._options.geomgroup[COLLISION_GROUP] = 0
         self._options.geomgroup[VISUAL_GROUP] = 1
 
     def show(self, view: View, camera: mujoco.MjvCamera, visible: mujoco.MjvScene) -> None:
         """Pose the model and list what the camera sees in ``visible``."""
+        self.overrides.apply(view.appearance)
         self.model.body_pos[:], self.model.body_quat[:] = view.body_pos, view.body_quat
         self.model.site_rgba[:] = view.site_rgba
         self.data.qpos[:] = view.qpos
@@ -145,6 +171,8 @@ class _GLScene:
             setattr(stage.model.vis.global_, name, max(getattr(stage.model.vis.global_, name), image_size))
         self.buffers = mujoco.MjrContext(stage.model, mujoco.mjtFontScale.mjFONTSCALE_150)
         self.visible = mujoco.MjvScene(stage.model, maxgeom=_MAX_GEOMS)
+        # pictures in place of the scene's own, as OpenGL has them now
+        self._pictures: dict[str, UInt8Array] = {}
 
     def draw(self, camera: mujoco.MjvCamera, view: View, image_size: int, has_effects: bool) -> UInt8Array:
         self.stage.show(view, camera, self.visible)
@@ -153,10 +181,21 @@ class _GLScene:
         raw = np.empty((image_size, image_size, 3), dtype=np.uint8)
         viewport = mujoco.MjrRect(0, 0, image_size, image_size)
         self._context.make_current()
+        self._upload({} if view.appearance is None else view.appearance.textures)
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self.buffers)
         mujoco.mjr_render(viewport, self.visible, self.buffers)
         mujoco.mjr_readPixels(raw, None, viewport, self.buffers)
         return raw
+
+    def _upload(self, pictures: Mapping[str, UInt8Array]) -> None:
+        """Bring OpenGL's textures to what is to be shown; those that are there already stay."""
+        overrides = self.stage.overrides
+        for name in {*self._pictures, *pictures}:
+            picture = pictures.get(name)
+            if picture is not self._pictures.get(name):
+                model = overrides.texture_model(name, picture)
+                mujoco.mjr_uploadTexture(model, self.buffers, overrides.textures[name])
+        self._pictures = dict(pictures)
 
     def device(self) -> str:
         self._context.make_current()
@@ -223,6 +262,7 @@ class _Pool:
         spares = [key for key, value in self._scenes.items() if not value.users]
         if len(spares) == len(self._scenes):
             self._free_all()
+            return
         for key in spares[:-_MAX_SPARES]:
             self._scenes.pop(key).free()
 

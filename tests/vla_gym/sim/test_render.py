@@ -99,6 +99,16 @@ def test_renderers_of_one_scene_share_its_memory_and_do_not_mix_their_views(mode
     second.close()
 
 
+def test_renderers_of_many_scenes_can_be_closed(tmp_path: Path, view: View, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(render, "_pool", render._Pool())
+    files = [tmp_path / f"{i}.mjb" for i in range(4)]
+    for file in files:
+        mujoco.mj_saveModel(mujoco.MjModel.from_xml_string(SCENE), str(file), None)
+    for renderer in [CameraRenderer(file, 16, ["above"]) for file in files]:
+        renderer.close()
+    assert not render._pool._scenes
+
+
 def test_threads_render_the_same_pixels(model_file: Path, view: View) -> None:
     def draw(_: int) -> np.ndarray:
         renderer = CameraRenderer(model_file, 32, ["above"])
