@@ -257,8 +257,8 @@ def _picture(name: str, value: Any) -> UInt8Array:
     is_picture = array.dtype == np.uint8 and array.ndim == 3 and array.shape[2] == 3
     if not is_picture or not 1 <= min(array.shape) <= max(array.shape) <= MAX_TEXTURE_SIZE:
         raise InvalidArgumentError(
-            f"{name} is {array.dtype} of shape {array.shape}; expected a picture, uint8 of shape (height, width, 3) with "
-            f"sides of 1 to {MAX_TEXTURE_SIZE} pixels."
+            f"{name} is {array.dtype} of shape {array.shape}; expected a picture, uint8 of shape (height, width, 3) "
+            f"with sides of 1 to {MAX_TEXTURE_SIZE} pixels."
         )
     array.setflags(write=False)
     return array

@@ -73,8 +73,8 @@ class Overrides:
             height, width = picture.shape[:2]
             if self._is_cube(name) and height not in (width, _CUBE_FACES * width):
                 raise InvalidArgumentError(
-                    f"textures[{name!r}] has shape {picture.shape}; the texture is a cube, which takes a square picture "
-                    "or six of them below each other."
+                    f"textures[{name!r}] has shape {picture.shape}; the texture is a cube, which takes a square "
+                    "picture or six of them below each other."
                 )
 
     def apply(self, appearance: Appearance | None) -> None:

@@ -6,8 +6,8 @@ falls back on a window system. This renderer makes the same calls, but chooses a
 EGL, or OSMesa where there is no EGL; ``MUJOCO_GL=egl|osmesa`` overrides the choice.
 
 Compiled render models are large. A process loads each once and sends it to OpenGL once per image size, however many
-environments show it. The model has cameras, joints and bodies like the simulated one. For each image it is posed again,
-and what the view's appearance overrides is written into it, or its own values back. All of it happens in one thread, see
+environments show it. The model has cameras, joints and bodies like the simulated one. Each image poses it again and
+writes the values that the view's appearance overrides, or its own ones back. All of it happens in one thread, see
 ``vla_gym.sim.gl_thread``.
 """
 

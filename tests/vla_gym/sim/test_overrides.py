@@ -18,7 +18,10 @@ from vla_gym.sim.render import CameraRenderer
 
 SCENE = """
 <mujoco>
-  <visual><headlight ambient="{headlight}" diffuse=".2 .2 .2" active="{headlight_active}"/><quality shadowsize="256"/></visual>
+  <visual>
+    <headlight ambient="{headlight}" diffuse=".2 .2 .2" active="{headlight_active}"/>
+    <quality shadowsize="256"/>
+  </visual>
   <asset>
     <texture name="floor" type="2d" file="{floor}.png"/>
     <texture name="cube" type="cube" file="{cube}.png"/>
