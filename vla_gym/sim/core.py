@@ -64,8 +64,9 @@ class View:
 
     def copy(self) -> View:
         """Copy the arrays, so that the simulation does not change them any more."""
-        arrays = (self.qpos, self.body_pos, self.body_quat, self.site_rgba)
-        return View(*(array.copy() for array in arrays), appearance=self.appearance)
+        return View(
+            self.qpos.copy(), self.body_pos.copy(), self.body_quat.copy(), self.site_rgba.copy(), self.appearance
+        )
 
 
 class Sensed(NamedTuple):
