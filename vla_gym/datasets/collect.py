@@ -71,10 +71,10 @@ def _roll_out(
         observations.append(observation)
         executed.append(command)
         states.append(base.get_state())
-        sensed = base.core.sensed()
-        joint_states.append(sensed.joints)
-        robot_states.append(np.concatenate((sensed.fingers, sensed.eef_pos, sensed.eef_quat[[1, 2, 3, 0]])))
-        ee_states.append(np.concatenate((sensed.eef_pos, sensed.eef_axis_angle)))
+        robot = base.core.robot_state()
+        joint_states.append(robot.joints)
+        robot_states.append(np.concatenate((robot.fingers, robot.eef_pos, robot.eef_quat[[1, 2, 3, 0]])))
+        ee_states.append(np.concatenate((robot.eef_pos, robot.eef_axis_angle)))
         observation, _, terminated, truncated, info = env.step(command)
         if terminated or truncated:
             break

@@ -22,7 +22,7 @@ from vla_gym.instructions import INSTRUCTION_BYTES, encode_instruction
 from vla_gym.scenes.bundle import SceneBundle
 from vla_gym.scenes.fixtures import sample_fixture_poses
 from vla_gym.scenes.store import load_bundles
-from vla_gym.sim.core import PHYSICS, SimCore, View
+from vla_gym.sim.core import PHYSICS, SceneView, SimCore
 from vla_gym.sim.render import CameraRenderer
 from vla_gym.spec import AGENTVIEW, CAMERAS, COMMAND_DIM, INSTRUCTION, N_BINS, PRIVILEGED, PROPRIO, PROPRIO_DIM
 from vla_gym.tasks.registry import CONTROL_HZ, N_INIT_STATES, RENDER_QUALITIES, SETTLE_COMMAND, SETTLE_STEPS, get_suite
@@ -134,8 +134,8 @@ class LiberoEnv(gym.Env[Observation, Any]):
         self.render_mode = checked_name("render_mode", render_mode, [None, *self.metadata["render_modes"]])
         self.render_quality = checked_name("render_quality", render_quality, RENDER_QUALITIES)
         self.physics = checked_name("physics", physics, PHYSICS)
-        self.chunk_size = chunk_size = checked_int("chunk_size", chunk_size, 1, self.suite.horizon)
-        self.image_size = image_size = checked_int("image_size", image_size, 16, MAX_IMAGE_SIZE)
+        self.chunk_size = checked_int("chunk_size", chunk_size, 1, self.suite.horizon)
+        self.image_size = checked_int("image_size", image_size, 16, MAX_IMAGE_SIZE)
         self.settle_steps = checked_int("settle_steps", settle_steps, 0, MAX_SETTLE_STEPS)
         self.randomize_fixtures = checked_bool("randomize_fixtures", randomize_fixtures)
         self.privileged_obs = checked_bool("privileged_obs", privileged_obs)
@@ -158,25 +158,30 @@ class LiberoEnv(gym.Env[Observation, Any]):
         self._elapsed_steps = 0
         self._last_observation: Observation = {}
         # what there was to see before the physics diverged; None: it has not
-        self._last_view: View | None = None
+        self._last_view: SceneView | None = None
         self._is_over = False
+        self.observation_space: spaces.Dict = self._make_observation_space()  # type: ignore[assignment]
+        self.action_space = self._make_action_space()
 
-        self.observation_space: spaces.Dict = spaces.Dict(  # type: ignore[assignment]
+    def _make_observation_space(self) -> spaces.Dict:
+        image_shape = (self.image_size, self.image_size, 3)
+        space = spaces.Dict(
             {
-                **{name: spaces.Box(0, 255, (image_size, image_size, 3), np.uint8) for name in self.cameras},
+                **{name: spaces.Box(0, 255, image_shape, np.uint8) for name in self.cameras},
                 PROPRIO: spaces.Box(-PROPRIO_LIMIT, PROPRIO_LIMIT, (PROPRIO_DIM,), np.float32),
                 INSTRUCTION: spaces.Box(0, 255, (INSTRUCTION_BYTES,), np.uint8),
             }
         )
-        if privileged_obs:
-            self.observation_space[PRIVILEGED] = spaces.Box(
-                -PRIVILEGED_LIMIT, PRIVILEGED_LIMIT, (PRIVILEGED_DIM,), np.float32
-            )
-        self.action_space = (
-            spaces.MultiDiscrete([N_BINS] * COMMAND_DIM * chunk_size)
-            if action_type == "tokens"
-            else spaces.Box(-1.0, 1.0, (COMMAND_DIM * chunk_size,), np.float32)
-        )
+        if self.privileged_obs:
+            # set last: the order of keys, which decides what a seeded space samples, is that without it
+            space[PRIVILEGED] = spaces.Box(-PRIVILEGED_LIMIT, PRIVILEGED_LIMIT, (PRIVILEGED_DIM,), np.float32)
+        return space
+
+    def _make_action_space(self) -> spaces.Space[Any]:
+        size = COMMAND_DIM * self.chunk_size
+        if self.action_type == "tokens":
+            return spaces.MultiDiscrete([N_BINS] * size)
+        return spaces.Box(-1.0, 1.0, (size,), np.float32)
 
     def _open_bundles(self) -> None:
         """Load what pickling leaves out; the simulation starts with the first reset."""
@@ -494,7 +499,7 @@ class LiberoEnv(gym.Env[Observation, Any]):
             raise gym.error.ResetNeeded("Call reset() before render().")
         return self._renderer.render(CAMERAS[AGENTVIEW], self._view())
 
-    def _view(self) -> View:
+    def _view(self) -> SceneView:
         return self.core.view() if self._last_view is None else self._last_view
 
     def close(self) -> None:

@@ -12,7 +12,14 @@ from numba.core import event
 
 from vla_gym.messages import announce
 from vla_gym.scenes.bundle import RobotIds
-from vla_gym.sim.control_step import Observed, control_step, make_arm_memory, make_views, read_arm, sense
+from vla_gym.sim.control_step import (
+    ObservedState,
+    control_step,
+    make_controller_state,
+    make_sim_arrays,
+    read_arm,
+    read_sensors,
+)
 from vla_gym.sim.mujoco_calls import mujoco_calls
 
 typeof: Any = numba.typeof
@@ -54,10 +61,10 @@ def compile_control_step() -> None:
     # types do not depend on the scene, so any joint and any actuator will do
     first = np.zeros(1, dtype=np.int64)
     ids = RobotIds(qpos=first, qvel=first, ctrl=first, gripper_qpos=first, gripper_ctrl=first, eef_site=0, eef_body=1)
-    calls, views = typeof(mujoco_calls()), typeof(make_views(model, mujoco.MjData(model), ids))
-    arm = typeof(make_arm_memory(np.zeros(7), model.nv))
-    observed = typeof(Observed(*(np.zeros(1) for _ in Observed._fields)))
+    calls, arrays = typeof(mujoco_calls()), typeof(make_sim_arrays(model, mujoco.MjData(model), ids))
+    arm = typeof(make_controller_state(np.zeros(7), model.nv))
+    observed = typeof(ObservedState(*(np.zeros(1) for _ in ObservedState._fields)))
     with event.install_listener("numba:compile", _FirstCompilation()):
-        read_arm.compile((calls, views, arm))
-        sense.compile((views, observed))
-        control_step.compile((calls, views, arm, observed, typeof(np.zeros(7)), typeof(True)))
+        read_arm.compile((calls, arrays, arm))
+        read_sensors.compile((arrays, observed))
+        control_step.compile((calls, arrays, arm, observed, typeof(np.zeros(7)), typeof(True)))

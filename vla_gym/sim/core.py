@@ -19,7 +19,14 @@ from vla_gym.appearance import Appearance
 from vla_gym.errors import SnapshotError, UnknownNameError
 from vla_gym.scenes.bundle import RobotIds, SceneBundle
 from vla_gym.sim.compilation import compile_control_step
-from vla_gym.sim.control_step import Observed, control_step, make_arm_memory, make_views, read_arm, sense
+from vla_gym.sim.control_step import (
+    ObservedState,
+    control_step,
+    make_controller_state,
+    make_sim_arrays,
+    read_arm,
+    read_sensors,
+)
 from vla_gym.sim.mujoco_calls import mujoco_calls
 from vla_gym.tasks.goals import Goal
 from vla_gym.type_aliases import Float32Array, Float64Array
@@ -45,7 +52,7 @@ _HIDDEN_ALPHA, _SHOWN_ALPHA = -1.0, 2.0  # the two values between which LIBERO t
 
 
 @dataclass(frozen=True)
-class View:
+class SceneView:
     """
     What a camera would see of a simulation.
 
@@ -62,14 +69,14 @@ class View:
     site_rgba: Float64Array
     appearance: Appearance | None = None
 
-    def copy(self) -> View:
+    def copy(self) -> SceneView:
         """Copy the arrays, so that the simulation does not change them any more."""
-        return View(
+        return SceneView(
             self.qpos.copy(), self.body_pos.copy(), self.body_quat.copy(), self.site_rgba.copy(), self.appearance
         )
 
 
-class Sensed(NamedTuple):
+class RobotState(NamedTuple):
     """
     The robot's own state in an observation.
 
@@ -105,10 +112,10 @@ class SimCore:
         self.data = mujoco.MjData(self.model)
         self.robot = RobotIds.from_names(self.model, bundle.robot)
         self._calls = mujoco_calls()
-        self.views = make_views(self.model, self.data, self.robot)
-        self.arm = make_arm_memory(np.array(bundle.robot["init_qpos"]), self.model.nv)
+        self.arrays = make_sim_arrays(self.model, self.data, self.robot)
+        self.arm = make_controller_state(np.array(bundle.robot["init_qpos"]), self.model.nv)
         nq, nv = self.model.nq, self.model.nv
-        self._observed = Observed(*(np.zeros(size) for size in (nq, nq, 3, 4, nq, nv)))
+        self._observed = ObservedState(*(np.zeros(size) for size in (nq, nq, 3, 4, nq, nv)))
         self._warnings = self.data.warning
         self._has_failed = False
         self.appearance: Appearance | None = None
@@ -241,7 +248,7 @@ class SimCore:
 
     def _hold_pose(self) -> None:
         """Make the current pose the controller's goal."""
-        read_arm(self._calls, self.views, self.arm)
+        read_arm(self._calls, self.arrays, self.arm)
         self.arm.goal_pos[:] = self.arm.eef_pos
         self.arm.goal_mat[:] = self.arm.eef_mat
         self.arm.is_stale[0] = 0
@@ -255,7 +262,7 @@ class SimCore:
         self._update_heat_sites()
         self._observed.qpos[:] = self._observed.derived_qpos[:] = self.data.qpos
         self._observed.derived_qvel[:] = self.data.qvel
-        sense(self.views, self._observed)
+        read_sensors(self.arrays, self._observed)
         self._observed_alpha = self._heat_alpha()
 
     def step(self, command: Float64Array) -> None:
@@ -266,7 +273,7 @@ class SimCore:
         """
         self._observed_alpha = self._heat_alpha()
         try:
-            control_step(self._calls, self.views, self.arm, self._observed, command, self._exact)
+            control_step(self._calls, self.arrays, self.arm, self._observed, command, self._exact)
         except np.linalg.LinAlgError:  # the controller's matrices overflow before MuJoCo looks at the state
             self._has_failed = True
         self._update_heat_sites()
@@ -281,10 +288,10 @@ class SimCore:
             return False
         return not self._warnings.number[_DIVERGENCE].any()
 
-    def sensed(self) -> Sensed:
+    def robot_state(self) -> RobotState:
         """The robot as the current observation shows it, in double precision."""
         observed = self._observed
-        return Sensed(
+        return RobotState(
             eef_pos=observed.eef_pos.copy(),
             eef_quat=observed.eef_quat.copy(),
             eef_axis_angle=axis_angle(observed.eef_quat),
@@ -294,14 +301,14 @@ class SimCore:
 
     def proprio(self) -> Float32Array:
         """End-effector position (m), axis-angle orientation (rad), two finger positions (m), (8,) float32."""
-        sensed = self.sensed()
-        return np.concatenate((sensed.eef_pos, sensed.eef_axis_angle, sensed.fingers)).astype(np.float32)
+        robot = self.robot_state()
+        return np.concatenate((robot.eef_pos, robot.eef_axis_angle, robot.fingers)).astype(np.float32)
 
-    def view(self) -> View:
+    def view(self) -> SceneView:
         """What a camera shows in the current observation."""
         rgba = self.model.site_rgba.copy()
         rgba[self._heat_sites, 3] = self._observed_alpha
-        return View(self._observed.qpos, self.model.body_pos, self.model.body_quat, rgba, self.appearance)
+        return SceneView(self._observed.qpos, self.model.body_pos, self.model.body_quat, rgba, self.appearance)
 
     def _heat_alpha(self) -> Float64Array:
         return np.asarray(self.model.site_rgba[self._heat_sites, 3], dtype=np.float64)

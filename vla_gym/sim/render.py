@@ -28,7 +28,7 @@ from vla_gym.appearance import Appearance
 from vla_gym.assets.foreign import SCENES_VARIABLE, named_scenes
 from vla_gym.assets.resolve import scene_cache
 from vla_gym.errors import RenderingError, UnknownNameError
-from vla_gym.sim.core import View
+from vla_gym.sim.core import SceneView
 from vla_gym.sim.gl_thread import GLThread
 from vla_gym.sim.opengl import gl_backend as gl_backend
 from vla_gym.sim.opengl import make_context
@@ -59,9 +59,9 @@ class CameraRenderer:
         self._size = image_size
         self._has_effects = quality == "full"
         self._scene: _GLScene | None = _pool.acquire(model_file, image_size)
-        self._cameras = {name: _fixed_camera(self._scene.stage.model, name) for name in cameras}
+        self._cameras = {name: _fixed_camera(self._scene.render_model.model, name) for name in cameras}
 
-    def render(self, camera: str, view: View) -> UInt8Array:
+    def render(self, camera: str, view: SceneView) -> UInt8Array:
         """
         Image as the policy sees it: the raw OpenGL image rotated by 180 degrees.
 
@@ -84,7 +84,7 @@ class CameraRenderer:
         :raises InvalidArgumentError: for a picture that does not fit the kind of its texture
         :raises RenderingError: if the renderer is closed
         """
-        self._open_scene().stage.overrides.check(appearance)
+        self._open_scene().render_model.overrides.check(appearance)
 
     def scene_appearance(self) -> Appearance:
         """
@@ -93,7 +93,7 @@ class CameraRenderer:
         :raises RenderingError: if the renderer is closed, or in a process forked from one that has rendered
         """
         # in the one thread that writes to the model
-        return _pool.thread.call(self._open_scene().stage.overrides.own_appearance)
+        return _pool.thread.call(self._open_scene().render_model.overrides.own_appearance)
 
     def device(self) -> str:
         """
@@ -115,7 +115,7 @@ class CameraRenderer:
             _pool.release(scene)
 
 
-class _Stage:
+class _RenderModel:
     """A render model of this process and the state it is posed in."""
 
     def __init__(self, model_file: Path) -> None:
@@ -131,7 +131,7 @@ class _Stage:
         self._options.geomgroup[COLLISION_GROUP] = 0
         self._options.geomgroup[VISUAL_GROUP] = 1
 
-    def show(self, view: View, camera: mujoco.MjvCamera, visible: mujoco.MjvScene) -> None:
+    def show(self, view: SceneView, camera: mujoco.MjvCamera, visible: mujoco.MjvScene) -> None:
         """Pose the model and list what the camera sees in ``visible``."""
         self.overrides.apply(view.appearance)
         self.model.body_pos[:], self.model.body_quat[:] = view.body_pos, view.body_quat
@@ -160,22 +160,24 @@ def _mended(model_file: Path) -> str:
 
 
 class _GLScene:
-    """A stage in OpenGL's memory, for one image size; the OpenGL thread alone touches it."""
+    """A render model in OpenGL's memory, for one image size; the OpenGL thread alone touches it."""
 
-    def __init__(self, stage: _Stage, context: Any, image_size: int) -> None:
-        self.stage = stage
+    def __init__(self, render_model: _RenderModel, context: Any, image_size: int) -> None:
+        self.render_model = render_model
         self.users = 0
         self._context = context
         context.make_current()
         for name in ("offwidth", "offheight"):
-            setattr(stage.model.vis.global_, name, max(getattr(stage.model.vis.global_, name), image_size))
-        self.buffers = mujoco.MjrContext(stage.model, mujoco.mjtFontScale.mjFONTSCALE_150)
-        self.visible = mujoco.MjvScene(stage.model, maxgeom=_MAX_GEOMS)
+            setattr(
+                render_model.model.vis.global_, name, max(getattr(render_model.model.vis.global_, name), image_size)
+            )
+        self.buffers = mujoco.MjrContext(render_model.model, mujoco.mjtFontScale.mjFONTSCALE_150)
+        self.visible = mujoco.MjvScene(render_model.model, maxgeom=_MAX_GEOMS)
         # pictures in place of the scene's own, as OpenGL has them now
         self._pictures: dict[str, UInt8Array] = {}
 
-    def draw(self, camera: mujoco.MjvCamera, view: View, image_size: int, has_effects: bool) -> UInt8Array:
-        self.stage.show(view, camera, self.visible)
+    def draw(self, camera: mujoco.MjvCamera, view: SceneView, image_size: int, has_effects: bool) -> UInt8Array:
+        self.render_model.show(view, camera, self.visible)
         for effect in (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION):
             self.visible.flags[effect] = has_effects
         raw = np.empty((image_size, image_size, 3), dtype=np.uint8)
@@ -189,7 +191,7 @@ class _GLScene:
 
     def _upload(self, pictures: Mapping[str, UInt8Array]) -> None:
         """Bring OpenGL's textures to what is to be shown; those that are there already stay."""
-        overrides = self.stage.overrides
+        overrides = self.render_model.overrides
         for name in {*self._pictures, *pictures}:
             picture = pictures.get(name)
             if picture is not self._pictures.get(name):
@@ -244,13 +246,13 @@ class _Pool:
     def _acquire(self, model_file: Path, image_size: int) -> _GLScene:
         key = (model_file, image_size)
         if key not in self._scenes:
-            stage = self._stage(model_file)
+            render_model = self._render_model(model_file)
             if self._context is None:
                 self._context = make_context(image_size, image_size)
                 # registered after mujoco's own exit handler, so that it runs before that one ends EGL
                 atexit.unregister(self.shut_down)
                 atexit.register(self.shut_down)
-            self._scenes[key] = _GLScene(stage, self._context, image_size)
+            self._scenes[key] = _GLScene(render_model, self._context, image_size)
         scene = self._scenes[key]
         scene.users += 1
         return scene
@@ -274,11 +276,11 @@ class _Pool:
             self._context.free()
             self._context = None
 
-    def _stage(self, model_file: Path) -> _Stage:
+    def _render_model(self, model_file: Path) -> _RenderModel:
         for (file, _), scene in self._scenes.items():
             if file == model_file:
-                return scene.stage
-        return _Stage(model_file)
+                return scene.render_model
+        return _RenderModel(model_file)
 
 
 _pool = _Pool()

@@ -101,13 +101,13 @@ def test_entries_follow_the_object_and_its_target(env: LiberoEnv) -> None:
     env.set_state(state)
     entries = named(observer.observe(0.25))
 
-    eef, bowl_pos, plate_pos = env.core.sensed().eef_pos, qpos[bowl.qposadr[0] :][:3], qpos[plate.qposadr[0] :][:3]
+    eef, bowl_pos, plate_pos = env.core.robot_state().eef_pos, qpos[bowl.qposadr[0] :][:3], qpos[plate.qposadr[0] :][:3]
     jacobian = np.zeros((3, model.nv))
     mujoco.mj_jacSite(model, data, jacobian, None, env.core.robot.eef_site)
     assert_near(entries["eef_pos"], eef)
     assert_near(entries["eef_velocity"], jacobian @ qvel)
     assert np.linalg.norm(entries["eef_velocity"]) > 0.05
-    assert_near(entries["finger_pos"], env.core.sensed().fingers)
+    assert_near(entries["finger_pos"], env.core.robot_state().fingers)
     assert_near(entries["elapsed"], 0.25)
     assert_near(entries["atom0/subject_from_eef"], bowl_pos - eef)
     assert_near(entries["atom0/subject_velocity"], [0.3, -0.2, 0.1])

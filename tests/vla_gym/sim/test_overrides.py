@@ -13,7 +13,7 @@ from PIL import Image
 
 from vla_gym import Appearance
 from vla_gym.errors import InvalidArgumentError, UnknownNameError
-from vla_gym.sim.core import View
+from vla_gym.sim.core import SceneView
 from vla_gym.sim.render import CameraRenderer
 
 SCENE = """
@@ -121,7 +121,7 @@ def plain(renderer: CameraRenderer) -> np.ndarray:
 def draw(renderer: CameraRenderer, appearance: Any = None) -> np.ndarray:
     if appearance is not None:
         appearance = Appearance.from_dict(appearance)
-    view = View(np.zeros(0), np.zeros((1, 3)), np.eye(1, 4), np.zeros((0, 4)), appearance)
+    view = SceneView(np.zeros(0), np.zeros((1, 3)), np.eye(1, 4), np.zeros((0, 4)), appearance)
     return renderer.render("agentview", view)
 
 
@@ -153,7 +153,7 @@ def test_renderers_of_one_scene_show_different_appearances(
 ) -> None:
     file = sorted(folder.glob("*.mjb"))[0]
     same_size, larger = CameraRenderer(file, 48, ["agentview"]), CameraRenderer(file, 64, ["agentview"])
-    assert same_size._scene is renderer._scene and larger._scene.stage is renderer._scene.stage
+    assert same_size._scene is renderer._scene and larger._scene.render_model is renderer._scene.render_model
     large = draw(larger)
     changed = {name: draw(renderer, CASES[name][1]) for name in ("camera", "cube", "no light", "two textures")}
     for name, expected in changed.items():
