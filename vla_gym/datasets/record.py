@@ -22,12 +22,13 @@ import numpy as np
 
 from vla_gym.datasets.hdf5 import SUFFIX, DemonstrationFile, demonstration_files
 from vla_gym.datasets.hdf5_writer import DemonstrationWriter
-from vla_gym.datasets.pool import Done, run_jobs
 from vla_gym.datasets.recorder import FAILURES, UNKNOWN, EpisodeRecorder, Job, RecordingSettings, part_path
 from vla_gym.errors import DemonstrationFileError
 from vla_gym.files import named_errors, read_bounded
 from vla_gym.owned import own_folder
+from vla_gym.processes.jobs import FinishedJob, run_jobs
 from vla_gym.provenance import recorded_with
+from vla_gym.sim.opengl import share_out_rendering
 from vla_gym.tasks.registry import TaskSpec
 
 logger = logging.getLogger(__name__)
@@ -149,11 +150,11 @@ class _Recording:
         total = len(self._tasks) * self._episodes
         with closing(self._outcomes(known_jobs, open_ids, workers)) as outcomes:
             on_progress(total - sum(n_open.values()), total)
-            for done in outcomes:
-                task_id, _ = done.job
-                if done.loss:
+            for finished in outcomes:
+                task_id, _ = finished.job
+                if finished.failure:
                     self._lost[task_id] += 1
-                if done.result == UNKNOWN:
+                if finished.result == UNKNOWN:
                     self._unknown.add(task_id)
                     n_open[task_id] = 0
                 else:
@@ -166,13 +167,15 @@ class _Recording:
             logger.warning("Left out, because the scripted expert does not know them: %s", names)
         return [self._report(task) for task in self._tasks]
 
-    def _outcomes(self, jobs: Iterable[Job], task_ids: Sequence[int], workers: int) -> Generator[Done[Job], None, None]:
+    def _outcomes(
+        self, jobs: Iterable[Job], task_ids: Sequence[int], workers: int
+    ) -> Generator[FinishedJob[Job], None, None]:
         make_recorder = partial(EpisodeRecorder, self._settings, self._folder, task_ids)
         if workers:
-            yield from run_jobs(make_recorder, jobs, workers)
+            yield from run_jobs(make_recorder, jobs, workers, set_up=share_out_rendering)
         elif task_ids:
             recorder = make_recorder()
-            yield from (Done(job, recorder(job)) for job in jobs)
+            yield from (FinishedJob(job, recorder(job)) for job in jobs)
 
     def _missing(self, task: TaskSpec) -> list[int]:
         over = self._find(task).numbers()

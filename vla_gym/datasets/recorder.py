@@ -45,7 +45,7 @@ class RecordingSettings:
     :param suite: Gymnasium id or short name of the suite
     :param image_size: height and width of the images (px)
     :param cameras: ``agentview`` and/or ``wrist``; may be empty
-    :param quality: ``fast`` or ``full``
+    :param render_quality: ``fast`` or ``full``
     :param assets: ``auto``, ``primitive`` or a folder in LIBERO's layout
     :param seed: of the expert's styles and noise
     :param action_noise: standard deviation of normal noise on translation commands, unitless
@@ -55,7 +55,7 @@ class RecordingSettings:
     suite: str
     image_size: int = 128
     cameras: tuple[str, ...] = (AGENTVIEW, WRIST)
-    quality: str = "fast"
+    render_quality: str = "fast"
     assets: str = "auto"
     seed: int = 0
     action_noise: float = 0.05
@@ -80,13 +80,14 @@ class RecordingSettings:
             cameras=cameras,
             image_size=self.image_size,
             assets=self.assets,
-            render_quality=self.quality,
+            render_quality=self.render_quality,
         )
 
     def fingerprint(self) -> str:
         """JSON of everything that shapes an episode of a given task and number."""
         pack = resolve_assets(self.assets).name
-        values = {name: value for name, value in vars(self).items() if name != "assets"}
+        # under its name in the files
+        values = {"quality" if name == "render_quality" else name: value for name, value in vars(self).items()}
         return json.dumps({**values, "suite": self.spec.name, "assets": pack}, sort_keys=True)
 
 

@@ -364,20 +364,22 @@ class LiberoEnv(gym.Env[Observation, Any]):
         self.starts.restore(snapshot["starts"])
         self.np_random.bit_generator.state = snapshot["np_random"]
 
-    def make_renderer(self, image_size: int, cameras: Sequence[str], quality: str = "full") -> CameraRenderer:
+    def make_renderer(self, image_size: int, cameras: Sequence[str], render_quality: str = "full") -> CameraRenderer:
         """
         A renderer of the current scene, for the calling thread; ``core.view()`` is what it can show.
 
         :param image_size: height and width (px)
         :param cameras: keys of ``CAMERAS``
-        :param quality: ``full`` or ``fast``
+        :param render_quality: ``full`` or ``fast``
         :raises UnknownNameError: for an unknown quality
         :raises RenderingError: if OpenGL cannot be started
         """
-        if quality not in RENDER_QUALITIES:
-            raise UnknownNameError("render_quality", quality, RENDER_QUALITIES)
-        (bundle,) = load_bundles([self.bundle.task], self._pack, quality)
-        return CameraRenderer(bundle.model_file(quality), image_size, [CAMERAS[name] for name in cameras], quality)
+        if render_quality not in RENDER_QUALITIES:
+            raise UnknownNameError("render_quality", render_quality, RENDER_QUALITIES)
+        (bundle,) = load_bundles([self.bundle.task], self._pack, render_quality)
+        return CameraRenderer(
+            bundle.model_file(render_quality), image_size, [CAMERAS[name] for name in cameras], render_quality
+        )
 
     def scene_appearance(self) -> Appearance:
         """

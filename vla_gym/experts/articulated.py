@@ -52,7 +52,7 @@ def move_joint(hand: Hand, atom: Atom, style: Style) -> Motion:
         hold = find_hold(hand.core, part, goal, pushes=atom.predicate == "close" and attempt < 1)
         if hold is None:
             return
-        hold = replace(hold, pos=hold.pos + part.thing.mat.T @ style.grasp_offset)
+        hold = replace(hold, pos=hold.pos + part.obj.mat.T @ style.grasp_offset)
         yield from take_hold(hand, part, hold, style)
         yield from drive_joint(hand, part, hold, goal)
         yield from retreat(hand, part, hold)
@@ -78,13 +78,13 @@ def take_hold(hand: Hand, part: Part, hold: Hold, style: Style) -> Motion:
     :param hold: where
     :param style: how
     """
-    mat = part.thing.mat @ hold.mat
+    mat = part.obj.mat @ hold.mat
 
     def place() -> Float64Array:
-        return part.thing.pos + part.thing.mat @ hold.pos
+        return part.obj.pos + part.obj.mat @ hold.pos
 
     def before() -> Float64Array:
-        return place() + part.thing.mat @ hold.approach
+        return place() + part.obj.mat @ hold.approach
 
     top = max(hand.pos[2], before()[2] + MIN_DROP + style.height)
 
@@ -111,14 +111,14 @@ def drive_joint(hand: Hand, part: Part, hold: Hold, goal: float) -> Motion:
     above = goal > part.qpos
     way: list[float] = []
     for _ in range(MAX_DRIVE_STEPS):
-        pos = part.thing.pos + part.thing.mat @ hold.pos
+        pos = part.obj.pos + part.obj.mat @ hold.pos
         way.append(part.qpos)
         is_stuck = len(way) > STUCK_STEPS and abs(way[-1] - way[-STUCK_STEPS]) < STUCK_WAY
         is_there = part.qpos > goal if above else part.qpos < goal
         if is_there or is_stuck or np.linalg.norm(hand.pos - pos) > MAX_SLIP:
             return
         ahead = min(LOOKAHEAD / float(np.linalg.norm(part.jacobian(pos))), MAX_LOOKAHEAD_ANGLE)
-        target, mat = part.moved(pos, part.thing.mat @ hold.mat, ahead if above else -ahead)
+        target, mat = part.moved(pos, part.obj.mat @ hold.mat, ahead if above else -ahead)
         turn = rotation_vector(mat @ hand.mat.T)
         is_turned = float(np.linalg.norm(turn)) < ANGLE_TOLERANCE
         yield hand.command(target + hold.press - hand.pos, np.zeros(3) if is_turned else turn)
@@ -134,7 +134,7 @@ def retreat(hand: Hand, part: Part, hold: Hold) -> Motion:
     """
     if hold.grips:
         yield from hand.open()
-    direction = part.thing.mat @ hold.approach / np.linalg.norm(hold.approach)
+    direction = part.obj.mat @ hold.approach / np.linalg.norm(hold.approach)
     away = hand.pos + STANDOFF * direction
     yield from hand.lower(lambda: away - hand.pos, tolerance=0.02)
     hand.gripper = GRIPPER_OPEN

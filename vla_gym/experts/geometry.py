@@ -65,7 +65,7 @@ class Boxes:
         return np.asarray(np.linalg.norm(np.maximum(beyond, 0.0), axis=-1))
 
 
-class Thing:
+class SceneObject:
     """
     An object or fixture of a running simulation.
 
@@ -125,7 +125,7 @@ class Obstacles:
     :param but: what does not count
     """
 
-    def __init__(self, core: SimCore, but: Thing) -> None:
+    def __init__(self, core: SimCore, but: SceneObject) -> None:
         solid = _solid_geoms(core.model, np.ones(core.model.nbody, dtype=bool))
         is_other = ~is_robot_geom(core.model)[solid] & ~np.isin(solid, but.geoms)
         is_other &= core.model.geom_type[solid] != mujoco.mjtGeom.mjGEOM_PLANE

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vla_gym.experts.geometry import Boxes, Thing
+from vla_gym.experts.geometry import Boxes, SceneObject
 from vla_gym.experts.hand import turned
 from vla_gym.experts.pick_place_scene import MIN_DEXTERITY, PickPlaceScene
 from vla_gym.type_aliases import Float64Array
@@ -65,16 +65,16 @@ class Grasp:
     cost: float
 
 
-def find_grasps(thing: Thing, scene: PickPlaceScene, hand_pos: Float64Array) -> Iterator[Grasp]:
+def find_grasps(obj: SceneObject, scene: PickPlaceScene, hand_pos: Float64Array) -> Iterator[Grasp]:
     """
     Grasps of an object from above that the arm can carry out, about in the order of their cost.
 
-    :param thing: the object
+    :param obj: the object
     :param scene: for the same object
     :param hand_pos: where the hand comes from (m), (3,)
     """
-    pos, mat = thing.pos, thing.mat
-    grasps = sorted(candidates(thing, hand_pos), key=lambda grasp: grasp.cost)
+    pos, mat = obj.pos, obj.mat
+    grasps = sorted(candidates(obj, hand_pos), key=lambda grasp: grasp.cost)
     for leniency, dexterity in PASSES:
         has_any = False
         for grasp in grasps[:MAX_TRIED]:
@@ -83,7 +83,7 @@ def find_grasps(thing: Thing, scene: PickPlaceScene, hand_pos: Float64Array) -> 
             for height in APPROACH:
                 if not scene.can_reach(place + np.array([0.0, 0.0, height]), grasp.mat, dexterity):
                     break
-                here = scene.crowding(holds_thing=False, leniency=leniency)
+                here = scene.crowding(holds_object=False, leniency=leniency)
                 if here is None:
                     break
                 crowding = max(crowding, here)
@@ -95,14 +95,14 @@ def find_grasps(thing: Thing, scene: PickPlaceScene, hand_pos: Float64Array) -> 
             return
 
 
-def candidates(thing: Thing, hand_pos: Float64Array) -> Iterator[Grasp]:
+def candidates(obj: SceneObject, hand_pos: Float64Array) -> Iterator[Grasp]:
     """
     Places where the fingers could close, whether the arm gets there or not.
 
-    :param thing: the object
+    :param obj: the object
     :param hand_pos: where the hand comes from (m), (3,)
     """
-    boxes, pos, to_object = thing.boxes(), thing.pos, thing.mat.T
+    boxes, pos, to_object = obj.boxes(), obj.pos, obj.mat.T
     corners = boxes.corners()
     low, high = corners.min(axis=0), corners.max(axis=0)
     centre = 0.5 * (low + high)
@@ -110,7 +110,7 @@ def candidates(thing: Thing, hand_pos: Float64Array) -> Iterator[Grasp]:
         {max(high[2] - depth, low[2] + MIN_HEIGHT): i for i, depth in reversed([*enumerate(DEPTHS)])}.items()
     )
     for height, rank in heights:
-        for yaw in np.append(YAWS, _own_yaws(thing)):
+        for yaw in np.append(YAWS, _own_yaws(obj)):
             mat = turned(float(yaw))
             across, along = mat[:, 0], mat[:, 1]
             for lateral in LATERALS:
@@ -123,9 +123,9 @@ def candidates(thing: Thing, hand_pos: Float64Array) -> Iterator[Grasp]:
                     yield Grasp(to_object @ (place - pos), mat, cost)
 
 
-def _own_yaws(thing: Thing) -> Float64Array:
+def _own_yaws(obj: SceneObject) -> Float64Array:
     """Turns of the hand with which it closes along the object's horizontal axes (rad), (2,)."""
-    flattest = thing.mat[:, int(np.argmin(np.abs(thing.mat[2])))]
+    flattest = obj.mat[:, int(np.argmin(np.abs(obj.mat[2])))]
     turn = float(np.arctan2(flattest[1], flattest[0]))
     return np.array([(turn + quarter) % np.pi - np.pi / 2 for quarter in (0.0, np.pi / 2)])
 

@@ -93,7 +93,7 @@ def find_hold(core: SimCore, part: Part, goal: float, pushes: bool) -> Hold | No
 
     scene = ArticulationScene(core)
     touchable = np.zeros(core.model.ngeom, dtype=bool)
-    touchable[part.thing.geoms] = True
+    touchable[part.obj.geoms] = True
     nothing = np.zeros_like(touchable)
     height = float(core.data.site_xpos[core.robot.eef_site, 2])
     best, lowest = None, np.inf
@@ -116,8 +116,8 @@ def find_hold(core: SimCore, part: Part, goal: float, pushes: bool) -> Hold | No
             best, lowest = hold, cost
     if best is None:
         return None
-    frame = part.thing.mat.T
-    return Hold(frame @ (best.pos - part.thing.pos), frame @ best.mat, best.grips, frame @ best.approach, best.press)
+    frame = part.obj.mat.T
+    return Hold(frame @ (best.pos - part.obj.pos), frame @ best.mat, best.grips, frame @ best.approach, best.press)
 
 
 def _pushes(part: Part) -> Iterator[Hold]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import mujoco
 import numpy as np
 
-from vla_gym.experts.geometry import Boxes, Thing
+from vla_gym.experts.geometry import Boxes, SceneObject
 from vla_gym.sim.controller import rotation_matrix
 from vla_gym.sim.core import SimCore
 from vla_gym.type_aliases import Float64Array
@@ -28,7 +28,7 @@ class Part:
         self.address = int(core.model.jnt_qposadr[self._joint])
         self.range: Float64Array = core.model.jnt_range[self._joint]
         self.is_slide = int(core.model.jnt_type[self._joint]) == int(mujoco.mjtJoint.mjJNT_SLIDE)
-        self.thing = Thing(core, core.model.body(int(core.model.jnt_bodyid[self._joint])).name)
+        self.obj = SceneObject(core, core.model.body(int(core.model.jnt_bodyid[self._joint])).name)
 
     @property
     def qpos(self) -> float:
@@ -63,7 +63,7 @@ class Part:
 
     def outwards(self) -> Float64Array:
         """Direction in which the handle sticks out: the way in which the part opens, or the axis of a knob, (3,)."""
-        points = self.thing.boxes().corners()
+        points = self.obj.boxes().corners()
         middle = 0.5 * (points.max(axis=0) + points.min(axis=0))
         motion = self.jacobian(middle)
         if not self.is_slide and np.linalg.norm(motion) < KNOB_RADIUS:
@@ -79,7 +79,7 @@ class Part:
 
     def panel(self) -> int:
         """The largest of its collision geoms."""
-        return int(self.thing.geoms[np.argmax(self._core.model.geom_aabb[self.thing.geoms, 3:].prod(axis=1))])
+        return int(self.obj.geoms[np.argmax(self._core.model.geom_aabb[self.obj.geoms, 3:].prod(axis=1))])
 
     def handle(self, outwards: Float64Array) -> int:
         """
@@ -87,8 +87,8 @@ class Part:
 
         :param outwards: in which direction, (3,)
         """
-        extents = [(self.corners(geom) @ outwards).max() for geom in self.thing.geoms]
-        return int(self.thing.geoms[int(np.argmax(extents))])
+        extents = [(self.corners(geom) @ outwards).max() for geom in self.obj.geoms]
+        return int(self.obj.geoms[int(np.argmax(extents))])
 
     def corners(self, geom: int) -> Float64Array:
         """

@@ -8,7 +8,7 @@ from itertools import islice, product
 
 import numpy as np
 
-from vla_gym.experts.geometry import Thing
+from vla_gym.experts.geometry import SceneObject
 from vla_gym.experts.grasps import Grasp
 from vla_gym.experts.hand import Live, about_vertical
 from vla_gym.experts.pick_place_scene import PickPlaceScene
@@ -76,7 +76,7 @@ def target_of(core: SimCore, atom: Atom, share: tuple[int, int] = (0, 1)) -> Tar
     """
     data = core.data
     if atom.target_body:
-        support = Thing(core, atom.target_body)
+        support = SceneObject(core, atom.target_body)
 
         def on_object() -> Float64Array:
             surface = support.height_at(support.pos[:2], SURFACE_RADIUS)
@@ -98,37 +98,37 @@ def target_of(core: SimCore, atom: Atom, share: tuple[int, int] = (0, 1)) -> Tar
 
     if not is_inside or not atom.target_geoms:
         return Target(in_region, float(in_region()[2]), flat)
-    owner = Thing(core, core.model.body(int(core.model.site_bodyid[site])).name)
+    owner = SceneObject(core, core.model.body(int(core.model.site_bodyid[site])).name)
     rim = owner.height_at(in_region()[:2], float(np.linalg.norm(half[:2])) + 0.02)
     return Target(in_region, in_region()[2] if rim is None else rim, flat)
 
 
-def find_placement(thing: Thing, target: Target, grasp: Grasp, scene: PickPlaceScene) -> Placement | None:
+def find_placement(obj: SceneObject, target: Target, grasp: Grasp, scene: PickPlaceScene) -> Placement | None:
     """
     A way to put an object down, held by a grasp, that the arm can carry out without hitting anything.
 
-    :param thing: the object
+    :param obj: the object
     :param target: where it shall go
     :param grasp: how it is held
     :param scene: for the same object
     """
     start = target.point()
-    mat, foot = thing.mat, np.array([0.0, 0.0, thing.pos[2] - thing.bottom()])
+    mat, foot = obj.mat, np.array([0.0, 0.0, obj.pos[2] - obj.bottom()])
     try:
         for placement in islice(_ways(target, mat), MAX_WAYS):
             rotation = about_vertical(placement.turn)
             scene.reset_arm()
             for height in DESCENT:
                 pos = start + placement.offset + foot + [0.0, 0.0, height]
-                scene.put_thing(pos, rotation @ mat)
+                scene.put_object(pos, rotation @ mat)
                 if not scene.can_reach(pos + rotation @ mat @ grasp.pos, rotation @ grasp.mat):
                     break
-                if scene.crowding(holds_thing=True) is None:
+                if scene.crowding(holds_object=True) is None:
                     break
             else:
                 return placement
     finally:
-        scene.put_thing(thing.pos, mat)
+        scene.put_object(obj.pos, mat)
     return None
 
 

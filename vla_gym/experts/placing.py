@@ -6,7 +6,7 @@ from itertools import islice
 
 import numpy as np
 
-from vla_gym.experts.geometry import Obstacles, Thing
+from vla_gym.experts.geometry import Obstacles, SceneObject
 from vla_gym.experts.grasps import Grasp, find_grasps
 from vla_gym.experts.hand import ANGLE_TOLERANCE, Hand, Motion, Trial, about_vertical, rotation_vector
 from vla_gym.experts.pick_place_scene import PickPlaceScene
@@ -64,46 +64,46 @@ def pick_and_place(hand: Hand, atom: Atom, style: Style) -> Motion:
     :param atom: the atom
     :param style: how
     """
-    thing = Thing(hand.core, atom.body)
+    obj = SceneObject(hand.core, atom.body)
     target = target_of(hand.core, atom, _share(hand, atom))
     for attempt in range(1 + MAX_REGRASPS):
-        plan = plan_pick(hand, thing, target, style, attempt)
+        plan = plan_pick(hand, obj, target, style, attempt)
         if plan is None:
             yield from hand.go_home()
             continue
         grasp, placement = plan
-        if (yield from pick(hand, thing, grasp, style)) and (yield from carry(hand, thing, target, placement, style)):
-            yield from lower_and_release(hand, thing, target, placement, atom, style)
+        if (yield from pick(hand, obj, grasp, style)) and (yield from carry(hand, obj, target, placement, style)):
+            yield from lower_and_release(hand, obj, target, placement, atom, style)
             return
         yield from hand.open()
         yield from hand.rise(RETREAT_HEIGHT)
 
 
 def plan_pick(
-    hand: Hand, thing: Thing, target: Target, style: Style, attempt: int = 0
+    hand: Hand, obj: SceneObject, target: Target, style: Style, attempt: int = 0
 ) -> tuple[Grasp, Placement] | None:
     """
     A grasp, and a way to put the object down with it.
 
     :param hand: the gripper
-    :param thing: the object
+    :param obj: the object
     :param target: where it shall go
     :param style: how
     :param attempt: the later, the further down the list of grasps
     :return: None if the object cannot be grasped
     """
-    scene = PickPlaceScene(hand.core, thing)
+    scene = PickPlaceScene(hand.core, obj)
     plans: list[tuple[float, Grasp, Placement | None]] = []
-    for grasp in islice(find_grasps(thing, scene, hand.pos), MAX_GRASPS):
+    for grasp in islice(find_grasps(obj, scene, hand.pos), MAX_GRASPS):
         is_hopeless = len(plans) >= MAX_MISPLACED and all(found is None for _, _, found in plans)
-        placement = None if is_hopeless else find_placement(thing, target, grasp, scene)
+        placement = None if is_hopeless else find_placement(obj, target, grasp, scene)
         plans.append((grasp.cost + cost_of(placement), grasp, placement))
     plans.sort(key=lambda plan: plan[0])
     if not plans:
         return None
     good = [plan for plan in plans if plan[0] < plans[0][0] + NEARLY_BEST]
     _, grasp, placement = plans[attempt % len(plans)] if attempt else good[int(style.choice * len(good))]
-    return grasp, placement or Placement(np.zeros(3), 0.0, thing.mat)
+    return grasp, placement or Placement(np.zeros(3), 0.0, obj.mat)
 
 
 def cost_of(placement: Placement | None) -> float:
@@ -117,27 +117,27 @@ def cost_of(placement: Placement | None) -> float:
     return 0.1 * abs(placement.turn) + float(np.abs(placement.offset).sum())
 
 
-def pick(hand: Hand, thing: Thing, grasp: Grasp, style: Style) -> Trial:
+def pick(hand: Hand, obj: SceneObject, grasp: Grasp, style: Style) -> Trial:
     """
     Grasp an object and lift it a little.
 
     :param hand: the gripper
-    :param thing: the object
+    :param obj: the object
     :param grasp: where
     :param style: how
     :return: whether it is in the hand
     """
-    start_height = thing.pos[2]
+    start_height = obj.pos[2]
 
     def place() -> Float64Array:
-        return thing.pos + thing.mat @ grasp.pos + style.grasp_offset
+        return obj.pos + obj.mat @ grasp.pos + style.grasp_offset
 
-    obstacles = Obstacles(hand.core, thing)
+    obstacles = Obstacles(hand.core, obj)
     safe = max(
         place()[2] + style.height,
         obstacles.highest_along(hand.pos, place(), 0.03) + CLEARANCE,
         obstacles.highest_along(hand.pos, place(), HAND_RADIUS) + CLEARANCE - HAND_HEIGHT,
-        thing.top() + CLEARANCE,
+        obj.top() + CLEARANCE,
     )
     if hand.pos[2] < safe - 0.05:
         yield from hand.rise(safe - hand.pos[2])
@@ -167,30 +167,30 @@ def pick(hand: Hand, thing: Thing, grasp: Grasp, style: Style) -> Trial:
     yield from hand.close(style.close_steps)
     lifted = hand.pos + np.array([0.0, 0.0, 0.05])
     yield from hand.reach(lambda: lifted, tolerance=0.025, max_steps=15)
-    return bool(thing.pos[2] > start_height + MIN_LIFT)
+    return bool(obj.pos[2] > start_height + MIN_LIFT)
 
 
-def carry(hand: Hand, thing: Thing, target: Target, placement: Placement, style: Style) -> Trial:
+def carry(hand: Hand, obj: SceneObject, target: Target, placement: Placement, style: Style) -> Trial:
     """
     Bring the held object to above its target.
 
     :param hand: the gripper
-    :param thing: the object
+    :param obj: the object
     :param target: where it shall go
     :param placement: how it is put down there
     :param style: how
     :return: whether it is still in the hand
     """
-    held = place_in_hand(hand, thing)
+    held = place_in_hand(hand, obj)
 
     def has_lost() -> bool:
-        return bool(np.linalg.norm(place_in_hand(hand, thing) - held) > MAX_SLIP)
+        return bool(np.linalg.norm(place_in_hand(hand, obj) - held) > MAX_SLIP)
 
-    obstacles = Obstacles(hand.core, thing)
-    start, goal = thing.pos, target.point() + placement.offset
-    tip = float(hand.pos[2] - thing.bottom())
+    obstacles = Obstacles(hand.core, obj)
+    start, goal = obj.pos, target.point() + placement.offset
+    tip = float(hand.pos[2] - obj.bottom())
     way = max(
-        obstacles.highest_along(start, goal, thing.radius()),
+        obstacles.highest_along(start, goal, obj.radius()),
         obstacles.highest_along(hand.pos, goal + hand.pos - start, HAND_RADIUS) - tip - HAND_HEIGHT,
         goal[2],
         target.rim,
@@ -200,16 +200,16 @@ def carry(hand: Hand, thing: Thing, target: Target, placement: Placement, style:
     aside = np.zeros(3) if target.is_narrow else style.place_offset
 
     def upwards() -> Float64Array:
-        return np.array([0.0, 0.0, max(height - thing.bottom(), 0.0)])
+        return np.array([0.0, 0.0, max(height - obj.bottom(), 0.0)])
 
     def across() -> Float64Array:
-        offset = target.point() + placement.offset + aside - thing.pos
-        return np.array([offset[0], offset[1], height - thing.bottom()])
+        offset = target.point() + placement.offset + aside - obj.pos
+        return np.array([offset[0], offset[1], height - obj.bottom()])
 
     yield from hand.steer(upwards, tolerance=0.025, stop=has_lost)
     mat = None
     if placement.turn or target.is_narrow:  # what the object has turned in the hand is made good
-        turn = rotation_vector(placement.mat @ thing.mat.T)
+        turn = rotation_vector(placement.mat @ obj.mat.T)
         mat = about_vertical(float(turn[2])) @ hand.mat
     tolerance = 0.006 if target.is_narrow else 0.02
     yield from hand.steer(across, mat, tolerance, stop=has_lost, max_steps=100)
@@ -217,13 +217,13 @@ def carry(hand: Hand, thing: Thing, target: Target, placement: Placement, style:
 
 
 def lower_and_release(
-    hand: Hand, thing: Thing, target: Target, placement: Placement, atom: Atom, style: Style
+    hand: Hand, obj: SceneObject, target: Target, placement: Placement, atom: Atom, style: Style
 ) -> Motion:
     """
     Lower the held object onto its target, let go and withdraw.
 
     :param hand: the gripper
-    :param thing: the object
+    :param obj: the object
     :param target: where it shall go
     :param placement: how it is put down there
     :param atom: what shall hold in the end
@@ -231,16 +231,16 @@ def lower_and_release(
     """
     aside = np.zeros(3) if target.is_narrow else style.place_offset
     is_dropped = placement.offset[2] > PRESS_DEPTH
-    held = place_in_hand(hand, thing)
+    held = place_in_hand(hand, obj)
 
     def is_over() -> bool:
         # what is caught on something shall not be pressed down by the palm
-        has_slipped = np.linalg.norm(place_in_hand(hand, thing) - held) > MAX_SLIP_LOWERING
+        has_slipped = np.linalg.norm(place_in_hand(hand, obj) - held) > MAX_SLIP_LOWERING
         return bool(has_slipped) or (atom.predicate == "on" and holds(hand, atom))
 
     def remaining() -> Float64Array:
-        offset = target.point() + placement.offset + aside - thing.pos
-        offset[2] += thing.pos[2] - thing.bottom() - (0.0 if is_dropped else PRESS_DEPTH)
+        offset = target.point() + placement.offset + aside - obj.pos
+        offset[2] += obj.pos[2] - obj.bottom() - (0.0 if is_dropped else PRESS_DEPTH)
         return offset
 
     yield from hand.lower(remaining, stop=is_over)
@@ -248,14 +248,14 @@ def lower_and_release(
     yield from hand.rise(RETREAT_HEIGHT)
 
 
-def place_in_hand(hand: Hand, thing: Thing) -> Float64Array:
+def place_in_hand(hand: Hand, obj: SceneObject) -> Float64Array:
     """
     Where an object is in the hand's frame (m), (3,).
 
     :param hand: the gripper
-    :param thing: the object
+    :param obj: the object
     """
-    return np.asarray(hand.mat.T @ (thing.pos - hand.pos))
+    return np.asarray(hand.mat.T @ (obj.pos - hand.pos))
 
 
 def holds(hand: Hand, atom: Atom) -> bool:

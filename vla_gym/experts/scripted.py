@@ -18,7 +18,7 @@ from vla_gym.envs.libero_env import LiberoEnv
 from vla_gym.errors import UnknownNameError
 from vla_gym.experts.articulated import move_joint
 from vla_gym.experts.clearing import clear
-from vla_gym.experts.geometry import Thing
+from vla_gym.experts.geometry import SceneObject
 from vla_gym.experts.hand import Hand, Motion, capped
 from vla_gym.experts.placing import pick_and_place
 from vla_gym.experts.style import Style
@@ -115,7 +115,7 @@ def solve(hand: Hand, atoms: tuple[Atom, ...], style: Style) -> Motion:
                 continue
             opening = opening_before(core, atom)
             if opening is not None and not is_met(core, opening):
-                yield from clear(hand, Thing(core, atom.body), opening, style)
+                yield from clear(hand, SceneObject(core, atom.body), opening, style)
                 yield from SKILLS[opening.predicate](hand, opening, style)
             yield from SKILLS[atom.predicate](hand, atom, style)
         if core.is_success():

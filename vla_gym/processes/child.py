@@ -141,7 +141,7 @@ class ChildProcess:
         self.channel.close()
 
 
-def settle_in(environment: Mapping[str, str]) -> None:
+def set_up_worker(environment: Mapping[str, str]) -> None:
     """
     What a worker does first: leave interrupts to the process that asks, end with it, and take over its environment.
 

@@ -48,16 +48,16 @@ class CameraRenderer:
     :param model_file: compiled render model
     :param image_size: height and width (px)
     :param cameras: names of cameras in the scene
-    :param quality: ``full`` as upstream renders, or ``fast`` without shadows and reflections
+    :param render_quality: ``full`` as upstream renders, or ``fast`` without shadows and reflections
     :raises UnknownNameError: if the quality is unknown
     :raises RenderingError: if the model cannot be read or no OpenGL back end can be started
     """
 
-    def __init__(self, model_file: Path, image_size: int, cameras: Sequence[str], quality: str = "full") -> None:
-        if quality not in RENDER_QUALITIES:
-            raise UnknownNameError("render_quality", quality, RENDER_QUALITIES)
+    def __init__(self, model_file: Path, image_size: int, cameras: Sequence[str], render_quality: str = "full") -> None:
+        if render_quality not in RENDER_QUALITIES:
+            raise UnknownNameError("render_quality", render_quality, RENDER_QUALITIES)
         self._size = image_size
-        self._has_effects = quality == "full"
+        self._has_effects = render_quality == "full"
         self._scene: _GLScene | None = _pool.acquire(model_file, image_size)
         self._cameras = {name: _fixed_camera(self._scene.render_model.model, name) for name in cameras}
 
@@ -167,10 +167,8 @@ class _GLScene:
         self.users = 0
         self._context = context
         context.make_current()
-        for name in ("offwidth", "offheight"):
-            setattr(
-                render_model.model.vis.global_, name, max(getattr(render_model.model.vis.global_, name), image_size)
-            )
+        buffer = render_model.model.vis.global_
+        buffer.offwidth, buffer.offheight = max(buffer.offwidth, image_size), max(buffer.offheight, image_size)
         self.buffers = mujoco.MjrContext(render_model.model, mujoco.mjtFontScale.mjFONTSCALE_150)
         self.visible = mujoco.MjvScene(render_model.model, maxgeom=_MAX_GEOMS)
         # pictures in place of the scene's own, as OpenGL has them now

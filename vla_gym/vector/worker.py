@@ -11,7 +11,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.reduction import recv_handle
 
 from vla_gym.errors import WorkerError
-from vla_gym.processes.child import settle_in
+from vla_gym.processes.child import set_up_worker
 from vla_gym.sim.opengl import share_out_rendering
 from vla_gym.vector.observations import ObservationSlots
 from vla_gym.vector.runner import EnvRunner, Reply, Request
@@ -30,7 +30,7 @@ def run_worker(connection: Connection, index: int, env_fn: bytes, n_envs: int, e
     :param n_envs: number of environments that share the memory
     :param environment: environment variables of the process that asks
     """
-    settle_in(environment)
+    set_up_worker(environment)
     share_out_rendering(index, n_envs)
     try:
         runner = EnvRunner(pickle.loads(env_fn), index)
