@@ -17,6 +17,8 @@ from vla_gym.errors import InvalidArgumentError, UnknownNameError
 from vla_gym.spec import CAMERAS
 from vla_gym.vector import BACKENDS
 
+pytestmark = pytest.mark.usefixtures("goal_scenes")
+
 START = {"task_id": 1, "init_state_id": 0}
 KEYWORDS: dict[str, Any] = {
     **{"assets": "primitive", "cameras": ("agentview", "wrist"), "image_size": 32, "render_quality": "fast"},

@@ -24,6 +24,8 @@ from vla_gym.tasks.goals import SPELLING
 from vla_gym.tasks.registry import SUITES, get_suite
 from vla_gym.vector import BACKENDS
 
+pytestmark = pytest.mark.usefixtures("goal_scenes")
+
 ENV_ID = "LIBERO-Goal-v0"
 NO_MOTION = np.array([127] * 6 + [255])
 MIDDLE_DRAWER, DRAWER_AND_BOWL, STOVE, BOWL_ON_PLATE = 0, 3, 7, 8

@@ -21,6 +21,8 @@ from vla_gym.scenes.bundle import SceneBundle, bundle_keys
 from vla_gym.scenes.store import load_bundles
 from vla_gym.tasks.registry import TaskSpec, get_suite
 
+pytestmark = pytest.mark.usefixtures("goal_scenes")
+
 SUITE = get_suite("goal")
 
 
@@ -63,7 +65,9 @@ def test_collision_geoms_alone_give_mass(pack: AssetPack) -> None:
 def copied(pack: AssetPack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SceneBundle:
     """A bundle in a cache of its own, without LIBERO's slow builder."""
     load_bundles([SUITE.task(0)], pack, "fast")
-    shutil.copytree(cache_dir(), tmp_path / "cache")
+    # other processes may be building scenes there
+    unfinished = shutil.ignore_patterns("building-*", "build.lock")
+    shutil.copytree(cache_dir(), tmp_path / "cache", ignore=unfinished)
     monkeypatch.setenv("VLA_GYM_CACHE", str(tmp_path / "cache"))
     return load_bundles([SUITE.task(0)], pack, "fast")[0]
 

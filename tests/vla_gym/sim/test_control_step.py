@@ -17,6 +17,8 @@ from vla_gym.sim.plain_torques import plain_osc_torques, pseudo_inverse
 from vla_gym.sim.reference import ReferenceStepper, read_arm_state
 from vla_gym.tasks.registry import get_suite
 
+pytestmark = pytest.mark.usefixtures("goal_scenes")
+
 
 @pytest.fixture(scope="module")
 def bundle() -> SceneBundle:
