@@ -131,13 +131,19 @@ def test_a_damaged_entry_has_to_be_built_again(
 ) -> None:
     asked = []
     monkeypatch.setattr(build, "build_bundles", lambda root, tasks, *_: asked.append(tasks))
+    unfinished = [copied.models.parent / name for name in ("building-abc", "importing-def")]
+    for folder in unfinished:
+        folder.mkdir()
+        (folder / "half.mjb").write_bytes(b"half")
     damage(change, copied)
     with caplog.at_level(logging.WARNING), pytest.raises(SceneBuildError, match="cannot be read back"):
         load_bundles([copied.task], pack, "fast")
     assert asked == [[copied.task]]
     assert "damaged" in caplog.text and copied.task.name in caplog.text
+    assert not any(folder.exists() for folder in unfinished), "what killed builders left"
 
 
+@pytest.mark.slow
 def test_building_replaces_all_that_is_damaged_and_what_killed_builders_left(
     copied: SceneBundle, pack: AssetPack, tmp_path: Path
 ) -> None:
