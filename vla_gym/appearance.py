@@ -1,8 +1,8 @@
 """
-How a scene is made to look different: cameras, lights, colours and textures as plain data.
+Overrides of a scene's appearance: cameras, lights, colours and textures as plain data.
 
-An :class:`Appearance` holds what replaces the scene's own values when an image is drawn. It never reaches the physics.
-Names and units are MuJoCo's; a value that is left out stays the scene's own.
+An :class:`Appearance` replaces values of the scene when an image is drawn; the physics never reads it. Names and units
+are MuJoCo's. A value that is left out stays the scene's own.
 """
 
 from __future__ import annotations
@@ -19,18 +19,17 @@ from vla_gym.spec import CAMERAS
 from vla_gym.type_aliases import Float64Array, UInt8Array
 
 HEADLIGHT = "headlight"
-"""Name of the light that shines from wherever the camera is."""
+"""Name of the light that moves with the camera."""
 MAX_TEXTURE_SIZE = 8192
-"""Largest texture (px); OpenGL drivers have no larger ones for certain."""
+"""Largest side of a texture (px); not every OpenGL driver has larger ones."""
 
 
 @dataclass(frozen=True, eq=False)
 class CameraOverride:
     """
-    What a camera has instead of the scene's own values.
+    Override the pose or the field of view of a camera.
 
-    Position and orientation are those in the body that carries the camera: the world for ``agentview``, the hand for
-    ``wrist``.
+    Pose in the frame of the body that carries the camera: the world for ``agentview``, the hand for ``wrist``.
 
     :param pos: position (m), (3,)
     :param quat: orientation (wxyz), of any length but 0, (4,); the camera looks along its -z axis, +y is up
@@ -49,14 +48,14 @@ class CameraOverride:
 @dataclass(frozen=True, eq=False)
 class LightOverride:
     """
-    What a light has instead of the scene's own values.
+    Override the properties of a light.
 
-    The light named ``headlight`` has colours and ``active`` alone.
+    The light named ``headlight`` has only the three colours and ``active``.
 
-    :param pos: position in the body that carries it, mostly the world (m), (3,)
-    :param dir: where it shines, of any length but 0, (3,)
-    :param ambient: colour of what it adds everywhere, RGB, each at least 0, (3,)
-    :param diffuse: colour of what matt surfaces reflect, RGB, each at least 0, (3,)
+    :param pos: position in the frame of the body that carries it, usually the world (m), (3,)
+    :param dir: direction in which it shines, of any length but 0, (3,)
+    :param ambient: ambient colour, RGB, each at least 0, (3,)
+    :param diffuse: diffuse colour, RGB, each at least 0, (3,)
     :param specular: colour of highlights, RGB, each at least 0, (3,)
     :param active: whether it is on
     :param castshadow: whether it casts shadows; ``render_quality="fast"`` draws none
@@ -80,18 +79,18 @@ class LightOverride:
 @dataclass(frozen=True, eq=False)
 class Appearance:
     """
-    What images show differently from the scene; empty: nothing.
+    Override what the images of an episode show; an empty one changes nothing.
 
-    Arrays are copied and cannot be written to. :meth:`as_dict` and :meth:`from_dict` translate to and from plain data.
+    Arrays are copied and read-only. :meth:`as_dict` and :meth:`from_dict` convert to and from plain data.
 
     :param cameras: by observation key, ``agentview`` or ``wrist``
     :param lights: by the light's name, or ``headlight``
-    :param geom_rgba: colours (RGBA in [0, 1], (4,)) by the geom's name; what has a texture is tinted
-    :param material_rgba: colours (RGBA in [0, 1], (4,)) by the material's name; they hold for geoms without a colour of
-        their own
+    :param geom_rgba: colours (RGBA in [0, 1], (4,)) by the geom's name; a textured geom is tinted
+    :param material_rgba: colours (RGBA in [0, 1], (4,)) by the material's name; geoms with a colour of their own
+        ignore it
     :param textures: pictures by the texture's name, RGB, (height, width, 3) uint8, of any size up to
-        ``MAX_TEXTURE_SIZE``; all materials with that texture show it. A cube texture takes a square picture for all six
-        faces, or six of them below each other
+        ``MAX_TEXTURE_SIZE``; all materials with that texture show it. A cube texture takes one square picture for all
+        its faces, or six stacked vertically
     :raises UnknownNameError: for a camera that does not exist
     :raises InvalidArgumentError: for a value of the wrong type or shape, or out of range
     """
@@ -119,15 +118,15 @@ class Appearance:
                 )
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # the mappings are read-only views, which cannot be pickled
+        # mapping proxies cannot be pickled
         return Appearance.from_dict, (self.as_dict(),)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Appearance:
         """
-        Make an appearance of plain data.
+        Make an appearance from plain data.
 
-        :param data: the class's parameters; cameras and lights as mappings, too:
+        :param data: the class's parameters; cameras and lights are mappings, too:
             ``{"lights": {"light1": {"active": False}}}``
         :raises UnknownNameError: for a parameter or camera that does not exist
         :raises InvalidArgumentError: for a value of the wrong type or shape, or out of range
@@ -135,7 +134,7 @@ class Appearance:
         return cls(**_known_keys("part of an appearance", _checked_mapping("appearance", data), cls))
 
     def as_dict(self) -> dict[str, Any]:
-        """The same as plain data: dictionaries, numbers, truth values and arrays."""
+        """Convert to plain data: dictionaries, numbers, truth values and arrays."""
         data: dict[str, Any] = {}
         for part in fields(self):
             entries = getattr(self, part.name)
@@ -146,7 +145,7 @@ class Appearance:
 
 def checked_appearance(value: Appearance | Mapping[str, Any] | None) -> Appearance | None:
     """
-    An appearance, from itself or from plain data.
+    Accept an appearance or its plain data.
 
     :param value: an ``Appearance``, what :meth:`Appearance.from_dict` takes, or None
     :raises UnknownNameError: for a parameter or camera that does not exist
@@ -156,7 +155,7 @@ def checked_appearance(value: Appearance | Mapping[str, Any] | None) -> Appearan
 
 
 Check = Callable[[str, Any], Any]
-"""Takes what a value is called, and the value; returns it in its final form."""
+"""Takes the name of a value, for messages, and the value; returns it converted."""
 
 
 def _check_fields(owner: Any, checks: Mapping[str, Check]) -> None:
@@ -273,7 +272,7 @@ _ENTRIES: Mapping[str, Check] = MappingProxyType(
         "textures": _picture,
     }
 )
-"""Part of an appearance -> check of its entries."""
+"""Part of an appearance -> check of each entry."""
 
 
 def _plain(value: Any) -> Any:

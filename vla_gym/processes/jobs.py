@@ -1,4 +1,4 @@
-"""Run jobs in worker processes; one that dies or hangs costs the job that it was at, and nothing else."""
+"""Run jobs in worker processes; one that dies or hangs fails its current job only."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def run_jobs(
     :param set_up: called first in each process, with its number and the number of processes; a function of a module
     :return: finished jobs, in the order in which they end
     :raises WorkerError: after ``MAX_FAILURES`` failed jobs in a row, or if ``make_worker`` raises
-    :raises VLAGymError: if a worker raises one: it names a mistake in the set-up, which the next job would meet too
+    :raises VLAGymError: if a worker raises one, as it names a mistake that the other jobs would run into as well
     """
     if n_workers < 1:
         raise ValueError(f"n_workers is {n_workers}; expected at least 1.")
@@ -151,7 +151,7 @@ class _JobWorker(Generic[Job]):
         if kind == "ready":
             self._is_ready = True
             self._start_clock()
-            # the result may have arrived with it, and then nothing more comes that could be waited for
+            # the result may have arrived together with this message, and then waiting for more would hang
             return self.collect()
         if kind == "result":
             return FinishedJob(self.job, result=value)

@@ -1,4 +1,4 @@
-"""Compiles the control step before its first use, and says so where that takes long."""
+"""Compile the control step ahead of its first use, and announce it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _ANY_SCENE = """
 
 
 class _FirstCompilation(event.Listener):  # type: ignore[misc]
-    """Announces the first function that numba compiles; what it loads from its cache causes no event."""
+    """Announce the first function that numba compiles; loading from its cache causes no event."""
 
     def __init__(self) -> None:
         self._is_announced = False
@@ -52,10 +52,11 @@ class _FirstCompilation(event.Listener):  # type: ignore[misc]
 @lru_cache(maxsize=1)
 def compile_control_step() -> None:
     """
-    Compile what :class:`vla_gym.sim.core.SimCore` calls, or load it from numba's cache; nothing is executed.
+    Compile the functions that :class:`vla_gym.sim.core.SimCore` calls, or load them from numba's cache, without running
+    them.
 
-    Compiling takes some 10 s, and is announced. A server of processes does it before it forks them; otherwise every one
-    would do it by itself at its first reset, all at once.
+    Compiling takes about 10 s. The server of worker processes does it before it forks them; otherwise all workers would
+    compile at their first reset, at the same time.
     """
     model = mujoco.MjModel.from_xml_string(_ANY_SCENE)
     # types do not depend on the scene, so any joint and any actuator will do

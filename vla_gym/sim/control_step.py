@@ -1,11 +1,11 @@
 """
-The control step, fused: controller, gripper and 25 sub-steps of MuJoCo in one call that needs no interpreter.
+The fused control step: controller, gripper and 25 sub-steps of MuJoCo in one compiled call without the interpreter.
 
-``reference.ReferenceStepper`` is its slow readable twin, which the tests compare it with. Two sequences are offered:
+The tests compare it with its slow, readable twin ``reference.ReferenceStepper``. There are two sequences of calls:
 
-- ``exact``: upstream's own, ``mj_forward``, controller with pseudo-inverses, ``mj_step``.
-- ``fast``: ``mj_step1``, controller with Cholesky factors, ``mj_step2``. The forward pass leaves no trace in the state,
-  so this computes the same trajectory up to rounding in the controller, at half the cost.
+- ``exact`` is upstream's: ``mj_forward``, controller with pseudo-inverses, ``mj_step``.
+- ``fast``: ``mj_step1``, controller with Cholesky factors, ``mj_step2``. The forward pass has no effect on the
+  state, so the trajectory is the same up to rounding in the controller, at half the cost.
 """
 
 from __future__ import annotations
@@ -35,22 +35,22 @@ from vla_gym.tasks.registry import OBSERVED_SUBSTEP, SUBSTEPS
 from vla_gym.type_aliases import Float64Array, Int64Array
 
 MIN_PIVOT_RATIO = 1e-10
-"""Smallest ratio of Cholesky pivots; below it the arm is singular, and upstream's pseudo-inverse decides."""
+"""Smallest ratio of Cholesky pivots; below it the arm counts as singular, and upstream's pseudo-inverse is used."""
 
 
-# numba compiles np.linalg only where SciPy is there
+# numba compiles np.linalg only if SciPy is installed
 _exact_torques: Any = plain_osc_torques if importlib.util.find_spec("scipy") is None else osc_torques
 
 
 class SimArrays(NamedTuple):
     """
-    A running simulation as compiled code sees it: arrays that MuJoCo itself writes to, and where the robot is in them.
+    Arrays of a running simulation, which MuJoCo writes to, and the robot's place in them, for compiled code.
 
     :param model: address of the ``mjModel``
     :param data: address of its ``mjData``
     :param qpos: joint positions (m, rad), (nq,)
     :param qvel: joint velocities (m/s, rad/s), (nv,)
-    :param ctrl: what the actuators are told (N m, m), (nu,)
+    :param ctrl: inputs of the actuators (N m, m), (nu,)
     :param bias: gravity, Coriolis and centrifugal forces (N, N m), (nv,)
     :param inertia: joint-space inertia in MuJoCo's sparse layout, (nM,)
     :param site_pos: positions of all sites (m), (nsite, 3)
@@ -151,7 +151,7 @@ class ObservedState(NamedTuple):
 
 def make_sim_arrays(model: mujoco.MjModel, data: mujoco.MjData, ids: RobotIds) -> SimArrays:
     """
-    SimArrays into a simulation; they stay valid as long as it lives.
+    Collect the arrays of a simulation; they are valid as long as it exists.
 
     :param model: compiled scene
     :param data: its state
@@ -228,7 +228,7 @@ def read_arm(calls: MujocoCalls, arrays: SimArrays, arm: ControllerState) -> Non
         arm.joint_pos[i] = arrays.qpos[arrays.arm_qpos[i]]
         arm.joint_vel[i] = arrays.qvel[dof]
         arm.jacobian[:, i] = rows[:, dof]
-        # inertia is stored along the chain of parents of each degree of freedom
+        # each row of the sparse inertia matrix lists a degree of freedom, then its parents up to the root
         address = arrays.dof_inertia_address[dof]
         other = dof
         while other >= 0:
@@ -339,13 +339,13 @@ def set_goal(arm: ControllerState, command: Float64Array) -> None:
 
 @njit(cache=True, nogil=True)
 def _rotation_matrix(axis_angle: Float64Array) -> Float64Array:
-    """As ``controller.rotation_matrix``, with its roundings to single precision."""
+    """Same as ``controller.rotation_matrix``, including its rounding to single precision."""
     angle = math.sqrt(axis_angle[0] ** 2 + axis_angle[1] ** 2 + axis_angle[2] ** 2)
     q = np.empty(4, dtype=np.float32)
     q[0] = np.float32(math.cos(angle / 2.0))
     for k in range(3):
         q[1 + k] = np.float32(axis_angle[k] / angle * math.sin(angle / 2.0))
-    # single precision products, summed in double precision: what the original's call of BLAS does
+    # single-precision products summed in double precision, as BLAS does in the original
     norm = 0.0
     for k in range(4):
         norm += float(q[k] * q[k])
@@ -379,9 +379,9 @@ def _move_fingers(arrays: SimArrays, arm: ControllerState, command: float) -> No
 @njit(cache=True, nogil=True)
 def _fast_torques(arm: ControllerState, bias: Float64Array, torques: Float64Array) -> bool:
     """
-    The torques of ``controller.osc_torques`` from Cholesky factors, or ``False`` near a singularity.
+    Compute the torques of ``controller.osc_torques`` with Cholesky factors; ``False`` near a singularity.
 
-    With M the inertia, J the Jacobian, A = J M^-1 J' and u the posture acceleration, they are
+    With inertia M, Jacobian J, A = J M^-1 J' and posture acceleration u, they are
     J' [A_pos^-1 f; A_ori^-1 t] - J' A^-1 J u + M u + bias.
     """
     a = np.empty((6, 6))

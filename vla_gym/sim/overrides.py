@@ -1,4 +1,4 @@
-"""Writes an appearance into a render model, and the model's own values back."""
+"""Write an appearance into a render model, and restore the model's own values."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _CAMERA_FIELDS = ("pos", "quat", "fovy")
 _LIGHT_FIELDS = ("pos", "dir", "ambient", "diffuse", "specular", "active", "castshadow")
 _HEADLIGHT_FIELDS = ("ambient", "diffuse", "specular", "active")
 _UNIT_VECTORS = ("quat", "dir")
-"""What MuJoCo's compiler normalises, and its renderer takes to be normalised."""
+"""Fields that MuJoCo's compiler normalises and its renderer expects to be normalised."""
 _MODEL_FIELDS = (
     *(f"cam_{name}" for name in _CAMERA_FIELDS),
     *(f"light_{name}" for name in _LIGHT_FIELDS),
@@ -32,7 +32,7 @@ _CUBE_FACES = 6
 
 class Overrides:
     """
-    What of a render model can be shown differently.
+    Apply appearances to a render model.
 
     :param model: render model, written to by :meth:`apply`
     """
@@ -58,7 +58,7 @@ class Overrides:
         Make sure that everything that an appearance names is in the model.
 
         :param appearance: what to show
-        :raises UnknownNameError: for a name that is not
+        :raises UnknownNameError: for any other name
         :raises InvalidArgumentError: for a picture that does not fit the kind of its texture
         """
         for kind, names, valid in (
@@ -79,7 +79,7 @@ class Overrides:
 
     def apply(self, appearance: Appearance | None) -> None:
         """
-        Write an appearance into the model, textures left out; everything else gets its own value back.
+        Write an appearance, except for its textures, into the model; all other values are the model's own again.
 
         :param appearance: what to show; None: the scene as it is
         :raises UnknownNameError: as :meth:`check`, before anything is written
@@ -110,7 +110,7 @@ class Overrides:
             self._model.mat_rgba[self._materials[name]] = rgba
 
     def own_appearance(self) -> Appearance:
-        """What the model itself looks like, in full; the camera's and the lights' values among them."""
+        """Read all values of the model that an appearance can override."""
         self.apply(None)
         model = self._model
         lights = {name: _read(model, "light", number, _LIGHT_FIELDS) for name, number in self._lights.items()}
@@ -127,10 +127,10 @@ class Overrides:
 
     def texture_model(self, name: str, picture: UInt8Array | None) -> mujoco.MjModel:
         """
-        A model from which ``mjr_uploadTexture`` takes a texture.
+        Make a model from which ``mjr_uploadTexture`` can take a texture.
 
-        OpenGL gets a texture's size and content from a model. A small one that has a picture under the same number
-        allows for pictures of another size than the scene's own.
+        MuJoCo uploads a texture with the size that it has in a model. A small model with the picture under the
+        texture's number allows pictures of any size in place of the scene's own.
 
         :param name: name of the texture
         :param picture: what to show; None: the scene's own picture
@@ -164,7 +164,7 @@ class Overrides:
             setattr(self._model.vis.headlight, name, value)
 
     def _texture_hint(self, name: str) -> str:
-        """Which texture a material shows, where its name was given in place of the texture's."""
+        """Explain which texture a material shows, if its name was given instead of the texture's."""
         if name not in self._materials:
             return ""
         shown = {int(number) for number in self._model.mat_texid[self._materials[name]]}
@@ -173,7 +173,7 @@ class Overrides:
 
 
 def _numbers(accessor: Any, count: int) -> dict[str, int]:
-    """Name -> number of the elements that have a name."""
+    """Number the elements that have a name: name -> number."""
     return {name: i for i in range(count) if (name := accessor(i).name)}
 
 
@@ -199,15 +199,15 @@ def _copied(value: Any, name: str) -> Any:
 
 
 def _normalized(vector: Float64Array) -> Float64Array:
-    """Unit vector with the bits that MuJoCo's compiler gives it: what is close enough to length 1 stays as it is."""
+    """Normalise a vector to the bits of MuJoCo's compiler, which leaves vectors of almost unit length unchanged."""
     norm = math.sqrt(sum(float(x) * float(x) for x in vector))
     return vector if abs(norm - 1.0) <= _UNIT_TOLERANCE else vector / norm
 
 
 def _own_picture(model: mujoco.MjModel, number: int) -> UInt8Array:
-    """RGB of a texture, (height, width, 3)."""
+    """Read a texture's picture in RGB, (height, width, 3)."""
     height, width = int(model.tex_height[number]), int(model.tex_width[number])
     channels, start = int(model.tex_nchannel[number]), int(model.tex_adr[number])
     picture: UInt8Array = model.tex_data[start : start + height * width * channels].reshape(height, width, channels)
-    # one channel is grey, the fourth of four is alpha
+    # one channel: grey; four: the last one is alpha
     return np.repeat(picture, 3, axis=2) if channels == 1 else picture[..., :3]

@@ -1,13 +1,13 @@
 """
 Camera images of a simulation.
 
-``mujoco.Renderer`` takes its OpenGL back end from ``MUJOCO_GL`` at the first import of mujoco, whoever that was, and
-falls back on a window system. This renderer makes the same calls, but chooses an off-screen back end when it is needed:
-EGL, or OSMesa where there is no EGL; ``MUJOCO_GL=egl|osmesa`` overrides the choice.
+``mujoco.Renderer`` reads its OpenGL back end from ``MUJOCO_GL`` when mujoco is first imported, by whatever module, and
+falls back on a window system. This renderer makes the same calls, but chooses an off-screen back end when it first
+needs one: EGL, or OSMesa if there is no EGL; ``MUJOCO_GL=egl|osmesa`` overrides the choice.
 
-Compiled render models are large. A process loads each once and sends it to OpenGL once per image size, however many
-environments show it. The model has cameras, joints and bodies like the simulated one. Each image poses it again and
-writes the values that the view's appearance overrides, or its own ones back. All of it happens in one thread, see
+Compiled render models are large. A process loads each model once and uploads it to OpenGL once per image size, no
+matter how many environments show it. The model has the cameras, joints and bodies of the simulated one. For each image
+it is posed, and the view's appearance is applied to it. All of this happens in one thread, see
 ``vla_gym.sim.gl_thread``.
 """
 
@@ -38,7 +38,7 @@ from vla_gym.type_aliases import UInt8Array
 
 _MAX_GEOMS = 10_000
 _MAX_SPARES = 2
-"""Scenes that stay ready although no renderer shows them, while others are open; environments come back to scenes."""
+"""Unused scenes that are kept while others are open, as environments return to scenes."""
 
 
 class CameraRenderer:
@@ -63,7 +63,7 @@ class CameraRenderer:
 
     def render(self, camera: str, view: SceneView) -> UInt8Array:
         """
-        Image as the policy sees it: the raw OpenGL image rotated by 180 degrees.
+        Render an image as the policy sees it: the raw OpenGL image rotated by 180 degrees.
 
         :param camera: one of the cameras
         :param view: what to show
@@ -88,16 +88,16 @@ class CameraRenderer:
 
     def scene_appearance(self) -> Appearance:
         """
-        What the scene itself looks like: the value of everything that an appearance can override.
+        Read the scene's own values of everything that an appearance can override.
 
         :raises RenderingError: if the renderer is closed, or in a process forked from one that has rendered
         """
-        # in the one thread that writes to the model
+        # only the OpenGL thread writes to the model
         return _pool.thread.call(self._open_scene().render_model.overrides.own_appearance)
 
     def device(self) -> str:
         """
-        Name that OpenGL gives what it draws with, e.g. ``llvmpipe (...)`` for a CPU or the name of a graphics card.
+        Return OpenGL's name for the renderer, e.g. ``llvmpipe (...)`` for a CPU, or a graphics card.
 
         :raises RenderingError: if the renderer is closed, or in a process forked from one that has rendered
         """
@@ -109,14 +109,14 @@ class CameraRenderer:
         return self._scene
 
     def close(self) -> None:
-        """Give the scene back; a second call does nothing."""
+        """Release the scene; a second call has no effect."""
         if self._scene is not None:
             scene, self._scene = self._scene, None
             _pool.release(scene)
 
 
 class _RenderModel:
-    """A render model of this process and the state it is posed in."""
+    """A render model of this process, and the state that poses it."""
 
     def __init__(self, model_file: Path) -> None:
         try:
@@ -144,7 +144,7 @@ class _RenderModel:
 
 
 def _mended(model_file: Path) -> str:
-    """Remove a damaged model from the cache, and from nowhere else; returns what is left to do."""
+    """Remove a damaged model if it lies in the cache; return what is left to do."""
     named = named_scenes()
     if named is not None and model_file.resolve().is_relative_to(named.resolve()):
         return (
@@ -160,7 +160,7 @@ def _mended(model_file: Path) -> str:
 
 
 class _GLScene:
-    """A render model in OpenGL's memory, for one image size; the OpenGL thread alone touches it."""
+    """A render model in OpenGL's memory, for one image size; only the OpenGL thread uses it."""
 
     def __init__(self, render_model: _RenderModel, context: Any, image_size: int) -> None:
         self.render_model = render_model
@@ -171,7 +171,7 @@ class _GLScene:
         buffer.offwidth, buffer.offheight = max(buffer.offwidth, image_size), max(buffer.offheight, image_size)
         self.buffers = mujoco.MjrContext(render_model.model, mujoco.mjtFontScale.mjFONTSCALE_150)
         self.visible = mujoco.MjvScene(render_model.model, maxgeom=_MAX_GEOMS)
-        # pictures in place of the scene's own, as OpenGL has them now
+        # pictures that OpenGL now has in place of the scene's own
         self._pictures: dict[str, UInt8Array] = {}
 
     def draw(self, camera: mujoco.MjvCamera, view: SceneView, image_size: int, has_effects: bool) -> UInt8Array:
@@ -188,7 +188,7 @@ class _GLScene:
         return raw
 
     def _upload(self, pictures: Mapping[str, UInt8Array]) -> None:
-        """Bring OpenGL's textures to what is to be shown; those that are there already stay."""
+        """Upload the textures that differ from what OpenGL has now."""
         overrides = self.render_model.overrides
         for name in {*self._pictures, *pictures}:
             picture = pictures.get(name)
@@ -199,7 +199,7 @@ class _GLScene:
 
     def device(self) -> str:
         self._context.make_current()
-        # imported here because PyOpenGL commits to the back end that is in use at its first import
+        # imported here because PyOpenGL commits to a back end at its first import
         from OpenGL import GL
 
         return str(GL.glGetString(GL.GL_RENDERER).decode(errors="replace"))
@@ -218,11 +218,11 @@ class _Pool:
         self._scenes: dict[tuple[Path, int], _GLScene] = {}  # least recently released first
 
     def acquire(self, model_file: Path, image_size: int) -> _GLScene:
-        """Find or load a scene; to be given back with ``release``."""
+        """Find or load a scene; ``release`` gives it back."""
         return self.thread.call(self._acquire, model_file, image_size)
 
     def release(self, scene: _GLScene) -> None:
-        """Give a scene back; does nothing where OpenGL is gone already."""
+        """Give a scene back; has no effect if OpenGL has already shut down."""
         if self.thread.is_usable:
             self.thread.call(self._release, scene)
 
@@ -247,7 +247,7 @@ class _Pool:
             render_model = self._render_model(model_file)
             if self._context is None:
                 self._context = make_context(image_size, image_size)
-                # registered after mujoco's own exit handler, so that it runs before that one ends EGL
+                # registered after mujoco's exit handler, so that it runs before that one shuts down EGL
                 atexit.unregister(self.shut_down)
                 atexit.register(self.shut_down)
             self._scenes[key] = _GLScene(render_model, self._context, image_size)
