@@ -34,7 +34,7 @@ _HELD_STEPS = 10
 _MAX_WIDTH = 0.085
 """Distance of the fingers that the gripper cannot exceed (m)."""
 _OPEN_WIDTH, _CLOSED_WIDTH = 0.075, 0.005
-"""Largest distance of closed and smallest distance of open fingers with nothing between them (m)."""
+"""With nothing between them, open fingers are further apart than the first, closed ones closer than the second (m)."""
 
 
 @dataclass(frozen=True)

@@ -60,7 +60,7 @@ class DemonstrationFile:
         except OSError as error:
             raise DemonstrationFileError(
                 f"{self.path} cannot be read as HDF5: it is cut off or something else ({error}). Remove it and record "
-                "or copy it anew."
+                "or copy it again."
             ) from error
         try:
             with self._named_errors():

@@ -1,4 +1,4 @@
-"""Push an object out of where a drawer is about to be opened, over or into it."""
+"""Push an object away from where a drawer is about to open, over or into it."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def clear(hand: Hand, obj: SceneObject, opening: Atom, style: Style) -> Motion:
 
     :param hand: the gripper
     :param obj: the object
-    :param opening: the atom ``(Open a)`` that is about to be brought about
-    :param style: how
+    :param opening: the atom ``(Open a)`` that is to be fulfilled next
+    :param style: style of the motion
     """
     part = Part(hand.core, opening.joints[0])
     if not part.is_slide:
@@ -81,7 +81,7 @@ def _distance(point: Float64Array, part: Part, goal: float) -> tuple[float, Floa
 
 
 def _is_free(scene: PickPlaceScene, obj: SceneObject, beside: Float64Array, way: Float64Array) -> bool:
-    """Whether an object and the hand beside it can go a way (m), (3,), without touching anything."""
+    """Tell whether an object and the hand beside it can move along a path (m), (3,), without touching anything."""
     for share in (0.0, 0.5, 1.0):
         scene.put_object(obj.pos + share * way, obj.mat)
         if not scene.can_reach(beside + share * way, DOWN) or scene.crowding(holds_object=True) is None:
@@ -90,5 +90,5 @@ def _is_free(scene: PickPlaceScene, obj: SceneObject, beside: Float64Array, way:
 
 
 def _extent(obj: SceneObject, direction: Float64Array) -> float:
-    """How far (m) an object reaches from its origin in a direction."""
+    """Measure how far (m) an object extends from its origin in a direction."""
     return float(((obj.boxes().corners() - obj.pos) @ direction).max())

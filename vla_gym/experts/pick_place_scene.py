@@ -1,4 +1,4 @@
-"""``PickPlaceScene``: whether the arm can grasp an object, or put it down, without hitting anything."""
+"""``PickPlaceScene``: tells whether the arm can grasp an object, or put it down, without collision."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LIMIT_MARGIN = 0.05
 UPRIGHT = 0.7
 """Vertical part of a contact's normal from which on the contact is with something above or below."""
 MIN_DEXTERITY = 0.085
-"""Least singular value of the Jacobian (m, rad); below, the arm is nearly stretched and hardly moves."""
+"""Least singular value of the Jacobian (m, rad); below it the arm is nearly stretched and hardly moves."""
 N_ITERATIONS = 20
 DAMPING = 0.01
 MAX_CHANGE = 0.5
@@ -35,7 +35,7 @@ POS_TOLERANCE, ANGLE_TOLERANCE = 0.003, 0.03
 
 class PickPlaceScene(PlanningScene):
     """
-    Puts the arm, and an object, where a plan wants them.
+    Pose the arm and an object as a plan requires, in a copy of the scene.
 
     :param core: the simulation; its state is not touched
     :param obj: the object that is handled
@@ -53,12 +53,12 @@ class PickPlaceScene(PlanningScene):
 
     def can_reach(self, pos: Float64Array, mat: Float64Array, min_dexterity: float = MIN_DEXTERITY) -> bool:
         """
-        Put the arm where the hand is at a pose, starting from where the arm was put before.
+        Move the arm so that the hand takes a pose, starting from the arm's last pose.
 
         :param pos: of the end effector (m), (3,)
         :param mat: its orientation, (3, 3)
-        :param min_dexterity: least singular value of the Jacobian that will do
-        :return: whether its joints allow it, and let the hand move on from there in every direction
+        :param min_dexterity: smallest accepted singular value of the Jacobian
+        :return: whether the joints allow it, and let the hand move from there in every direction
         """
         qpos, arm = self._data.qpos, self._robot.qpos
         for _ in range(N_ITERATIONS):
@@ -84,10 +84,10 @@ class PickPlaceScene(PlanningScene):
 
     def crowding(self, holds_object: bool, leniency: float = 0.0) -> float | None:
         """
-        How close the gripper is to other things beside it.
+        Measure how close the gripper is to other objects beside it.
 
         :param holds_object: whether the object moves with the hand; then the two may touch, and it has to be free too
-        :param leniency: depth (m) to which the robot may be in other things
+        :param leniency: depth (m) to which the robot may penetrate other objects
         :return: from 0 (nothing within ``NEAR``) to 1; None if something is hit
         """
         geoms, dist = self._contacts()

@@ -1,4 +1,4 @@
-"""Where and how an object is to be put so that an atom of the goal holds, and whether it fits there."""
+"""Find where and how to put an object so that an atom of the goal holds."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ SURFACE_RADIUS = 0.02
 @dataclass(frozen=True)
 class Target:
     """
-    Where an object may go.
+    Place for an object.
 
-    :param point: where its origin shall come to lie, at the height of its underside (m), (3,)
-    :param rim: height (m) over which the object has to be lifted there
-    :param axes: horizontal half extents (m) of where it may go as well, as vectors, (2, 3)
+    :param point: target of its origin, at the height of its underside (m), (3,)
+    :param rim: height (m) over which the object must be lifted there
+    :param axes: horizontal half extents (m) of the area around the point, as vectors, (2, 3)
     """
 
     point: Live
@@ -46,7 +46,7 @@ class Target:
 
     @property
     def is_narrow(self) -> bool:
-        """Whether the object has to be let down exactly, between walls."""
+        """Whether the object must be lowered precisely, between walls."""
         widths = np.linalg.norm(self.axes, axis=1)
         return bool(0.0 < widths.min() < NARROW and self.rim > self.point()[2] + 0.02)
 
@@ -68,11 +68,11 @@ class Placement:
 
 def target_of(core: SimCore, atom: Atom, share: tuple[int, int] = (0, 1)) -> Target:
     """
-    Where the first argument of ``(On a b)`` or ``(In a b)`` may go.
+    Find where the first argument of ``(On a b)`` or ``(In a b)`` may go.
 
     :param core: the simulation
     :param atom: the atom
-    :param share: which one of how many objects that go to the same place this is
+    :param share: number of this object among those that go to the same place, and their count
     """
     data = core.data
     if atom.target_body:
@@ -105,10 +105,10 @@ def target_of(core: SimCore, atom: Atom, share: tuple[int, int] = (0, 1)) -> Tar
 
 def find_placement(obj: SceneObject, target: Target, grasp: Grasp, scene: PickPlaceScene) -> Placement | None:
     """
-    A way to put an object down, held by a grasp, that the arm can carry out without hitting anything.
+    Find a way to put down an object, held by a grasp, without collision.
 
     :param obj: the object
-    :param target: where it shall go
+    :param target: where it goes
     :param grasp: how it is held
     :param scene: for the same object
     """
@@ -133,7 +133,7 @@ def find_placement(obj: SceneObject, target: Target, grasp: Grasp, scene: PickPl
 
 
 def _aligning_turns(target: Target, mat: Float64Array) -> list[float]:
-    """Turns that bring the object's horizontal axes in line with the target's (rad), the smallest first."""
+    """List the turns that align the object's horizontal axes with the target's (rad), the smallest first."""
     flattest = mat[:, int(np.argmin(np.abs(mat[2])))]
     turn = np.arctan2(target.axes[0, 1], target.axes[0, 0]) - np.arctan2(flattest[1], flattest[0])
     quarter = np.pi / 2

@@ -17,15 +17,15 @@ from vla_gym.type_aliases import Float64Array
 
 MAX_REGRASPS = 3
 MAX_GRASPS = 8
-"""How many grasps are compared, and tried in turn."""
+"""Number of grasps that are compared, and tried in turn."""
 MAX_MISPLACED = 3
-"""After so many grasps without a placement that is free, none is looked for."""
+"""Number of grasps without a free placement after which none is searched."""
 NEARLY_BEST = 0.02
-"""Difference in cost within which the style chooses."""
+"""Difference in cost within which the style decides."""
 NO_PLACEMENT_COST = 0.25
-"""An object that cannot be put down without touching something may still be lowered until it does."""
+"""Cost of a grasp without a free placement: the object may still be lowered until it touches something."""
 MAX_SLIP = 0.06
-"""How far (m) a held object may move in the hand before it counts as lost."""
+"""Distance (m) that a held object may move in the hand before it counts as lost."""
 MAX_SLIP_LOWERING = 0.03
 """How far (m) it may move in the hand while it is lowered."""
 MIN_LIFT = 0.004
@@ -62,7 +62,7 @@ def pick_and_place(hand: Hand, atom: Atom, style: Style) -> Motion:
 
     :param hand: the gripper
     :param atom: the atom
-    :param style: how
+    :param style: style of the motion
     """
     obj = SceneObject(hand.core, atom.body)
     target = target_of(hand.core, atom, _share(hand, atom))
@@ -83,12 +83,12 @@ def plan_pick(
     hand: Hand, obj: SceneObject, target: Target, style: Style, attempt: int = 0
 ) -> tuple[Grasp, Placement] | None:
     """
-    A grasp, and a way to put the object down with it.
+    Choose a grasp, and a way to put the object down with it.
 
     :param hand: the gripper
     :param obj: the object
-    :param target: where it shall go
-    :param style: how
+    :param target: where it goes
+    :param style: style of the motion
     :param attempt: the later, the further down the list of grasps
     :return: None if the object cannot be grasped
     """
@@ -108,9 +108,9 @@ def plan_pick(
 
 def cost_of(placement: Placement | None) -> float:
     """
-    What a placement adds to the cost of a grasp.
+    Compute what a placement adds to the cost of a grasp.
 
-    :param placement: None if none was found that is free
+    :param placement: None if no free one was found
     """
     if placement is None:
         return NO_PLACEMENT_COST
@@ -124,7 +124,7 @@ def pick(hand: Hand, obj: SceneObject, grasp: Grasp, style: Style) -> Trial:
     :param hand: the gripper
     :param obj: the object
     :param grasp: where
-    :param style: how
+    :param style: style of the motion
     :return: whether it is in the hand
     """
     start_height = obj.pos[2]
@@ -172,13 +172,13 @@ def pick(hand: Hand, obj: SceneObject, grasp: Grasp, style: Style) -> Trial:
 
 def carry(hand: Hand, obj: SceneObject, target: Target, placement: Placement, style: Style) -> Trial:
     """
-    Bring the held object to above its target.
+    Carry the held object to above its target.
 
     :param hand: the gripper
     :param obj: the object
-    :param target: where it shall go
+    :param target: where it goes
     :param placement: how it is put down there
-    :param style: how
+    :param style: style of the motion
     :return: whether it is still in the hand
     """
     held = place_in_hand(hand, obj)
@@ -224,17 +224,17 @@ def lower_and_release(
 
     :param hand: the gripper
     :param obj: the object
-    :param target: where it shall go
+    :param target: where it goes
     :param placement: how it is put down there
-    :param atom: what shall hold in the end
-    :param style: how
+    :param atom: atom to fulfil
+    :param style: style of the motion
     """
     aside = np.zeros(3) if target.is_narrow else style.place_offset
     is_dropped = placement.offset[2] > PRESS_DEPTH
     held = place_in_hand(hand, obj)
 
     def is_over() -> bool:
-        # what is caught on something shall not be pressed down by the palm
+        # do not press down an object that is caught on something
         has_slipped = np.linalg.norm(place_in_hand(hand, obj) - held) > MAX_SLIP_LOWERING
         return bool(has_slipped) or (atom.predicate == "on" and holds(hand, atom))
 
@@ -250,7 +250,7 @@ def lower_and_release(
 
 def place_in_hand(hand: Hand, obj: SceneObject) -> Float64Array:
     """
-    Where an object is in the hand's frame (m), (3,).
+    Compute an object's position in the hand's frame (m), (3,).
 
     :param hand: the gripper
     :param obj: the object
@@ -260,7 +260,7 @@ def place_in_hand(hand: Hand, obj: SceneObject) -> Float64Array:
 
 def holds(hand: Hand, atom: Atom) -> bool:
     """
-    Whether an atom of the goal holds now.
+    Tell whether an atom of the goal holds now.
 
     :param hand: the gripper
     :param atom: the atom
@@ -269,6 +269,6 @@ def holds(hand: Hand, atom: Atom) -> bool:
 
 
 def _share(hand: Hand, atom: Atom) -> tuple[int, int]:
-    """Which one of how many objects that go to the same region an atom is about."""
+    """Number an atom's object among those that go to the same region, and count them."""
     same = [other for other in hand.core.goal.atoms if other.target_site and other.target_site == atom.target_site]
     return (same.index(atom), len(same)) if same else (0, 1)

@@ -2,7 +2,7 @@
 Read LIBERO's initial states (pickles in zip archives) without executing anything that a pickle requests.
 
 - Names in the pickle resolve to the classes below, never to NumPy's, so that a file cannot allocate more than it
-contains.
+  contains.
 - The pure-Python unpickler reads it: the C one allocates memory for as many objects as a file declares.
 """
 
