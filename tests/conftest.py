@@ -12,6 +12,9 @@ from pathlib import Path
 import pytest
 
 from vla_gym.assets.completeness import ARENA_FILES, OBJECT_FILES, STYLE_TEXTURES
+from vla_gym.assets.resolve import resolve_assets
+from vla_gym.scenes.store import load_bundles
+from vla_gym.tasks.registry import get_suite
 
 _OUTSIDE_ASSETS = os.environ.pop("VLA_GYM_ASSETS", "")
 _BESIDE = Path(__file__).parents[2] / "shared" / "golden"
@@ -52,8 +55,14 @@ def run_script(
 
 @pytest.fixture(scope="session", autouse=True)
 def scene_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A scene cache that lives as long as the test session, so that tests neither read nor write the user's."""
-    folder = tmp_path_factory.mktemp("cache")
+    """
+    A scene cache that lives as long as the test session, so that tests neither read nor write the user's.
+
+    All processes of a session share it, and build each scene once.
+    """
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cache"
+    folder.mkdir(exist_ok=True)
     before = os.environ.get("VLA_GYM_CACHE")
     os.environ["VLA_GYM_CACHE"] = str(folder)
     yield folder
@@ -61,6 +70,12 @@ def scene_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         del os.environ["VLA_GYM_CACHE"]
     else:
         os.environ["VLA_GYM_CACHE"] = before
+
+
+@pytest.fixture(scope="session")
+def goal_scenes(scene_cache: Path) -> None:
+    """The scenes of LIBERO-Goal, built together: starting LIBERO's code takes longer than building all of them."""
+    load_bundles(get_suite("goal").tasks, resolve_assets("primitive"), "fast")
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,18 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 LAYERS = {
     "vla_gym": [
-        {"errors", "arguments", "type_aliases", "files", "messages", "owned", "processors", "snapshots", "spec"}
+        {
+            "errors",
+            "appearance",
+            "arguments",
+            "type_aliases",
+            "files",
+            "messages",
+            "owned",
+            "processors",
+            "snapshots",
+            "spec",
+        }
         | {"assets", "instructions", "processes", "provenance"},
         {"tasks", "actions"},
         {"scenes"},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from functools import cache
 from pathlib import Path
 
 import gymnasium as gym
@@ -16,10 +17,12 @@ ROOT = Path(__file__).resolve().parents[1]
 NAMES = {name for name in vars(spec) if name.isupper()} | {"ACTION_DIM", "N_ACTION_BINS"}
 SCENES = {"vla_gym/assets/arenas/arena.py"}
 """Cameras of scenes, under MuJoCo's names."""
+PRIMITIVE = {"assets": "primitive", "render_quality": "fast"}
 FIELDS = {"vla_algos/bc/dataset.py"}
 """Its field for images of the wrist camera has the camera's name."""
 
 
+@cache
 def library() -> list[tuple[str, ast.Module]]:
     files = sorted(path for package in ("vla_gym", "vla_algos") for path in (ROOT / package).rglob("*.py"))
     named = [(str(path.relative_to(ROOT)), ast.parse(path.read_text())) for path in files]
@@ -49,7 +52,10 @@ def test_no_other_file_spells_a_camera() -> None:
 
 
 def test_environments_have_the_spaces_that_are_stated() -> None:
-    for env in (ToyLiberoEnv(), gym.make("LIBERO-Goal-v0", cameras=tuple(spec.CAMERAS), privileged_obs=True)):
+    for env in (
+        ToyLiberoEnv(),
+        gym.make("LIBERO-Goal-v0", cameras=tuple(spec.CAMERAS), privileged_obs=True, **PRIMITIVE),
+    ):
         space = env.observation_space
         assert isinstance(space, gym.spaces.Dict) and isinstance(env.action_space, gym.spaces.MultiDiscrete)
         assert set(space) <= {*spec.CAMERAS, spec.PROPRIO, spec.INSTRUCTION, spec.PRIVILEGED}

@@ -1,4 +1,4 @@
-"""Checks of arguments that come from users: the type first, so that no text is taken letter by letter."""
+"""Check arguments that come from users: the type first, so that a string is never read as a list of letters."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def checked_int(name: str, value: Any, lowest: int, highest: int | None = None) 
     :param lowest: smallest valid value
     :param highest: largest valid value; None: any
     :return: the value as ``int``
-    :raises InvalidArgumentError: if it is no integer or out of range
+    :raises InvalidArgumentError: if it is not an integer, or out of range
     """
     expected = f"an integer of at least {lowest}" if highest is None else f"an integer from {lowest} to {highest}"
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
@@ -32,7 +32,7 @@ def checked_int(name: str, value: Any, lowest: int, highest: int | None = None) 
 
 def checked_bool(name: str, value: Any) -> bool:
     """
-    Check a truth value: any text would be true, "false" too.
+    Check a truth value; Python would take any non-empty string, even "false", for true.
 
     :param name: argument
     :param value: its value
@@ -46,13 +46,13 @@ def checked_bool(name: str, value: Any) -> bool:
 
 def checked_list(name: str, value: Any, example: str) -> list[Any]:
     """
-    Check a list without repetitions; a text is not taken letter by letter.
+    Check a list without repetitions; a string is not a list.
 
     :param name: argument
     :param value: its value: list, tuple, range, set or one-dimensional array
     :param example: a valid value, for the message
     :return: its entries
-    :raises InvalidArgumentError: if it is no list, or an entry comes twice
+    :raises InvalidArgumentError: if it is not a list, or contains an entry twice
     """
     is_list = value.ndim == 1 if isinstance(value, np.ndarray) else isinstance(value, Collection)
     if not is_list or isinstance(value, (str, bytes, Mapping)):

@@ -22,7 +22,7 @@ class UnknownNameError(VLAGymError, ValueError):
         super().__init__(f"Unknown {kind} {value!r}.{hint} Valid: {listing}.{' ' + remedy if remedy else ''}")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # rebuilt from its message, so that it can come from another process
+        # rebuilt from its message when it is unpickled
         return _with_message, (type(self), str(self))
 
 
@@ -55,7 +55,7 @@ class SceneBuildError(VLAGymError, RuntimeError):
 
 
 class SceneFileError(VLAGymError, ValueError):
-    """Scenes from elsewhere, or a file of them, that are damaged, unsafe or of another version."""
+    """Imported scenes, or an archive of scenes, that are damaged, unsafe or of another version."""
 
 
 class InitStatesError(VLAGymError, ValueError):
@@ -63,15 +63,15 @@ class InitStatesError(VLAGymError, ValueError):
 
 
 class ActionStatisticsError(VLAGymError, ValueError):
-    """Action statistics that are missing, damaged, or of another number of dimensions."""
+    """Action statistics that are missing, damaged, or have the wrong number of dimensions."""
 
 
 class DemonstrationFileError(VLAGymError, ValueError):
-    """A file of demonstrations that is damaged, of another layout, or recorded with other settings."""
+    """A file of demonstrations that is damaged, has another layout, or was recorded with other settings."""
 
 
 class InvalidEpisodeError(VLAGymError, ValueError):
-    """An episode whose arrays do not fit together, or hold values that no episode of LIBERO can have."""
+    """An episode whose arrays do not fit together, or contain values that are impossible in LIBERO."""
 
 
 class InvalidActionError(VLAGymError, ValueError):
@@ -83,8 +83,8 @@ class RenderingError(VLAGymError, RuntimeError):
 
 
 class SnapshotError(VLAGymError, ValueError):
-    """A snapshot that is damaged, or of an environment that was made or wrapped otherwise."""
+    """A snapshot that is damaged, or comes from an environment with other keywords or wrappers."""
 
 
 class WorkerError(VLAGymError, RuntimeError):
-    """A worker process that cannot be kept alive, or an exception in it that cannot be sent as it is."""
+    """A worker process that keeps dying, or an exception in one that cannot be pickled."""

@@ -1,4 +1,4 @@
-"""Files that exist whole or not at all, and files of others: read within bounds, and known by their checksums."""
+"""Atomic writing, and reading of foreign files: within bounds, and verified by checksums."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MAX_JSON_BYTES = 64 * 2**20
 @contextmanager
 def write_then_rename(path: str | Path) -> Iterator[Path]:
     """
-    Write a file under a temporary name and give it its own at the end.
+    Write a file under a temporary name and rename it at the end.
 
     A crash or an error inside the block leaves an earlier file of that name untouched. Missing folders are made.
 
@@ -67,7 +67,7 @@ def named_errors(error_type: type[VLAGymError], expected: str) -> Iterator[None]
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     """
-    Hold a lock that ends with the process, however that ends.
+    Hold a lock that the system releases when the process ends, even if it is killed.
 
     :param path: file to lock; it is made, and stays
     """
@@ -78,14 +78,14 @@ def locked(path: Path) -> Iterator[None]:
 
 def read_bounded(path: Path, limit: int) -> bytes:
     """
-    Read a whole file, but nothing that never ends or does not fit into memory.
+    Read a whole file; pipes, devices and files beyond a limit are refused.
 
     :param path: the file
     :param limit: largest size (bytes)
-    :raises ValueError: if it is no regular file, or larger
+    :raises ValueError: if it is not a regular file, or larger
     :raises OSError: if it cannot be read
     """
-    # a FIFO without a writer would keep a plain open() waiting
+    # opening a FIFO without a writer would block
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     status = os.fstat(descriptor)
     if not stat.S_ISREG(status.st_mode):
@@ -100,7 +100,7 @@ def read_bounded(path: Path, limit: int) -> bytes:
 
 def is_inside(path: Path, folder: Path) -> bool:
     """
-    Whether a file named by a downloaded or shared folder lies in that folder, symbolic links followed.
+    Tell whether a file lies in a downloaded or shared folder, following symbolic links.
 
     A snapshot in Hugging Face's cache links to the ``blobs`` folders of its repository and of the cache, which count as
     inside.
@@ -116,7 +116,7 @@ def is_inside(path: Path, folder: Path) -> bool:
 
 def sha256(path: Path) -> str:
     """
-    Checksum of a file, computed once per process as long as the file stays the same.
+    Compute the checksum of a file, once per process unless the file changes.
 
     :param path: a regular file
     :return: 64 hexadecimal digits
@@ -169,7 +169,7 @@ def check_sums(path: Path, files: Iterable[Path]) -> None:
 
 def check_shared_file(path: str | Path, error: type[Exception]) -> Path:
     """
-    Make sure that a file of a downloaded or shared folder is a file, and lies in that folder.
+    Make sure that a downloaded or shared file is a regular file, inside its folder.
 
     :param path: the file
     :param error: what to raise

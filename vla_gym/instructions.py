@@ -11,7 +11,7 @@ INSTRUCTION_BYTES = 256
 
 def encode_instruction(text: str) -> UInt8Array:
     """
-    Instruction as UTF-8 bytes, zero padded.
+    Encode an instruction as UTF-8 bytes, zero padded.
 
     :param text: the instruction; at most 256 bytes in UTF-8, without NUL characters
     :return: (256,) uint8
@@ -31,7 +31,7 @@ def encode_instruction(text: str) -> UInt8Array:
 
 def decode_instruction(array: UInt8Array) -> str:
     """
-    Text of an encoded instruction.
+    Decode an instruction.
 
     :param array: (256,) uint8 (any integer or float type with whole values is accepted)
     :return: the instruction

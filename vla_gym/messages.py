@@ -1,4 +1,4 @@
-"""Messages to people who wait for something that takes long."""
+"""Messages for users who are waiting."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ logger = logging.getLogger(__name__)
 
 def announce(message: str) -> None:
     """
-    Say that something takes long: on the logger, or on standard error where the script has not set up logging.
+    Announce a slow operation: on the logger, or on standard error if the script has not set up logging.
 
     :param message: one line
     """
     if logger.hasHandlers():
         logger.info(message)
     else:
-        # logging's last resort shows warnings alone, and waiting is none
+        # without handlers, logging shows warnings only
         print(message, file=sys.stderr, flush=True)

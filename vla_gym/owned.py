@@ -1,4 +1,4 @@
-"""Folders and files that one process writes at a time."""
+"""Exclusive ownership of folders and files: one process writes, others are refused."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ logger = logging.getLogger(__name__)
 
 LOCK_FILE = ".lock"
 OWNER_FILE = ".owner.json"
-"""Beside the lock, as long as it is held: process, machine and command of its owner."""
+"""Lies beside the lock while it is held: process and machine of its owner."""
 _TEMPORARY = re.compile(r"\..+?-(?P<pid>\d+)(-\w+)?(\.(zip|json|jsonl|png|mp4|md|hdf5))?")
-"""Names of what is not finished yet: files of :func:`vla_gym.files.write_then_rename`, and folders."""
+"""Names of temporary files of :func:`vla_gym.files.write_then_rename`, and of temporary folders."""
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
 
 @dataclass
 class _Held:
-    """A lock of this process; a thread may take it again, other threads may not."""
+    """A lock of this process; the thread that holds it may acquire it again, others may not."""
 
     lock: FileLock
     thread_id: int
@@ -40,17 +40,17 @@ class _Held:
 
 _held: dict[Path, _Held] = {}
 _held_guard = threading.Lock()
-# what a parent owns, a forked child does not
+# a forked child does not own its parent's folders
 os.register_at_fork(after_in_child=_held.clear)
 
 
 @contextmanager
 def own_folder(folder: str | Path) -> Iterator[Path]:
     """
-    Write a folder alone: others who want it, too, are refused until the block ends.
+    Own a folder for the duration of a block; other processes and threads are refused.
 
-    Missing folders are made, and removed at the end if nothing was put there. What a process that is gone was writing
-    when it died is removed at the start. On a file system without locks the folder is not locked, with a warning.
+    Missing folders are made, and removed at the end if they are still empty. Temporary files of dead processes are
+    removed at the start. On a file system without locks the folder is not locked, with a warning.
 
     :param folder: to write to
     :return: the folder
@@ -82,7 +82,7 @@ def own_folder(folder: str | Path) -> Iterator[Path]:
 @contextmanager
 def own_file(path: str | Path) -> Iterator[Path]:
     """
-    Write a file alone, as :func:`own_folder`; others may write other files of its folder.
+    Own a file for the duration of a block, like :func:`own_folder`; others may write other files of its folder.
 
     :param path: to write to
     :return: the path
@@ -98,13 +98,13 @@ def own_file(path: str | Path) -> Iterator[Path]:
         yield path
     finally:
         owner.unlink(missing_ok=True)
-        # while it is held: nobody can take a lock that is about to go
+        # removed while it is held, so that nobody acquires a lock that is about to disappear
         lock.unlink(missing_ok=True)
         held.release()
 
 
 def _make_writable(folder: Path) -> list[Path]:
-    """Make a folder and write to it; returns the folders that were missing, the innermost first."""
+    """Make a folder and test that it can be written; return the folders that were missing, innermost first."""
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     probe = folder / f".probe-{os.getpid()}-{threading.get_ident()}"
     try:
@@ -135,7 +135,7 @@ def _acquire(what: Path, lock_file: Path, owner_file: Path) -> FileLock:
             ) from error
         logger.warning("%s is on a file system without locks (%s): see that nobody else writes it.", what, error)
     owner = {"pid": os.getpid(), "host": socket.gethostname()}
-    # it says who to look for, and nothing depends on it
+    # for messages only
     with suppress(OSError):
         owner_file.write_text(json.dumps(owner) + "\n", encoding="utf-8")
     return lock
@@ -146,7 +146,7 @@ def _owner(owner_file: Path) -> str:
         owner = json.loads(owner_file.read_text(encoding="utf-8"))
         return f"process {int(owner['pid'])} on {owner['host']}"
     except (OSError, ValueError, KeyError, TypeError):
-        # it has only just taken the lock
+        # it has the lock, but has not written its name yet
         return "another process"
 
 
@@ -170,7 +170,7 @@ def _remove_empty(folders: list[Path]) -> None:
 
 
 def _sweep(folder: Path) -> None:
-    """Remove what processes that are gone were writing; the folder is locked, so none of them is on another machine."""
+    """Remove temporary files of dead processes; as the folder is locked, none of them lives on another machine."""
     for path in folder.glob(".*"):
         match = _TEMPORARY.fullmatch(path.name)
         if match is None or _is_alive(int(match["pid"])):
@@ -188,6 +188,6 @@ def _is_alive(pid: int) -> bool:
     except ProcessLookupError:
         return False
     except (PermissionError, OverflowError):
-        # somebody else's, or no number of a process
+        # another user's process, or not a process number
         return True
     return True

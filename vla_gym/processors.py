@@ -1,4 +1,4 @@
-"""The processor that computes: its name, what it computes natively, and how many of its cores this process may use."""
+"""The processor: its name, its instruction sets, and the number of cores that this process may use."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from pathlib import Path
 _CPUINFO = Path("/proc/cpuinfo")
 _CGROUP = Path("/sys/fs/cgroup")
 NOTEWORTHY_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "bf16", "sve")
-"""Instruction sets that decide how fast a model computes, in Linux's spelling, of x86-64 and of Arm."""
+"""Instruction sets of x86-64 and Arm that decide how fast a model runs, in Linux's spelling."""
 
 
 @lru_cache(maxsize=1)
 def _described() -> dict[str, str]:
-    """Fields of the first processor that Linux lists; empty on other systems."""
+    """Read Linux's description of the first processor; empty on other systems."""
     if not _CPUINFO.exists():
         return {}
     first = _CPUINFO.read_text(encoding="utf-8", errors="replace").strip().split("\n\n")[0]
@@ -25,18 +25,18 @@ def _described() -> dict[str, str]:
 
 
 def processor_name() -> str:
-    """Model name as the system gives it, else the architecture."""
+    """Return the model name if the system knows it, else the architecture."""
     return _described().get("model name") or platform.processor() or platform.machine()
 
 
 def processor_flags() -> frozenset[str]:
-    """Instruction sets as Linux names them ("avx2", "avx512_bf16", ...); empty on other systems."""
+    """Return instruction sets as Linux names them ("avx2", "avx512_bf16", ...); empty on other systems."""
     described = _described()
     return frozenset((described.get("flags") or described.get("features") or "").split())
 
 
 def available_cpus() -> int:
-    """Cores that this process may use: of its affinity mask, within the quota of its container; at least 1."""
+    """Count the cores that this process may use, given its affinity mask and its container's quota; at least 1."""
     try:
         allowed = len(os.sched_getaffinity(0))
     except AttributeError:  # not on macOS

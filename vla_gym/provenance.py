@@ -1,4 +1,4 @@
-"""Where results and recordings come from, and what they cost: versions of what shaped them, commit, memory."""
+"""Provenance of results and recordings: package versions, commit, peak memory."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from pathlib import Path
 from vla_gym import __version__
 
 PACKAGES = ("vla-gym", "mujoco", "gymnasium", "numpy", "torch", "transformers", "stable-baselines3")
-"""What a result depends on."""
+"""Packages that a result depends on."""
 _RECORDED_WITH = ("mujoco", "numpy", "hf-libero", "robosuite")
 
 
 def versions(packages: Iterable[str] = PACKAGES) -> dict[str, str]:
     """
-    Versions of installed packages.
+    Look up versions of installed packages.
 
     :param packages: their names
     :return: package -> version, or "not installed"
@@ -33,7 +33,7 @@ def versions(packages: Iterable[str] = PACKAGES) -> dict[str, str]:
 
 
 def recorded_with() -> dict[str, str]:
-    """Name -> text: ``version`` and ``commit`` (empty outside a checkout) of this library, and versions of others."""
+    """Describe the software behind a recording: ``version``, ``commit`` (empty outside a checkout), other packages."""
     others = versions(_RECORDED_WITH)
     return {
         "version": __version__,
@@ -43,10 +43,10 @@ def recorded_with() -> dict[str, str]:
 
 
 def commit() -> str:
-    """Commit of the checkout, with ``-dirty`` if files were changed; empty outside a checkout."""
+    """Return the checkout's commit, with ``-dirty`` if files were changed; empty outside a checkout."""
     git = ["git", "-C", str(Path(__file__).parent)]
     try:
-        # an installed package may lie below somebody else's checkout, where git does not know the file
+        # the checkout of another project may contain the installed package
         subprocess.run([*git, "ls-files", "--error-unmatch", Path(__file__).name], capture_output=True, check=True)
         command = [*git, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
@@ -55,6 +55,6 @@ def commit() -> str:
 
 
 def peak_memory_mb() -> float:
-    """Most memory that this process has had so far, megabytes (1e6 bytes)."""
+    """Return the peak resident memory of this process so far, megabytes (1e6 bytes)."""
     # kibibytes on Linux, bytes on macOS
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6

@@ -1,9 +1,9 @@
 """
-Snapshots of an environment and of the wrappers around it, as plain data: numbers, texts and arrays in containers.
+Snapshots of an environment and its wrappers, as plain data: numbers, strings and arrays in containers.
 
-An environment offers ``snapshot()`` and ``restore(snapshot)``, and so may a wrapper. Of a wrapper that does not, the
-attributes with plain data are kept (counters, clocks, last observations), random generators, and objects that hold
-nothing else (running means, stacks of frames).
+An environment offers ``snapshot()`` and ``restore(snapshot)``, and a wrapper may do so, too. For other wrappers the
+snapshot contains the attributes with plain data (counters, clocks, last observations), random generators, and objects
+made of these (running means, stacks of frames).
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ import numpy as np
 
 from vla_gym.errors import SnapshotError
 
-# exact types: a subclass would need its own class to be read again
+# exact types: reading a subclass back would need its class
 _SCALARS = (bool, int, float, complex, str, bytes, type(None))
 _CONTAINERS = (list, tuple, set, deque)
 _MAX_DEPTH = 5
-"""Objects within objects that are looked into; what refers back to itself is no plain data."""
+"""Depth to which nested objects are read; cyclic references are not plain data."""
 _BELOW = ("venv", "env")
-"""Attributes under which wrappers keep what they wrap, of Stable-Baselines3 and of Gymnasium."""
+"""Attributes in which wrappers of Stable-Baselines3 and Gymnasium keep the wrapped environment."""
 _KEYWORDS = "_saved_kwargs"
-"""Attribute in which Gymnasium's wrappers keep the keywords that they were made with."""
+"""Attribute in which Gymnasium's wrappers keep their constructor's keywords."""
 
 
 def take_snapshot(env: Any) -> list[dict[str, Any]] | None:
     """
-    State of an environment and of the wrappers around it.
+    Take a snapshot of an environment and the wrappers around it.
 
     :param env: environment or vector environment, of Gymnasium or of Stable-Baselines3
     :return: one entry per layer, the outermost first; None if an environment below offers no snapshots
@@ -53,12 +53,12 @@ def take_snapshot(env: Any) -> list[dict[str, Any]] | None:
 
 def restore_snapshot(env: Any, snapshot: list[dict[str, Any]]) -> None:
     """
-    Go back to a snapshot.
+    Restore a snapshot.
 
-    :param env: wrapped as the one that the snapshot is of
+    :param env: environment with the same wrappers as the snapshot's
     :param snapshot: from :func:`take_snapshot`
-    :raises SnapshotError: if it is wrapped otherwise, or an environment refuses its part; environments that come after
-        that one, and the wrappers around all of them, are as they were
+    :raises SnapshotError: if the wrappers differ, or an environment refuses its part; the environments after that one
+        and all wrappers are then unchanged
     """
     layers = list(_layers(env))
     found, expected = list(map(_name, layers)), [entry["class"] for entry in snapshot]
@@ -68,7 +68,7 @@ def restore_snapshot(env: Any, snapshot: list[dict[str, Any]]) -> None:
         )
     for layer, entry in zip(layers, snapshot, strict=True):
         _check_alike(layer, entry)
-    # wrappers last: an environment may refuse
+    # wrappers last, as an environment may refuse
     for layer, entry in reversed(list(zip(layers, snapshot, strict=True))):
         try:
             if "own" in entry:
@@ -86,16 +86,16 @@ def restore_snapshot(env: Any, snapshot: list[dict[str, Any]]) -> None:
 
 def plain_part(info: Mapping[str, Any]) -> dict[str, Any]:
     """
-    What of an info a snapshot can hold.
+    Copy the entries of an info that a snapshot can contain.
 
     :param info: of a step or reset
-    :return: copies of the entries with plain data
+    :return: entries with plain data
     """
     return {name: copy.deepcopy(value) for name, value in info.items() if _is_plain(value)}
 
 
 def _check_alike(layer: Any, entry: Mapping[str, Any]) -> None:
-    """Refuse what is of another number of environments, or of a wrapper made with other keywords."""
+    """Refuse a snapshot with another number of environments, or of a wrapper made with other keywords."""
     for name in ("num_envs", _KEYWORDS):
         kind, kept = entry.get("attributes", {}).get(name, ("", None))
         own = vars(layer).get(name)
@@ -108,14 +108,14 @@ def _check_alike(layer: Any, entry: Mapping[str, Any]) -> None:
 
 
 def _settings(value: Any) -> Any:
-    """Without texts: folders and names of recordings may change."""
+    """Leave out strings: folders and names of recordings may change."""
     return {key: part for key, part in value.items() if type(part) is not str} if type(value) is dict else value
 
 
 def _layers(env: Any) -> Iterator[Any]:
     while env is not None:
         yield env
-        # not getattr, by which a wrapper answers for those below it
+        # not getattr: a wrapper forwards it to the layers below
         env = next((vars(env)[name] for name in _BELOW if name in vars(env)), None)
 
 
@@ -125,7 +125,7 @@ def _offers_snapshots(layer: Any) -> bool:
 
 def _name(layer: Any) -> str:
     cls = type(layer)
-    # back ends of one vector environment answer to one name, so that a run may go on with another of them
+    # all back ends of the vector environment have one name, so that a run can be resumed with another back end
     return getattr(cls, "snapshot_kind", f"{cls.__module__}.{cls.__qualname__}")
 
 
@@ -135,7 +135,7 @@ def _read_attributes(owner: Any, depth: int) -> dict[str, tuple[str, Any]]:
 
 
 def _read(value: Any, depth: int) -> tuple[str, Any] | None:
-    """A value as its kind and plain data; None for what is not kept."""
+    """Return a value's kind and plain data; None if it is not kept."""
     if _is_plain(value):
         return "plain", copy.deepcopy(value)
     if isinstance(value, np.random.Generator):
@@ -163,13 +163,13 @@ def _read(value: Any, depth: int) -> tuple[str, Any] | None:
 def _write_attributes(owner: Any, kept: Mapping[str, tuple[str, Any]]) -> None:
     own = vars(owner)
     for name, (kind, data) in kept.items():
-        # what is no plain data here, such as an open file, stays
+        # leave alone what is not plain data here, such as an open file
         if kind != "plain" or _is_plain(own.get(name)):
             own[name] = _written(own.get(name), kind, data)
 
 
 def _written(current: Any, kind: str, data: Any) -> Any:
-    """What :func:`_read` was given; generators and objects that are there already keep their identity."""
+    """Rebuild what :func:`_read` was given; existing generators and objects keep their identity."""
     if kind == "plain":
         return copy.deepcopy(data)
     if kind == "generator":
@@ -188,7 +188,7 @@ def _written(current: Any, kind: str, data: Any) -> Any:
         return parts if isinstance(current, dict) else type(current)(parts.values())
     else:
         if current is None:
-            raise TypeError("an object that the snapshot holds the attributes of is not there yet")
+            raise TypeError("the snapshot contains attributes of an object that does not exist yet")
         _write_attributes(current, data)
     return current
 
@@ -204,5 +204,5 @@ def _is_plain(value: Any) -> bool:
 
 
 def _is_ignored(value: Any) -> bool:
-    """Whether a value is code, or says what data look like: that is made with the environment, and no state."""
+    """Tell whether a value is code or a description of data, which belongs to the environment and is not state."""
     return callable(value) or isinstance(value, (gym.Space, gym.Env, np.dtype))

@@ -45,7 +45,7 @@ def collect(
         suite=suite,
         image_size=image_size,
         cameras=() if cameras == "none" else tuple(cameras.split(",")),
-        quality=render_quality,
+        render_quality=render_quality,
         assets=assets,
         seed=seed,
         action_noise=action_noise,

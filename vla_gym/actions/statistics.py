@@ -1,4 +1,4 @@
-"""Statistics of a data set's actions, in the form in which OpenVLA stores them beside its checkpoints."""
+"""Statistics of a data set's actions, in OpenVLA's format."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vla_gym.tasks.registry import get_suite
 from vla_gym.type_aliases import Float32Array, Float64Array
 
 _NO_NOOPS = "_no_noops"
-"""What OpenVLA appends to a suite's name where actions that do nothing were left out of its data."""
+"""Suffix of OpenVLA's data sets from which actions that do nothing were removed."""
 
 
 class Quantiles(NamedTuple):
@@ -28,7 +28,7 @@ class Quantiles(NamedTuple):
 
 def check_norm_stats(norm_stats: Any, source: str) -> None:
     """
-    Make sure that statistics are objects by name of the data set; what they hold is checked where it is used.
+    Make sure that statistics map data sets to objects; the contents are checked where they are used.
 
     :param norm_stats: as read from a file
     :param source: the file
@@ -49,14 +49,14 @@ def choose_data_set(
     norm_stats: Mapping[str, Any], unnorm_key: str | None = None, suite: str | None = None
 ) -> str | None:
     """
-    Choose the data set whose statistics hold, as OpenVLA's evaluation does.
+    Choose the data set whose statistics apply, as OpenVLA's evaluation does.
 
     :param norm_stats: data set -> its entry
-    :param unnorm_key: the data set, with or without OpenVLA's ending ``_no_noops``; None: the only one, or that of
-        the suite
-    :param suite: Gymnasium id or name of the suite that is acted in; None: unknown
+    :param unnorm_key: the data set, with or without OpenVLA's ending ``_no_noops``; None: the only one, or the
+        suite's
+    :param suite: Gymnasium id or name of the environment's suite; None: unknown
     :return: key of ``norm_stats``; None if there are no statistics and none are asked for
-    :raises UnknownNameError: if there is no such data set, or several and neither key nor suite tells which
+    :raises UnknownNameError: if there is no such data set, or several and neither key nor suite decides
     """
     if unnorm_key is None and not norm_stats:
         return None
@@ -68,10 +68,7 @@ def choose_data_set(
     for key in (wanted, f"{wanted}{_NO_NOOPS}"):
         if key in norm_stats:
             return key
-    remedy = (
-        "Name the data set whose action statistics the checkpoint shall use: unnorm_key=..., or --unnorm-key on the "
-        "command line."
-    )
+    remedy = "Name the data set whose action statistics apply: unnorm_key=..., or --unnorm-key on the command line."
     raise UnknownNameError("unnorm_key", unnorm_key, norm_stats, remedy)
 
 
@@ -138,7 +135,7 @@ def dataset_statistics(
     commands: Sequence[Float64Array], proprio: Sequence[Float32Array] | None = None
 ) -> dict[str, Any]:
     """
-    One data set's entry of ``norm_stats``.
+    Compute a data set's entry of ``norm_stats``.
 
     As in OpenVLA's data, the gripper counts as 1 (open) or 0 (closed) and is left out by ``mask``; the other dimensions
     are the controller's commands.
@@ -147,7 +144,7 @@ def dataset_statistics(
     :param proprio: of each episode, (T, D), m and rad; None: without
     :return: ``action`` (and ``proprio``) -> ``mean``, ``std``, ``min``, ``max``, ``q01``, ``q99`` as lists, ``action``
         also ``mask``; ``num_transitions`` and ``num_trajectories``
-    :raises ValueError: if there is no episode, or one has another shape or a value that is not finite
+    :raises ValueError: if there is no episode, or one has a wrong shape or a value that is not finite
     """
     if len(commands) == 0:
         raise ValueError("There are no episodes to take statistics of; give at least one.")

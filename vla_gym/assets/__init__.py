@@ -1,1 +1,1 @@
-"""Primitive or downloaded assets: where they are, and the built-in pack."""
+"""Find and download asset packs; the built-in primitive pack."""

@@ -1,4 +1,4 @@
-"""Which files the 130 tasks read from an asset pack, and whether a pack has them."""
+"""Check that an asset pack has all files that the 130 tasks read."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ ARENA_FILES = tuple(
     f"scenes/libero_{name}_base_style.xml"
     for name in ("floor", "kitchen_tabletop", "living_room_tabletop", "study", "tabletop")
 )
-"""The rooms that LIBERO's problem classes of the five suites open."""
+"""Rooms of LIBERO's problem classes in the five suites."""
 
 _OBJECTS = {
     "articulated_objects": ("flat_stove", "microwave", "white_cabinet", "wooden_cabinet"),
@@ -65,15 +65,15 @@ STYLE_TEXTURES = (
     "seamless_wood_planks_floor.png",
     "yellow_linen_wall_texture.png",
 )
-"""Files in ``textures`` that LIBERO puts on floors and walls, whatever the room's own file names."""
+"""Files in ``textures`` that LIBERO puts on floors and walls in place of the room's own."""
 
 
 @dataclass(frozen=True)
 class PackCheck:
     """
-    What an asset pack has of what the 130 tasks read.
+    Result of checking an asset pack.
 
-    :param n_files: files looked for: objects, rooms, and the meshes and textures that these name
+    :param n_files: number of files checked: objects, rooms, and their meshes and textures
     :param problems: one line per file that is missing or cannot be read, sorted
     """
 
@@ -88,10 +88,10 @@ class PackCheck:
 
 def check_pack(root: Path) -> PackCheck:
     """
-    Look for every file that the 130 tasks read.
+    Check every file that the 130 tasks read.
 
     :param root: folder in LIBERO's asset layout
-    :return: what was found
+    :return: the result
     """
     root = Path(os.path.abspath(root))
     named = {root / "textures" / name: "" for name in STYLE_TEXTURES}
@@ -108,7 +108,7 @@ def check_pack(root: Path) -> PackCheck:
             # relative to the folder of the file, as robosuite reads them
             files = (element.get("file") for element in tree.getroot().iterfind("./asset/*[@file]"))
             named |= {(root / name).parent / str(file): f", named by {name}" for file in files}
-    # two files may name a third in different ways
+    # two files may refer to a third by different paths
     needed = {Path(os.path.normpath(path)): by for path, by in named.items()}
     for path, by in needed.items():
         if not path.is_file() or path.stat().st_size == 0:

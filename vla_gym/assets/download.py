@@ -1,11 +1,10 @@
 """
-Fetches LIBERO's assets from the Hugging Face Hub.
+Download LIBERO's assets from the Hugging Face Hub.
 
-- The repository is the one that hf-libero fetches from by itself. hf-libero names no revision of it, so neither is one
-  named here.
-- Only data is fetched: MJCF, meshes and pictures by their endings. Nothing in a pack is ever executed or unpickled.
-- Files gather in a folder next to the target, which takes the target's name only after every file that the tasks read
-  was found. After a broken connection that folder is kept, and the next attempt continues from it.
+- The repository is that of hf-libero, which does not pin a revision, so none is pinned here.
+- Only data is downloaded: MJCF, meshes and pictures, by their endings. Nothing in a pack is executed or unpickled.
+- Files are collected in a folder beside the target, which is renamed once every file that the tasks read has arrived.
+  After a broken connection the folder is kept, and the next attempt continues from it.
 """
 
 from __future__ import annotations
@@ -31,9 +30,9 @@ _MAX_LISTED = 5
 
 def download_assets(force: bool = False) -> Path:
     """
-    Fetch LIBERO's assets into the cache, where ``resolve_assets`` finds them; nothing is fetched if they are there.
+    Download LIBERO's assets into the cache, where ``resolve_assets`` finds them, unless they exist.
 
-    :param force: fetch them again
+    :param force: download them again
     :return: folder of the pack
     :raises MissingPackageError: if huggingface_hub is not installed
     :raises AssetsError: if the download fails or lacks files that the tasks need
@@ -68,7 +67,7 @@ def _snapshot_download() -> Callable[..., Any]:
 
 def hub_errors() -> tuple[type[Exception], ...]:
     """
-    List what the Hub's client and its HTTP library raise when something is wrong outside of this program.
+    List the exceptions of the Hub's client and its HTTP library for problems outside this program.
 
     Needs huggingface_hub.
     """
@@ -76,12 +75,12 @@ def hub_errors() -> tuple[type[Exception], ...]:
     from huggingface_hub import errors
 
     own = [error for error in vars(errors).values() if isinstance(error, type) and issubclass(error, Exception)]
-    # RuntimeError comes from its downloader for large files
+    # its downloader for large files raises RuntimeError
     return (OSError, ValueError, RuntimeError, httpx.HTTPError, httpx.InvalidURL, *own)
 
 
 def _fetch_into(folder: Path, fetch: Callable[..., Any]) -> None:
-    # one pattern per folder, so that nothing else of the repository is fetched
+    # one pattern per folder, so that nothing else is downloaded
     patterns = [f"{name}/*.{ending}" for name in PACK_FOLDERS for ending in ENDINGS]
     try:
         fetch(repo_id=REPOSITORY, repo_type="dataset", local_dir=folder, allow_patterns=patterns)
@@ -105,7 +104,7 @@ def _check(folder: Path) -> None:
 
 
 def _replace(target: Path, partial: Path) -> None:
-    # the client's notes on what it has fetched are no part of the pack
+    # the client's notes on its downloads are not part of the pack
     shutil.rmtree(partial / ".cache", ignore_errors=True)
     old = target.with_name(f"{target.name}.old")
     shutil.rmtree(old, ignore_errors=True)

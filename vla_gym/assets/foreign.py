@@ -1,7 +1,7 @@
 """
-Scenes that were built elsewhere: where they are looked for, and from which packs they come.
+Find scenes that were built elsewhere, and the packs that they come from.
 
-They lie in ``VLA_GYM_SCENES``, a folder that is only read, or in the cache. Both have the layout that
+They are in ``VLA_GYM_SCENES``, a folder that is only read, or in the cache. Both have the layout that
 ``vla_gym/scenes/bundle.py`` describes.
 """
 
@@ -19,12 +19,12 @@ from vla_gym.files import read_bounded
 
 SCENES_VARIABLE = "VLA_GYM_SCENES"
 MAX_META = 1 << 20
-"""Largest size of ``meta.json`` (bytes); those of the 130 tasks have some 4,000."""
+"""Largest size of ``meta.json`` (bytes); those of the 130 tasks have about 4,000."""
 
 
 def named_scenes() -> Path | None:
     """
-    Folder named in ``VLA_GYM_SCENES``, if it is set.
+    Return the folder named in ``VLA_GYM_SCENES``, if it is set.
 
     :raises AssetsError: if there is no such folder
     """
@@ -43,18 +43,18 @@ def named_scenes() -> Path | None:
 
 def unread_archives(cached: Path) -> list[Path]:
     """
-    Zip files that lie where scenes are looked for, and are not read as they are.
+    List zip files in folders of scenes; they must be imported to be used.
 
     :param cached: folder of the cached scenes
     """
     roots = [root for root in (named_scenes(), cached) if root is not None and root.is_dir()]
-    # a pipe would keep whoever opens it waiting
+    # opening a pipe would block
     return [path for root in roots for path in sorted(root.iterdir()) if path.is_file() and zipfile.is_zipfile(path)]
 
 
 def archives_hint(archives: list[Path]) -> str:
     """
-    Say how archives are put to use; empty without any.
+    Explain how to use archives; empty if there are none.
 
     :param archives: of :func:`unread_archives`
     """
@@ -66,7 +66,7 @@ def archives_hint(archives: list[Path]) -> str:
 
 def tasks_of_scenes(cached: Path, digest: str) -> list[tuple[str, str]]:
     """
-    Tasks that there are scenes of: (suite, name), in the order of their folders, those of ``VLA_GYM_SCENES`` first.
+    List the tasks with scenes, (suite, name), in the order of their folders, those of ``VLA_GYM_SCENES`` first.
 
     :param cached: folder of the cached scenes
     :param digest: fingerprint of the pack that they were built from
@@ -85,9 +85,9 @@ def tasks_of_scenes(cached: Path, digest: str) -> list[tuple[str, str]]:
 
 def read_meta(path: Path) -> dict[str, object]:
     """
-    What a ``meta.json`` holds, unchecked.
+    Read a ``meta.json`` without checking its values.
 
-    :raises ValueError: if it is no JSON object, or too large
+    :raises ValueError: if it is not a JSON object, or too large
     :raises OSError: if it cannot be read
     """
     try:
@@ -101,9 +101,9 @@ def read_meta(path: Path) -> dict[str, object]:
 
 def packs_of_scenes(cached: Path) -> dict[str, dict[str, Path]]:
     """
-    Packs that scenes were built from: name -> fingerprint -> folder of the scenes.
+    List the packs that scenes were built from: name -> fingerprint -> folder of the scenes.
 
-    Where ``VLA_GYM_SCENES`` holds scenes of a name, those in the cache do not count.
+    If ``VLA_GYM_SCENES`` contains scenes of a pack's name, those in the cache do not count.
 
     :param cached: folder of the cached scenes
     """

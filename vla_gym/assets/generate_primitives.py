@@ -1,5 +1,5 @@
 """
-Writer of the primitive pack: turns the tables of shapes into MJCF and PNG files.
+Generate the primitive pack: MJCF and PNG files from tables of shapes.
 
 Run ``python -m vla_gym.assets.generate_primitives [FOLDER]`` after a change to ``objects`` or ``arenas``. The same
 tables give the same bytes on every machine: figures are rounded, and pictures are stored uncompressed.
@@ -46,7 +46,7 @@ def write_pack(root: Path) -> None:
 
 def object_element(name: str, asset: Asset) -> ElementTree.Element:
     """
-    MJCF of one object, in the form robosuite reads: an outer body with three marker sites around the body ``object``.
+    Make the MJCF of one object in robosuite's form: an outer body with three marker sites around the body ``object``.
 
     :param name: model name
     :param asset: the object
@@ -69,7 +69,7 @@ def object_element(name: str, asset: Asset) -> ElementTree.Element:
 
 def arena_element(name: str, arena: Arena) -> ElementTree.Element:
     """
-    MJCF of one room, in the form of LIBERO's arena classes, which then set sizes, places and styles.
+    Make the MJCF of one room for LIBERO's arena classes, which then set sizes, places and styles.
 
     :param name: model name
     :param arena: the room
@@ -146,7 +146,7 @@ def _add_body(parent: ElementTree.Element, body: Body, material: str = "") -> No
 
 
 def _add_visual(parent: ElementTree.Element, geom: Geom, material: str = "") -> None:
-    # paint hides the material
+    # a colour hides the material
     look = {"rgba": _text(geom.rgba)} if geom.rgba else {"material": material} if material else {}
     _add_geom(parent, geom, {**VISUAL_ONLY, **look})
 
@@ -173,7 +173,7 @@ def _add_geom(parent: ElementTree.Element, geom: Geom, attributes: dict[str, str
 
 
 def _add_site(parent: ElementTree.Element, site: Site) -> None:
-    # LIBERO reads these attributes from the file, so none may be left to its default
+    # LIBERO reads these attributes from the file, so all must be written
     shape = {"type": site.kind, "size": _text(site.size), "rgba": _text(site.rgba), "group": "0"}
     place = {"pos": _text(site.pos), "quat": _text(site.quat)}
     ElementTree.SubElement(parent, "site", {"name": site.name, **place, **shape})
@@ -185,7 +185,7 @@ def _place(pos: Iterable[float], quat: Quaternion) -> dict[str, str]:
 
 
 def _text(values: Iterable[float]) -> str:
-    # the last digits of a sine differ between machines; adding zero turns -0 into 0
+    # rounded, as the last digits of a sine differ between machines; adding zero turns -0 into 0
     return " ".join(f"{round(value, 9) + 0.0:.6g}" for value in values)
 
 

@@ -1,10 +1,10 @@
 """
-Which asset pack a scene is built from, and where the library keeps its cache.
+Choose the asset pack to build scenes from, and the folder of the cache.
 
-- An explicit argument wins over ``VLA_GYM_ASSETS``, which wins over a downloaded pack; the built-in pack needs nothing.
-- A pack that was asked for by name is never silently replaced by another: a bad value is an error.
-- Scenes that were built elsewhere can be used without the pack they were built from; ``assets="libero"`` asks for them.
-- The name of a pack says whether results on it may be called LIBERO's.
+- An explicit argument takes precedence over ``VLA_GYM_ASSETS``, then come a downloaded pack and the built-in one.
+- A pack that was requested is never silently replaced by another: a bad value is an error.
+- Imported scenes can be used without their pack; ``assets="libero"`` requests those of LIBERO's.
+- A pack's name tells whether results on it are results on LIBERO.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ PACK_FOLDERS = (
     "textures",
     "turbosquid_objects",
 )
-# only LIBERO's own assets have visual meshes, and LIBERO itself looks for them here
+# only LIBERO's own assets have visual meshes, in these folders
 _LIBERO_MARK = Path("stable_scanned_objects", "akita_black_bowl", "visual")
 
 
@@ -43,9 +43,9 @@ class AssetPack:
 
     :param name: ``primitive`` (built in), ``libero`` (LIBERO's own) or ``custom:<folder name>``
     :param path: root of the pack, absolute
-    :param chosen_by: what decided for this pack, in words
-    :param has_files: whether scenes can be built from it; else ``path`` holds scenes that were built elsewhere
-    :param digest: its fingerprint, where that is known already
+    :param chosen_by: reason for the choice, in words
+    :param has_files: whether scenes can be built from it; else ``path`` is a folder of imported scenes
+    :param digest: its fingerprint, if known
     """
 
     name: str
@@ -56,9 +56,9 @@ class AssetPack:
 
     def fingerprint(self) -> str:
         """
-        Digest of the names and contents of all files, equal on every machine.
+        Compute a digest of the names and contents of all files, the same on every machine.
 
-        Contents are read anew only when a name, size or time stamp changes.
+        Contents are read again only when a name, size or time stamp changes.
 
         :return: sha256, 64 hexadecimal digits
         """
@@ -74,7 +74,7 @@ class AssetPack:
 
 
 _READ_EVERY_TIME = 16 << 20
-"""Size (bytes) from which the digest of a pack is kept in the cache, for other processes."""
+"""Size (bytes) from which a pack's digest is stored in the cache for other processes."""
 
 
 @cache
@@ -90,7 +90,7 @@ def _content_digest(root: Path, files: tuple[Path, ...], seen: str, is_kept: boo
         digest.update(f"{file.relative_to(root).as_posix()}\0".encode())
         digest.update(hashlib.sha256(file.read_bytes()).digest())
     if is_kept:
-        # a cache that cannot be written costs a second, no more
+        # without a writable cache this takes a second each time
         with contextlib.suppress(OSError), write_then_rename(kept) as temporary:
             temporary.write_text(digest.hexdigest())
     return digest.hexdigest()
@@ -98,7 +98,7 @@ def _content_digest(root: Path, files: tuple[Path, ...], seen: str, is_kept: boo
 
 def cache_dir() -> Path:
     """
-    Folder for everything the library can make again: scene bundles, downloaded assets.
+    Return the folder for all that can be regenerated: scene bundles, downloaded assets.
 
     :return: ``VLA_GYM_CACHE`` if set, else the user's cache folder; it need not exist yet
     """
@@ -111,12 +111,12 @@ def cache_dir() -> Path:
 
 
 def scene_cache() -> Path:
-    """Folder of built and imported scenes; it need not exist."""
+    """Return the folder of built and imported scenes; it need not exist."""
     return cache_dir() / "scenes"
 
 
 def downloaded_assets_dir() -> Path:
-    """Folder that ``vla-rl assets download`` fills; it need not exist."""
+    """Return the folder that ``vla-rl assets download`` fills; it need not exist."""
     return cache_dir() / "assets"
 
 

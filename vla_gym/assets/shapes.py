@@ -1,8 +1,8 @@
 """
-Shape vocabulary of the primitive pack: small functions that return lists of MuJoCo primitive geoms.
+Shapes of the primitive pack: functions that return lists of MuJoCo's primitive geoms.
 
 - Lengths are metres, sizes are half sizes as in MJCF, angles are degrees, quaternions are (w, x, y, z).
-- Round things that collide are made of boxes: box against box is the contact MuJoCo solves fastest and most steadily.
+- Round things that collide are made of boxes, because MuJoCo solves contacts between boxes fastest and most stably.
 - A list of geoms has no colour and no mass until ``paint`` or ``weigh`` gives it one.
 """
 
@@ -97,7 +97,7 @@ class Joint:
 @dataclass(frozen=True)
 class Body:
     """
-    One body: what collides, what is seen, and what hangs on it.
+    One body with its collision geoms, visual geoms and children.
 
     :param name: name; the root of an object is called ``object``
     :param pos: origin in the parent's frame, m
@@ -145,7 +145,7 @@ class Asset:
 
 def rotation(axis: Literal["x", "y", "z"], degrees: float) -> Quaternion:
     """
-    Quaternion of a rotation about a coordinate axis.
+    Make the quaternion of a rotation about a coordinate axis.
 
     :param axis: name of the axis
     :param degrees: angle
@@ -158,7 +158,7 @@ def rotation(axis: Literal["x", "y", "z"], degrees: float) -> Quaternion:
 
 def multiply(a: Quaternion, b: Quaternion) -> Quaternion:
     """
-    Product of two rotations.
+    Multiply two rotations.
 
     :param a: the rotation applied last
     :param b: the rotation applied first
@@ -176,7 +176,7 @@ def multiply(a: Quaternion, b: Quaternion) -> Quaternion:
 
 def box(size: Vector3, pos: Vector3 = (0, 0, 0), quat: Quaternion = IDENTITY, name: str = "") -> list[Geom]:
     """
-    One box.
+    Make one box.
 
     :param size: half sizes, m
     :param pos: centre, m
@@ -189,7 +189,7 @@ def box(size: Vector3, pos: Vector3 = (0, 0, 0), quat: Quaternion = IDENTITY, na
 
 def cylinder(radius: float, low: float, high: float, pos: Vector3 = (0, 0, 0), name: str = "") -> list[Geom]:
     """
-    One upright cylinder.
+    Make one upright cylinder.
 
     :param radius: m
     :param low: height of the underside above ``pos``, m
@@ -203,7 +203,7 @@ def cylinder(radius: float, low: float, high: float, pos: Vector3 = (0, 0, 0), n
 
 def capsule(radius: float, half: float, pos: Vector3 = (0, 0, 0), quat: Quaternion = IDENTITY) -> list[Geom]:
     """
-    One capsule, upright unless turned.
+    Make one capsule, upright unless turned.
 
     :param radius: m
     :param half: half length without the caps, m
@@ -216,7 +216,7 @@ def capsule(radius: float, half: float, pos: Vector3 = (0, 0, 0), quat: Quaterni
 
 def ellipsoid(size: Vector3, pos: Vector3 = (0, 0, 0)) -> list[Geom]:
     """
-    One ellipsoid.
+    Make one ellipsoid.
 
     :param size: half axes, m
     :param pos: centre, m
@@ -227,7 +227,7 @@ def ellipsoid(size: Vector3, pos: Vector3 = (0, 0, 0)) -> list[Geom]:
 
 def prism(radius: float, low: float, high: float, sides: int, pos: Vector3 = (0, 0, 0)) -> list[Geom]:
     """
-    Upright regular prism, as the union of boxes that each span two opposite sides.
+    Make an upright regular prism from boxes that each span two opposite sides.
 
     :param radius: distance of a side from the axis, m
     :param low: height of the underside above ``pos``, m
@@ -243,7 +243,7 @@ def prism(radius: float, low: float, high: float, sides: int, pos: Vector3 = (0,
 
 def bars(points: Sequence[tuple[float, float]], thickness: float, width: float) -> list[Geom]:
     """
-    Bent bar in the x-z plane.
+    Make a bent bar in the x-z plane.
 
     :param points: x and z of its ends and bends, m
     :param thickness: across the bar within the plane, m
@@ -260,7 +260,7 @@ def bars(points: Sequence[tuple[float, float]], thickness: float, width: float) 
 
 def ring(inner: tuple[float, float], outer: tuple[float, float], thickness: float, segments: int) -> list[Geom]:
     """
-    Wall of a lathe-turned thing between two points of its profile: a ring of tilted boxes.
+    Make the wall of a solid of revolution between two points of its profile: a ring of tilted boxes.
 
     :param inner: one end of the profile line: distance from the axis and height, m
     :param outer: other end, at least as high
@@ -305,7 +305,7 @@ def paint(geoms: list[Geom], rgba: Rgba) -> list[Geom]:
 
 def weigh(geoms: list[Geom], mass: float) -> list[Geom]:
     """
-    Share a mass among geoms in proportion to their volumes.
+    Distribute a mass among geoms in proportion to their volumes.
 
     :param geoms: geoms
     :param mass: total, kg

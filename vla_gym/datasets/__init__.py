@@ -1,1 +1,1 @@
-"""Episodes and how to collect them."""
+"""Collect, store and read episodes."""

@@ -1,4 +1,4 @@
-"""Episodes collected with an expert, and episodes replayed from their commands."""
+"""Collect episodes with an expert, and replay episodes from their commands."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def collect_episode(
     action_tokenizer: ActionTokenizer | None = None,
 ) -> Episode:
     """
-    Reset environment and expert, and run them until success or truncation.
+    Collect an episode: reset environment and expert, and run them until success or truncation.
 
     :param env: ``LiberoEnv`` with continuous actions and one command per action
     :param expert: expert on the same environment
@@ -39,7 +39,7 @@ def collect_episode(
 
 def replay_episode(env: gym.Env[Any, Any], commands: Float64Array, options: dict[str, Any] | None = None) -> Episode:
     """
-    Reset the environment and give it commands, whatever happens; success or truncation ends it early.
+    Replay an episode: reset the environment and execute commands; success or truncation ends it early.
 
     :param env: ``LiberoEnv`` with continuous actions and one command per action
     :param commands: in [-1, 1], (T, 7) float64, T at least 1
@@ -71,10 +71,10 @@ def _roll_out(
         observations.append(observation)
         executed.append(command)
         states.append(base.get_state())
-        sensed = base.core.sensed()
-        joint_states.append(sensed.joints)
-        robot_states.append(np.concatenate((sensed.fingers, sensed.eef_pos, sensed.eef_quat[[1, 2, 3, 0]])))
-        ee_states.append(np.concatenate((sensed.eef_pos, sensed.eef_axis_angle)))
+        robot = base.core.robot_state()
+        joint_states.append(robot.joints)
+        robot_states.append(np.concatenate((robot.fingers, robot.eef_pos, robot.eef_quat[[1, 2, 3, 0]])))
+        ee_states.append(np.concatenate((robot.eef_pos, robot.eef_axis_angle)))
         observation, _, terminated, truncated, info = env.step(command)
         if terminated or truncated:
             break

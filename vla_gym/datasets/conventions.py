@@ -1,7 +1,7 @@
 """
-What numbers and images of a data set mean, where other people's data may differ from LIBERO's.
+Conventions of a data set, where other people's data may differ from LIBERO's.
 
-What can be told from the data is checked, and refused with the setting that reads it; the rest is said by
+What the data reveal is checked: data that differ are refused with the setting that reads them. The rest is set by
 :class:`Conventions`.
 """
 
@@ -30,26 +30,26 @@ FIELDS = ("images", "wrist_images", "proprio", "commands")
 
 _TOLERANCE = 1e-4
 _HELD_STEPS = 10
-"""Steps after which fingers have followed a gripper command."""
+"""Steps that the fingers take to follow a gripper command."""
 _MAX_WIDTH = 0.085
 """Distance of the fingers that the gripper cannot exceed (m)."""
 _OPEN_WIDTH, _CLOSED_WIDTH = 0.075, 0.005
-"""Fingers that have nothing between them are further apart, or closer together (m)."""
+"""With nothing between them, open fingers are further apart than the first, closed ones closer than the second (m)."""
 
 
 @dataclass(frozen=True)
 class Conventions:
     """
-    What a data set means, where that differs from LIBERO or has to be said.
+    Describe what a data set means, where it differs from LIBERO or leaves it open.
 
     :param gripper: meaning of stored gripper commands, a key of ``GRIPPERS``: ``minus_opens`` (LIBERO), ``plus_opens``,
         ``one_opens`` (OpenVLA's RLDS sets and their copies in LeRobot's format), ``one_closes``
     :param clip: limit commands to [-1, 1], as the controller does; False: refuse larger ones
     :param color_order: ``rgb`` or ``bgr``; None: as the data set says, else ``rgb``
     :param image_convention: how stored images lie: ``opengl`` (as LIBERO's cameras give them), ``opencv`` (those upside
-        down) or ``upright`` (as the policy sees them); None: as the data set says, else as usual in its format
-    :param stated_hz: control rate that the data set may state (Hz). Public sets state 10 Hz though each of their steps
-        is one of LIBERO's at 20 Hz: give 10 for those
+        down) or ``upright`` (as the policy sees them); None: as the data set says, else the default of its format
+    :param stated_hz: control rate that the data set may state (Hz). Public sets state 10 Hz although each of
+        their steps is one of LIBERO's at 20 Hz: give 10 for those
     :param keys: field of :class:`Episode` -> key in the data set: ``images``, ``wrist_images`` (in HDF5 below ``obs``),
         for LeRobot also ``proprio`` and ``commands``. Cameras that are not named are left out. Empty: known keys
     :raises UnknownNameError: for unknown names
@@ -76,7 +76,7 @@ class Conventions:
 
     def commands(self, stored: Float64Array) -> Float64Array:
         """
-        Commands as LIBERO takes them.
+        Convert commands to LIBERO's convention.
 
         :param stored: as stored, (T, 7)
         :return: (T, 7) float64; gripper -1 opens, 1 closes
@@ -89,13 +89,13 @@ class Conventions:
             "one_opens": 1.0 - 2.0 * gripper,
             "one_closes": 2.0 * gripper - 1.0,
         }[self.gripper]
-        # beyond rounding only if asked to
+        # values beyond rounding are clipped only on request
         is_limited = np.isfinite(commands) & (self.clip | (np.abs(commands) <= 1.0 + _TOLERANCE))
         return np.where(is_limited, commands.clip(-1.0, 1.0), commands)
 
     def pictures(self, stored: UInt8Array, image_convention: str, color_order: str) -> UInt8Array:
         """
-        Images as the policy sees them.
+        Convert images to what the policy sees.
 
         :param stored: as stored, (T, H, W, 3)
         :param image_convention: of the data set, where none is set
@@ -110,13 +110,13 @@ class Conventions:
 
     def check_gripper(self, episodes: Iterable[tuple[np.ndarray, np.ndarray]], source: object) -> None:
         """
-        Compare the gripper commands of a whole data set with what they are said to mean.
+        Check the gripper commands of a whole data set against the convention.
 
-        A single episode cannot tell: one whose commands are all 1 may mean either.
+        A single episode is not enough: if all its commands are 1, they may mean either.
 
         :param episodes: commands as stored, (T, 7), and fingers as stored, (T, 2), of each episode
         :param source: name of the data set
-        :raises DemonstrationFileError: if the range is another, or the fingers move against the commands
+        :raises DemonstrationFileError: if the range differs, or the fingers move against the commands
         """
         pairs = [(np.asarray(commands)[:, -1], np.asarray(fingers)) for commands, fingers in episodes]
         values = np.concatenate([gripper for gripper, _ in pairs])
@@ -147,7 +147,7 @@ class Conventions:
 
     def check_rate(self, hz: Any, source: object) -> None:
         """
-        Refuse data of another control rate.
+        Refuse data with another control rate.
 
         :param hz: as stated by the data set (Hz)
         :param source: name of the data set
@@ -162,7 +162,7 @@ class Conventions:
 
 def check_command_names(names: Sequence[str], source: object) -> None:
     """
-    Refuse commands that are no relative pose followed by the gripper, as far as their names tell.
+    Refuse commands other than a relative pose followed by the gripper, judging by their names.
 
     :param names: of the entries of a command, as far as the data set has some
     :param source: name of the data set
@@ -180,7 +180,7 @@ def check_command_names(names: Sequence[str], source: object) -> None:
 
 def check_proprio(state: Float64Array, names: Sequence[str], source: object) -> None:
     """
-    Refuse a state that is not position (m), axis-angle (rad) and two fingers (m).
+    Refuse a state other than position (m), axis-angle (rad) and two fingers (m).
 
     :param state: (T, 8)
     :param names: of its entries, as far as the data set has some
@@ -214,7 +214,7 @@ def _remedy(gripper: str) -> str:
 def _widths(
     pairs: Sequence[tuple[Float64Array, Float64Array]], sign: float, middle: float
 ) -> tuple[Float64Array, Float64Array]:
-    """Distances of the fingers (m) where the command to open, and to close, has held long enough to be followed."""
+    """Collect distances of the fingers (m) after long enough commands to open, and to close."""
     opened, closed = [np.empty(0)], [np.empty(0)]
     for gripper, fingers in pairs:
         width = fingers[:, 0] - fingers[:, 1]

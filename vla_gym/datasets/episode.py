@@ -1,4 +1,4 @@
-"""One episode, as it is collected, stored and learned from."""
+"""Arrays of one episode."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from vla_gym.type_aliases import Float32Array, Float64Array, UInt8Array
 @dataclass(frozen=True)
 class SimulatorTrace:
     """
-    The simulator's side of an episode of T control steps; row t is from before command t.
+    Simulator state during an episode of T control steps; row t precedes command t.
 
     :param init_state: stored initial state that the episode was reset to, not settled yet, (1 + nq + nv,) float64
     :param states: time (s), qpos, qvel, (T, 1 + nq + nv) float64
@@ -34,7 +34,7 @@ class SimulatorTrace:
 @dataclass(frozen=True)
 class Episode:
     """
-    One episode of T control steps; row t of an observation is what was seen before command t.
+    One episode of T control steps; row t of an observation precedes command t.
 
     :param images: camera ``agentview``, (T, H, W, 3) uint8; H = W = 0 if the environment does not render it
     :param proprio: (T, 8) float32
@@ -44,7 +44,7 @@ class Episode:
     :param init_state_id: initial state; -1 if its source does not say
     :param success: whether the goal was reached
     :param wrist_images: camera ``wrist``, (T, H, W, 3) uint8; None if the environment does not render it
-    :param trace: the simulator's side, None if its source lacks it
+    :param trace: simulator state; None if its source lacks it
     :raises InvalidEpisodeError: if an array has another shape or type, a number is not finite, or a command is outside
         [-1, 1]
     """

@@ -1,13 +1,13 @@
 """
-Demonstrations in LIBERO's own HDF5 layout, one file per task, which LIBERO's and robomimic's tools read.
+Read demonstrations in LIBERO's HDF5 layout, one file per task, as LIBERO's and robomimic's tools do.
 
 - ``data``: attributes of the task; ``data/demo_<i>``: ``actions``, ``states``, ``robot_states``, ``rewards``, ``dones``
   and ``obs``: ``agentview_rgb``, ``eye_in_hand_rgb``, ``ee_pos``, ``ee_ori``, ``ee_states``, ``gripper_states``,
   ``joint_states``.
-- Images are stored as LIBERO's cameras give them: an :class:`Episode`'s rotated by 180 degrees. With the attribute
-  ``macros_image_convention = "opencv"`` they are stored upside down, compared with that.
-- Row t is from before command t. (LIBERO's own recorder stores what was seen after it; its rows are read as they are.)
-- What LIBERO has no place for is in attributes that begin with ``vla_gym_``.
+- Images are stored as LIBERO's cameras give them: those of an :class:`Episode`, rotated by 180 degrees. With the
+  attribute ``macros_image_convention = "opencv"`` they are upside down compared with that.
+- Row t precedes command t. (LIBERO's own recorder stores the observation after it; its rows are read as they are.)
+- Further data are in attributes that begin with ``vla_gym_``.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ _STATE_PARTS = {"ee_pos": 3, "ee_ori": 3, "gripper_states": 2}
 
 class DemonstrationFile:
     """
-    Demonstrations of one task on disk, by this library or by LIBERO: a sequence of episodes, each read when asked for.
+    Demonstrations of one task on disk, recorded by this library or LIBERO: a sequence of episodes, read on demand.
 
     :param path: file in LIBERO's layout
-    :param conventions: what it means, where that differs from LIBERO
+    :param conventions: how it differs from LIBERO
     :raises DemonstrationFileError: if it is missing, damaged or of another layout
     """
 
@@ -60,7 +60,7 @@ class DemonstrationFile:
         except OSError as error:
             raise DemonstrationFileError(
                 f"{self.path} cannot be read as HDF5: it is cut off or something else ({error}). Remove it and record "
-                "or copy it anew."
+                "or copy it again."
             ) from error
         try:
             with self._named_errors():
@@ -87,7 +87,8 @@ class DemonstrationFile:
         said = self.attributes.get("num_demos", len(self.names))
         if said != len(self.names):
             raise DemonstrationFileError(
-                f"{self.path} says that it has {said} demonstrations but has {len(self.names)}. Record or copy it anew."
+                f"{self.path} says that it has {said} demonstrations but has {len(self.names)}. Record or copy it "
+                "again."
             )
         self.task = find_task(self.attributes, self.path)
         self._image_convention = self._said("macros_image_convention", "opengl", ("opengl", "opencv"))
@@ -95,7 +96,7 @@ class DemonstrationFile:
         self._check_controller()
 
     def _said(self, name: str, default: str, valid: tuple[str, ...]) -> str:
-        """An attribute of the group ``data``, or of the file."""
+        """Read an attribute of the group ``data``, or of the file."""
         value = str({**attributes(self._file, self.path), **self.attributes}.get(name, default)).lower()
         if value not in valid:
             raise DemonstrationFileError(
@@ -104,7 +105,7 @@ class DemonstrationFile:
         return value
 
     def _check_controller(self) -> None:
-        """Commands are relative poses at LIBERO's rate, as far as the file says."""
+        """Refuse commands that are not relative poses at LIBERO's rate, as far as the file says."""
         env_kwargs = json.loads(self.attributes.get("env_args", "{}")).get("env_kwargs", {})
         if "control_freq" in env_kwargs:
             self.conventions.check_rate(env_kwargs["control_freq"], self.path)
@@ -118,7 +119,7 @@ class DemonstrationFile:
 
     @property
     def metadata(self) -> dict[str, Any]:
-        """What this library noted about the file, without its prefix; empty for files recorded by LIBERO."""
+        """Attributes that this library added to the file, without prefix; empty for files recorded by LIBERO."""
         return _unprefixed(self.attributes)
 
     @property
@@ -126,14 +127,14 @@ class DemonstrationFile:
         """
         The task in words.
 
-        :raises DemonstrationFileError: if neither the file says so nor its name is that of a task
+        :raises DemonstrationFileError: if the file does not contain it and is not named after a task
         """
         if "problem_info" in self.attributes:
             with self._named_errors():
                 pieces = json.loads(self.attributes["problem_info"])["language_instruction"]
                 if not isinstance(pieces, (str, list)):
                     raise TypeError(f"language_instruction is {pieces!r}")
-                # LIBERO writes a text or a list of its pieces, some of them in quotes
+                # LIBERO writes a string or a list of its pieces, some of them in quotes
                 return "".join(pieces).strip('"')
         if self.task is None:
             raise DemonstrationFileError(
@@ -179,7 +180,7 @@ class DemonstrationFile:
 
     def episode_metadata(self, index: int) -> dict[str, Any]:
         """
-        What this library noted about a demonstration, without its prefix.
+        Return the attributes that this library added to a demonstration, without prefix.
 
         :param index: position
         """
@@ -188,11 +189,11 @@ class DemonstrationFile:
 
     def group(self, index: int) -> h5py.Group:
         """
-        HDF5 group of a demonstration.
+        Return the HDF5 group of a demonstration.
 
         :param index: position
         :raises IndexError: if there is none
-        :raises DemonstrationFileError: if it is no group of this file
+        :raises DemonstrationFileError: if it is not a group in this file
         """
         name = self.names[index]
         with self._named_errors():
@@ -209,7 +210,7 @@ class DemonstrationFile:
         self.close()
 
     def _check_gripper(self) -> None:
-        """Once, over all demonstrations, as one of them cannot tell."""
+        """Check once, over all demonstrations, as a single one may not be enough."""
         if self._is_gripper_checked:
             return
         groups = [self.group(index) for index in range(len(self))]
@@ -221,7 +222,7 @@ class DemonstrationFile:
         return self._array(demo, "actions", (None, COMMAND_DIM))
 
     def _array(self, demo: h5py.Group, name: str, shape: tuple[int | None, ...]) -> Any:
-        """Content of a dataset; None in a shape stands for any number above 0."""
+        """Read a dataset; None in a shape stands for any number above 0."""
         dataset = child_dataset(demo, name, self.path)
         fits = len(dataset.shape) == len(shape) and all(
             n == wanted or (wanted is None and n) for n, wanted in zip(dataset.shape, shape, strict=True)
@@ -235,7 +236,7 @@ class DemonstrationFile:
             raise DemonstrationFileError(f"{self.path}: {demo.name}/{name} is damaged ({error}).") from error
 
     def _cameras(self, demo: h5py.Group) -> dict[str, str]:
-        """Field of an episode -> name in ``obs``; a camera without a field is no silent loss."""
+        """Map fields of an episode to names in ``obs``; a camera that has no field is an error."""
         observations = child_group(demo, "obs", self.path)
         others = set(self.conventions.keys).difference(CAMERA_KEYS)
         if others:
@@ -285,7 +286,7 @@ class DemonstrationFile:
 
 def demonstration_files(path: str | Path) -> list[Path]:
     """
-    HDF5 files to read.
+    List the HDF5 files to read.
 
     :param path: a file, or a folder that is searched with its subfolders; hidden names are left out
     :return: files in order of their names
@@ -311,10 +312,10 @@ def demonstration_files(path: str | Path) -> list[Path]:
 
 def load_episodes(path: str | Path, conventions: Conventions | None = None) -> Iterator[Episode]:
     """
-    Demonstrations of a file or a folder, one after the other; only one is in memory at a time.
+    Read the demonstrations of a file or folder one by one; only one is in memory at a time.
 
     :param path: a file, or a folder that is searched with its subfolders
-    :param conventions: what the files mean, where that differs from LIBERO
+    :param conventions: how the files differ from LIBERO
     :return: episodes in order of file names
     :raises DemonstrationFileError: if there are no files; while iterating, if one of them is damaged
     """

@@ -1,8 +1,8 @@
 """
-Objects of an HDF5 file that somebody else made, read without leaving the file and within bounds.
+Read objects of a foreign HDF5 file without leaving the file, and within bounds.
 
-HDF5 can name other files (external links, external storage, virtual datasets) and declare datasets of any size that it
-does not hold; both are refused.
+HDF5 files can refer to other files (external links, external storage, virtual datasets) and declare datasets larger
+than the file; both are refused.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from vla_gym.errors import DemonstrationFileError
 MAX_ARRAY_BYTES = 4 * 2**30
 """Largest dataset; an episode of 1000 steps at 1024 x 1024 pixels has 3 GB."""
 MAX_EXPANSION = 2000
-"""How many times the size of its file a dataset may have; gzip packs at most 1032 to 1."""
+"""Largest ratio of a dataset's size to its file's; gzip compresses at most 1032 to 1."""
 MAX_ATTRIBUTE_BYTES = 2**24
 
 
 def child(group: h5py.Group, name: str, path: Path) -> Any:
     """
-    Group or dataset below a group.
+    Return the group or dataset below a group.
 
     :param group: the group
     :param name: of the object, parts separated by ``/``
@@ -51,7 +51,7 @@ def child(group: h5py.Group, name: str, path: Path) -> Any:
 
 def child_group(group: h5py.Group, name: str, path: Path) -> h5py.Group:
     """
-    Group below a group.
+    Return the group below a group.
 
     :param group: the group
     :param name: of the other group
@@ -66,7 +66,7 @@ def child_group(group: h5py.Group, name: str, path: Path) -> h5py.Group:
 
 def child_dataset(group: h5py.Group, name: str, path: Path) -> h5py.Dataset:
     """
-    Dataset of numbers below a group, whose content lies in the file and has a size that the file can hold.
+    Return a dataset of numbers below a group, if the file really contains it.
 
     :param group: the group
     :param name: of the dataset, parts separated by ``/``
@@ -85,7 +85,7 @@ def child_dataset(group: h5py.Group, name: str, path: Path) -> h5py.Dataset:
         )
     if found.shape is None or found.dtype.kind not in "fiub":
         raise DemonstrationFileError(f"{path}: {found.name} is {found.shape} {found.dtype}; expected numbers.")
-    # a chunk is unpacked whole, and may be larger than its dataset
+    # a chunk is unpacked as a whole, and may be larger than its dataset
     n_values = max(math.prod(found.shape), math.prod(found.chunks or ()))
     size, file_size = n_values * found.dtype.itemsize, path.stat().st_size
     limit = min(MAX_ARRAY_BYTES, MAX_EXPANSION * file_size)
@@ -99,11 +99,11 @@ def child_dataset(group: h5py.Group, name: str, path: Path) -> h5py.Dataset:
 
 def attributes(found: h5py.Group | h5py.Dataset, path: Path) -> dict[str, Any]:
     """
-    Attributes of an object, texts as ``str``.
+    Read the attributes of an object, strings as ``str``.
 
     :param found: the object
     :param path: the file
-    :raises DemonstrationFileError: if one declares more than it may hold
+    :raises DemonstrationFileError: if one declares too large a shape
     """
     values = {}
     for name in found.attrs:

@@ -1,4 +1,4 @@
-"""Writing demonstrations in the layout that :mod:`vla_gym.datasets.hdf5` describes and reads."""
+"""Write demonstrations in the layout that :mod:`vla_gym.datasets.hdf5` describes and reads."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ GZIP_LEVEL = 4
 
 class DemonstrationWriter:
     """
-    Writes demonstrations of one task; the file takes its name when the ``with`` block ends without an error.
+    Write demonstrations of one task; the file gets its name when the ``with`` block ends without an error.
 
     :param path: file to write or replace
     :param task: the task
@@ -94,7 +94,7 @@ class DemonstrationWriter:
 
     def copy(self, file: DemonstrationFile, index: int) -> None:
         """
-        Append a demonstration of another file as it is.
+        Append a demonstration of another file unchanged.
 
         :param file: the other file
         :param index: position there

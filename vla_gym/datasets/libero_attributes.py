@@ -1,4 +1,4 @@
-"""What LIBERO's recorder says about a task in the attributes of its files."""
+"""Attributes with which LIBERO's recorder describes a task."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _PROBLEM = re.compile(r"\(problem\s+([^\s)]+)")
 
 def task_attributes(task: TaskSpec, image_size: int) -> dict[str, Any]:
     """
-    Attributes of the group ``data`` that depend on the task.
+    Make the attributes of the group ``data`` that depend on the task.
 
     The path of the BDDL file is relative to LIBERO's package. The instruction is the environment's.
 
@@ -71,7 +71,7 @@ def task_attributes(task: TaskSpec, image_size: int) -> dict[str, Any]:
 
 
 def _controller() -> Any:
-    """robosuite's default settings of the controller that LIBERO uses, read without importing robosuite."""
+    """Read robosuite's default settings of LIBERO's controller without importing robosuite."""
     spec = importlib.util.find_spec("robosuite")
     if spec is None or spec.origin is None:
         raise ModuleNotFoundError("Describing LIBERO's environment needs robosuite: pip install 'vla-gym[scenes]'")
@@ -80,11 +80,11 @@ def _controller() -> Any:
 
 def find_task(attributes: Mapping[str, Any], path: Path) -> TaskSpec | None:
     """
-    The task that a file of LIBERO's layout is about, by the name of its BDDL file, else by its own.
+    Find the task of a file in LIBERO's layout by the name of its BDDL file, else by its own name.
 
     :param attributes: of the group ``data``
     :param path: the file
-    :return: the task, None if it is none of LIBERO's
+    :return: the task; None if it is not one of LIBERO's
     """
     bddl = Path(str(attributes.get("bddl_file_name", "")))
     name = bddl.stem or path.stem.removesuffix("_demo")

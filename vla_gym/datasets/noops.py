@@ -1,4 +1,4 @@
-"""Commands that do nothing, found as OpenVLA's data preparation finds them (``regenerate_libero_dataset.py``)."""
+"""Find commands that do nothing, as OpenVLA's data preparation does (``regenerate_libero_dataset.py``)."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import numpy as np
 from vla_gym.type_aliases import BoolArray, Float64Array
 
 NOOP_NORM = 1e-4
-"""Norm of translation and rotation command below which they count as standing still."""
+"""Norm of translation and rotation command below which the arm counts as standing still."""
 
 
 def noop_mask(commands: Float64Array) -> BoolArray:
     """
-    Which commands do nothing: no motion, and the gripper as in the last command that does something.
+    Mark commands that do nothing: no motion, and the gripper as in the last command that did something.
 
-    In front of the first of those the gripper is not looked at.
+    Before the first command that does something, the gripper is ignored.
 
     :param commands: in [-1, 1], (T, 7)
     :return: True where a command does nothing, (T,)

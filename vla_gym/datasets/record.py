@@ -1,9 +1,10 @@
 """
-Demonstrations of the scripted expert, recorded to disk by any number of processes.
+Record demonstrations of the scripted expert to disk, with any number of processes.
 
-While a task is being recorded, ``<folder>/.recording/<task>/`` holds one file per finished episode: the demonstration,
-or a note of its failure. When all its episodes are over they become ``<task>_demo.hdf5``. Every file is written under
-another name and then renamed, so whatever ends a recording, the next one continues with the episodes that are missing.
+While a task is being recorded, ``<folder>/.recording/<task>/`` contains one file per finished episode: the
+demonstration, or a note of its failure. When all episodes are finished, they are merged into ``<task>_demo.hdf5``.
+Every file is written under a temporary name and then renamed, so that a recording can be resumed after any
+interruption.
 """
 
 from __future__ import annotations
@@ -22,12 +23,13 @@ import numpy as np
 
 from vla_gym.datasets.hdf5 import SUFFIX, DemonstrationFile, demonstration_files
 from vla_gym.datasets.hdf5_writer import DemonstrationWriter
-from vla_gym.datasets.pool import Done, run_jobs
 from vla_gym.datasets.recorder import FAILURES, UNKNOWN, EpisodeRecorder, Job, RecordingSettings, part_path
 from vla_gym.errors import DemonstrationFileError
 from vla_gym.files import named_errors, read_bounded
 from vla_gym.owned import own_folder
+from vla_gym.processes.jobs import FinishedJob, run_jobs
 from vla_gym.provenance import recorded_with
+from vla_gym.sim.opengl import share_out_rendering
 from vla_gym.tasks.registry import TaskSpec
 
 logger = logging.getLogger(__name__)
@@ -38,12 +40,12 @@ MAX_NOTE_BYTES = 2**20
 @dataclass
 class TaskReport:
     """
-    What became of the episodes of a task.
+    Result of recording a task.
 
     :param task: the task
     :param kept: demonstrations on disk
-    :param failed: outcome -> numbers of the episodes that ended so
-    :param lost: episodes whose process died or raised an error in this run; the next run tries them again
+    :param failed: outcome -> numbers of the episodes with that outcome
+    :param lost: episodes whose process died or raised an error in this run; the next run repeats them
     :param is_known: whether the expert knows the task
     :param path: file of the demonstrations; None if there is none yet
     """
@@ -57,7 +59,7 @@ class TaskReport:
 
     @property
     def attempted(self) -> int:
-        """Episodes that are over."""
+        """Number of finished episodes."""
         return self.kept + sum(map(len, self.failed.values()))
 
 
@@ -70,22 +72,22 @@ def record_demonstrations(
     on_progress: Callable[[int, int], None] = lambda n_over, n_episodes: None,
 ) -> list[TaskReport]:
     """
-    Record episodes of each task, successes only, into one file per task; continue what an earlier call left undone.
+    Record successful episodes into one file per task, and resume an unfinished recording.
 
     Episode i starts in initial state i modulo 50.
 
-    :param settings: what is recorded
-    :param folder: where to
-    :param episodes: per task, failures included
+    :param settings: settings of the recording
+    :param folder: folder to write to
+    :param episodes: number per task, failures included
     :param task_ids: some tasks of the suite; default: all
     :param workers: number of processes; 0 records in this one
-    :param on_progress: told how many episodes are over and how many there are, each time one ends
+    :param on_progress: called with the numbers of finished and of all episodes, each time one ends
     :return: a report per task; a task that the expert does not know is left out with a warning
-    :raises DemonstrationFileError: if the folder holds demonstrations of other settings or of another origin
+    :raises DemonstrationFileError: if the folder contains demonstrations with other settings or from elsewhere
     :raises FolderInUseError: if another process is recording there
     :raises FolderNotWritableError: if the folder cannot be made or written
-    :raises KeyboardInterrupt: at Ctrl-C, with what is kept; the same call continues
-    :raises WorkerError: if processes die again and again
+    :raises KeyboardInterrupt: at Ctrl-C, with the number of episodes kept; the same call resumes
+    :raises WorkerError: if processes keep dying
     """
     spec = settings.spec
     tasks = spec.tasks if task_ids is None else tuple(dict.fromkeys(spec.task(task_id) for task_id in task_ids))
@@ -102,7 +104,7 @@ def record_demonstrations(
 
 @dataclass
 class _Found:
-    """Episodes of a task that are over: where demonstrations are (file, position), and which failed in what way."""
+    """Finished episodes of a task: file and position of demonstrations, and numbers of failures by kind."""
 
     kept: dict[int, tuple[Path, int]] = field(default_factory=dict)
     failed: dict[str, list[int]] = field(default_factory=lambda: {kind: [] for kind in FAILURES})
@@ -112,7 +114,7 @@ class _Found:
 
 
 class _Recording:
-    """A folder of demonstrations while it is being added to."""
+    """A folder of demonstrations during recording."""
 
     def __init__(
         self, settings: RecordingSettings, folder: Path, tasks: Sequence[TaskSpec], episodes: int, fingerprint: str
@@ -127,7 +129,7 @@ class _Recording:
         self._n_open: dict[int, int] | None = None
 
     def kept_so_far(self) -> str:
-        """Say what is on disk of a recording that was interrupted."""
+        """Describe what is on disk of an interrupted recording."""
         if self._n_open is None:
             return f"No episode was added to {self._folder}."
         n_over = sum(
@@ -149,11 +151,11 @@ class _Recording:
         total = len(self._tasks) * self._episodes
         with closing(self._outcomes(known_jobs, open_ids, workers)) as outcomes:
             on_progress(total - sum(n_open.values()), total)
-            for done in outcomes:
-                task_id, _ = done.job
-                if done.loss:
+            for finished in outcomes:
+                task_id, _ = finished.job
+                if finished.failure:
                     self._lost[task_id] += 1
-                if done.result == UNKNOWN:
+                if finished.result == UNKNOWN:
                     self._unknown.add(task_id)
                     n_open[task_id] = 0
                 else:
@@ -166,13 +168,15 @@ class _Recording:
             logger.warning("Left out, because the scripted expert does not know them: %s", names)
         return [self._report(task) for task in self._tasks]
 
-    def _outcomes(self, jobs: Iterable[Job], task_ids: Sequence[int], workers: int) -> Generator[Done[Job], None, None]:
+    def _outcomes(
+        self, jobs: Iterable[Job], task_ids: Sequence[int], workers: int
+    ) -> Generator[FinishedJob[Job], None, None]:
         make_recorder = partial(EpisodeRecorder, self._settings, self._folder, task_ids)
         if workers:
-            yield from run_jobs(make_recorder, jobs, workers)
+            yield from run_jobs(make_recorder, jobs, workers, set_up=share_out_rendering)
         elif task_ids:
             recorder = make_recorder()
-            yield from (Done(job, recorder(job)) for job in jobs)
+            yield from (FinishedJob(job, recorder(job)) for job in jobs)
 
     def _missing(self, task: TaskSpec) -> list[int]:
         over = self._find(task).numbers()
@@ -193,7 +197,7 @@ class _Recording:
         return self._folder / f"{task.name}{SUFFIX}"
 
     def _find(self, task: TaskSpec) -> _Found:
-        """What is on disk of a task."""
+        """Find the episodes of a task on disk."""
         found = _Found()
         whole = [self._path(task)] if self._path(task).exists() else []
         for path in [*whole, *self._parts(task)]:
@@ -229,7 +233,7 @@ class _Recording:
             found.kept[number] = (path, 0)
 
     def _parts(self, task: TaskSpec) -> list[Path]:
-        """Finished parts; what a killed process left behind is removed."""
+        """List finished parts, and remove leftovers of killed processes."""
         parts = []
         for path in sorted(part_path(self._folder, task, 0).parent.glob("*")):
             if path.name.startswith("."):
@@ -256,7 +260,7 @@ class _Recording:
             )
 
     def _merge(self, task: TaskSpec) -> None:
-        """Make one file of what there is; a task without any demonstration keeps its notes."""
+        """Merge a task's parts into one file; a task without demonstrations keeps its notes."""
         found = self._find(task)
         parts = self._parts(task)
         if not found.kept or not parts:
@@ -280,11 +284,11 @@ class _Recording:
 
 def describe_demonstrations(path: str | Path) -> dict[str, Any]:
     """
-    What the recorded files of a folder have in common, and where they differ.
+    Summarise the recorded files of a folder: what they have in common, and where they differ.
 
     :param path: a file, or a folder that is searched with its subfolders
-    :return: ``kept`` and ``attempted`` episodes; then, of what the recorder noted (``assets``, ``seed``,
-        ``action_noise``, ``commit``, ...), the value, or a list of the distinct ones. Files of other recorders count as
+    :return: ``kept`` and ``attempted`` episodes; then for each entry of the recorder's notes (``assets``, ``seed``,
+        ``action_noise``, ``commit``, ...) the value, or a list of the distinct ones. Files of other recorders count as
         kept and add nothing else
     :raises DemonstrationFileError: if there are no files, or one of them is damaged
     """

@@ -1,9 +1,9 @@
 """
-One demonstration of the scripted expert, recorded to a file of its own.
+Record one demonstration of the scripted expert to its own file.
 
-An episode depends on nothing but the seed, its task and its number: the expert acts in an environment that renders
-nothing; its commands, rounded to single precision and without those that do nothing, are then replayed from the same
-initial state, and what is seen then is what is stored. So every demonstration on disk is known to succeed open-loop.
+An episode depends only on the seed, its task and its number. The expert acts in an environment without rendering. Its
+commands, rounded to single precision and without those that do nothing, are then replayed from the same initial state,
+and the observations of the replay are stored. So every demonstration on disk is known to succeed open-loop.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from vla_gym.tasks.registry import N_INIT_STATES, SuiteSpec, TaskSpec, get_suite
 WORK_FOLDER = ".recording"
 KEPT, UNKNOWN = "kept", "unknown"
 EXPERT_FAILED, REPLAY_FAILED = FAILURES = ("expert", "replay")
-"""The expert did not reach the goal; or its commands did not, once those that do nothing were left out."""
+"""The expert did not reach the goal, or the replay without commands that do nothing did not."""
 
 Job = tuple[int, int]
 """Task and number of the episode."""
@@ -40,14 +40,14 @@ Job = tuple[int, int]
 @dataclass(frozen=True)
 class RecordingSettings:
     """
-    What demonstrations look like; those of one folder share it.
+    Settings that all demonstrations of a folder share.
 
     :param suite: Gymnasium id or short name of the suite
     :param image_size: height and width of the images (px)
     :param cameras: ``agentview`` and/or ``wrist``; may be empty
-    :param quality: ``fast`` or ``full``
+    :param render_quality: ``fast`` or ``full``
     :param assets: ``auto``, ``primitive`` or a folder in LIBERO's layout
-    :param seed: of the expert's styles and noise
+    :param seed: seed of the expert's styles and noise
     :param action_noise: standard deviation of normal noise on translation commands, unitless
     :param keep_noops: keep commands that do nothing
     """
@@ -55,7 +55,7 @@ class RecordingSettings:
     suite: str
     image_size: int = 128
     cameras: tuple[str, ...] = (AGENTVIEW, WRIST)
-    quality: str = "fast"
+    render_quality: str = "fast"
     assets: str = "auto"
     seed: int = 0
     action_noise: float = 0.05
@@ -68,10 +68,10 @@ class RecordingSettings:
 
     def make_env(self, task_ids: Sequence[int], cameras: Sequence[str]) -> LiberoEnv:
         """
-        An environment that takes the expert's commands.
+        Make an environment that takes the expert's commands.
 
         :param task_ids: its tasks
-        :param cameras: what it renders
+        :param cameras: cameras to render
         """
         return LiberoEnv(
             self.suite,
@@ -80,21 +80,22 @@ class RecordingSettings:
             cameras=cameras,
             image_size=self.image_size,
             assets=self.assets,
-            render_quality=self.quality,
+            render_quality=self.render_quality,
         )
 
     def fingerprint(self) -> str:
-        """JSON of everything that shapes an episode of a given task and number."""
+        """Describe as JSON all that an episode of given task and number depends on."""
         pack = resolve_assets(self.assets).name
-        values = {name: value for name, value in vars(self).items() if name != "assets"}
+        # files use the name 'quality'
+        values = {"quality" if name == "render_quality" else name: value for name, value in vars(self).items()}
         return json.dumps({**values, "suite": self.spec.name, "assets": pack}, sort_keys=True)
 
 
 class EpisodeRecorder:
     """
-    Records single episodes to files of their own.
+    Record single episodes to separate files.
 
-    :param settings: what is recorded
+    :param settings: settings of the recording
     :param folder: folder of the recording
     :param task_ids: tasks that it will be asked for
     """
@@ -134,10 +135,10 @@ class EpisodeRecorder:
         return outcome
 
     def _check(self, attempt: Episode, options: dict[str, Any]) -> tuple[str, Episode | None]:
-        """Outcome of an attempt, and its replay if that succeeded too."""
+        """Return the outcome of an attempt, and its replay if that succeeded, too."""
         if not attempt.success:
             return EXPERT_FAILED, None
-        # single precision is what learners and other formats keep
+        # learners and other formats use single precision
         commands = attempt.commands.astype(np.float32).astype(np.float64)
         if not self._settings.keep_noops:
             commands = commands[~noop_mask(commands)]
@@ -149,7 +150,7 @@ class EpisodeRecorder:
 
 def part_path(folder: Path, task: TaskSpec, number: int) -> Path:
     """
-    Where an episode lies until its task is complete; a failure is noted under the same name with ``.json``.
+    Return the file of an episode until its task is complete; a failure is noted in the same name with ``.json``.
 
     :param folder: folder of the recording
     :param task: its task

@@ -12,6 +12,7 @@ import numpy as np
 from gymnasium import spaces
 
 from vla_gym.actions.tokenizer import ActionTokenizer
+from vla_gym.appearance import Appearance, checked_appearance
 from vla_gym.arguments import checked_bool, checked_int, checked_list, checked_name
 from vla_gym.assets.resolve import resolve_assets
 from vla_gym.envs.privileged import PRIVILEGED_DIM, PRIVILEGED_LIMIT, PrivilegedObserver
@@ -21,7 +22,7 @@ from vla_gym.instructions import INSTRUCTION_BYTES, encode_instruction
 from vla_gym.scenes.bundle import SceneBundle
 from vla_gym.scenes.fixtures import sample_fixture_poses
 from vla_gym.scenes.store import load_bundles
-from vla_gym.sim.core import PHYSICS, SimCore, View
+from vla_gym.sim.core import PHYSICS, SceneView, SimCore
 from vla_gym.sim.render import CameraRenderer
 from vla_gym.spec import AGENTVIEW, CAMERAS, COMMAND_DIM, INSTRUCTION, N_BINS, PRIVILEGED, PROPRIO, PROPRIO_DIM
 from vla_gym.tasks.registry import CONTROL_HZ, N_INIT_STATES, RENDER_QUALITIES, SETTLE_COMMAND, SETTLE_STEPS, get_suite
@@ -29,18 +30,19 @@ from vla_gym.type_aliases import Float64Array, Observation, UInt8Array
 
 _MADE_AGAIN = ("_bundles", "_cores", "_core", "_renderer", "_privileged")
 """Attributes that are not pickled."""
+RESET_OPTIONS = ("task_id", "init_state_id", "appearance")
 ACTION_TYPES = ("tokens", "continuous")
 MAX_IMAGE_SIZE = 4096
-"""Largest images (px); OpenGL drivers have no larger off-screen buffers for certain."""
+"""Largest images (px); not every OpenGL driver has larger off-screen buffers."""
 MAX_SETTLE_STEPS = 1000
-"""Most settle steps: 50 s of simulated time, in which everything has come to rest."""
+"""Most settle steps: 50 s of simulated time, after which everything is at rest."""
 PROPRIO_LIMIT = 10.0
-"""Bound of ``proprio`` (m, rad); far outside anything the arm can reach."""
+"""Bound of ``proprio`` (m, rad), far beyond the arm's reach."""
 
 
 class LiberoEnv(gym.Env[Observation, Any]):
     """
-    One LIBERO suite; an episode is one of its tasks from one of 50 stored initial states.
+    Tasks of one LIBERO suite; each episode is one task from one of its 50 stored initial states.
 
     Observation (``Dict``):
 
@@ -66,14 +68,15 @@ class LiberoEnv(gym.Env[Observation, Any]):
     ===== ================================== === === ====================
 
     Reward: 1.0 on the step that reaches the goal, else 0.0. Terminated: success. Truncated: the suite's horizon
-    (control steps at 20 Hz, settle steps not counted) or physics that diverged (``info["unstable"]``); what is seen
-    then, and what ``render`` shows, is the last observation before, as the state itself may not be finite.
+    (control steps at 20 Hz, settle steps not counted) or physics that diverged (``info["unstable"]``). In the latter
+    case the observation and ``render`` show the last state before, as the diverged one may not be finite.
 
     ``info``: ``is_success``, ``task_id``, ``init_state_id``, ``instruction``, ``assets`` (name of the asset pack),
-    ``executed_steps`` (commands of the chunk that were carried out), ``unstable``.
+    ``executed_steps`` (executed commands of the chunk), ``unstable``.
 
-    ``reset(options={"task_id": t, "init_state_id": k})`` picks the episode; what is not given is drawn from
-    ``np_random``. Fixtures stand where they stand in OpenVLA's evaluation of initial state k.
+    ``reset(options={"task_id": t, "init_state_id": k})`` picks the episode; values left out are drawn from
+    ``np_random``. Fixtures stand where they stand in OpenVLA's evaluation of initial state k. The option ``appearance``
+    changes what the images of that episode show.
 
     Version history: v0, first release.
 
@@ -88,13 +91,15 @@ class LiberoEnv(gym.Env[Observation, Any]):
     :param assets: ``auto``, ``primitive`` or a folder in LIBERO's layout
     :param render_mode: ``rgb_array`` or ``None``
     :param render_quality: ``full`` (upstream's pixels) or ``fast`` (simpler meshes; no shadows or multisampling)
-    :param randomize_fixtures: draw fixture poses anew in every episode instead
+    :param randomize_fixtures: draw new fixture poses in every episode
     :param settle_steps: control steps with open gripper before the first observation
-    :param physics: ``fast``, or ``exact`` for upstream's own sequence of calls, which gives the same trajectories up to
-        rounding at twice the cost
+    :param physics: ``fast``, or ``exact`` for upstream's sequence of calls: same trajectories up to rounding, at twice
+        the cost
     :param privileged_obs: whether observations have the key ``privileged``
-    :raises UnknownNameError: for a suite, task, initial state, camera, action type, quality or physics not offered
-    :raises InvalidArgumentError: for a keyword of the wrong type, out of range, or a list that names something twice
+    :param appearance: overrides of cameras, lights, colours and textures in every episode: an ``Appearance`` or its
+        plain data; names are checked when an episode starts
+    :raises UnknownNameError: for an unknown suite, task, initial state, camera, action type, quality or physics
+    :raises InvalidArgumentError: for a keyword of the wrong type or out of range, or a list with a repeated entry
     :raises AssetsError: for an asset folder that is missing or incomplete
     """
 
@@ -117,6 +122,7 @@ class LiberoEnv(gym.Env[Observation, Any]):
         settle_steps: int = SETTLE_STEPS,
         physics: str = "fast",
         privileged_obs: bool = False,
+        appearance: Appearance | Mapping[str, Any] | None = None,
     ) -> None:
         self.suite = get_suite(suite)
         self.starts = Starts(len(self.suite.tasks), N_INIT_STATES, task_ids, init_state_ids)
@@ -128,11 +134,12 @@ class LiberoEnv(gym.Env[Observation, Any]):
         self.render_mode = checked_name("render_mode", render_mode, [None, *self.metadata["render_modes"]])
         self.render_quality = checked_name("render_quality", render_quality, RENDER_QUALITIES)
         self.physics = checked_name("physics", physics, PHYSICS)
-        self.chunk_size = chunk_size = checked_int("chunk_size", chunk_size, 1, self.suite.horizon)
-        self.image_size = image_size = checked_int("image_size", image_size, 16, MAX_IMAGE_SIZE)
+        self.chunk_size = checked_int("chunk_size", chunk_size, 1, self.suite.horizon)
+        self.image_size = checked_int("image_size", image_size, 16, MAX_IMAGE_SIZE)
         self.settle_steps = checked_int("settle_steps", settle_steps, 0, MAX_SETTLE_STEPS)
         self.randomize_fixtures = checked_bool("randomize_fixtures", randomize_fixtures)
         self.privileged_obs = checked_bool("privileged_obs", privileged_obs)
+        self.appearance = appearance  # type: ignore[assignment]
         if not (action_tokenizer is None or isinstance(action_tokenizer, ActionTokenizer)):
             raise InvalidArgumentError(
                 f"action_tokenizer is {action_tokenizer!r}; expected an ActionTokenizer, or None for bins over the "
@@ -150,29 +157,34 @@ class LiberoEnv(gym.Env[Observation, Any]):
         self._init_state_id = self.init_state_ids[0]
         self._elapsed_steps = 0
         self._last_observation: Observation = {}
-        # what there was to see before the physics diverged; None: it has not
-        self._last_view: View | None = None
+        # the last view before the physics diverged; None: it has not diverged
+        self._last_view: SceneView | None = None
         self._is_over = False
+        self.observation_space: spaces.Dict = self._make_observation_space()  # type: ignore[assignment]
+        self.action_space = self._make_action_space()
 
-        self.observation_space: spaces.Dict = spaces.Dict(  # type: ignore[assignment]
+    def _make_observation_space(self) -> spaces.Dict:
+        image_shape = (self.image_size, self.image_size, 3)
+        space = spaces.Dict(
             {
-                **{name: spaces.Box(0, 255, (image_size, image_size, 3), np.uint8) for name in self.cameras},
+                **{name: spaces.Box(0, 255, image_shape, np.uint8) for name in self.cameras},
                 PROPRIO: spaces.Box(-PROPRIO_LIMIT, PROPRIO_LIMIT, (PROPRIO_DIM,), np.float32),
                 INSTRUCTION: spaces.Box(0, 255, (INSTRUCTION_BYTES,), np.uint8),
             }
         )
-        if privileged_obs:
-            self.observation_space[PRIVILEGED] = spaces.Box(
-                -PRIVILEGED_LIMIT, PRIVILEGED_LIMIT, (PRIVILEGED_DIM,), np.float32
-            )
-        self.action_space = (
-            spaces.MultiDiscrete([N_BINS] * COMMAND_DIM * chunk_size)
-            if action_type == "tokens"
-            else spaces.Box(-1.0, 1.0, (COMMAND_DIM * chunk_size,), np.float32)
-        )
+        if self.privileged_obs:
+            # set last, so that it does not change what a seeded space samples for the other keys
+            space[PRIVILEGED] = spaces.Box(-PRIVILEGED_LIMIT, PRIVILEGED_LIMIT, (PRIVILEGED_DIM,), np.float32)
+        return space
+
+    def _make_action_space(self) -> spaces.Space[Any]:
+        size = COMMAND_DIM * self.chunk_size
+        if self.action_type == "tokens":
+            return spaces.MultiDiscrete([N_BINS] * size)
+        return spaces.Box(-1.0, 1.0, (size,), np.float32)
 
     def _open_bundles(self) -> None:
-        """Load what pickling leaves out; the simulation starts with the first reset."""
+        """Load what is not pickled; the simulation is made at the first reset."""
         tasks = [self.suite.task(task_id) for task_id in self.task_ids]
         bundles = load_bundles(tasks, self._pack, self._bundle_quality)
         self._bundles = dict(zip(self.task_ids, bundles, strict=True))
@@ -182,7 +194,7 @@ class LiberoEnv(gym.Env[Observation, Any]):
         self._privileged: PrivilegedObserver | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        """Attributes without simulation and renderer, and a snapshot of the episode in progress, if there is one."""
+        """Return attributes without simulation and renderer, and a snapshot of the current episode, if any."""
         has_episode = self._core is not None and self._core.is_stable()
         attributes = {name: value for name, value in self.__dict__.items() if name not in _MADE_AGAIN}
         return {**attributes, "_snapshot": self.snapshot() if has_episode else None}
@@ -196,6 +208,15 @@ class LiberoEnv(gym.Env[Observation, Any]):
             is_over = self._is_over
             self.restore(snapshot)
             self._is_over = is_over
+
+    @property
+    def appearance(self) -> Appearance | None:
+        """Overrides for the images of all episodes from the next reset on; plain data is accepted."""
+        return self._default_appearance
+
+    @appearance.setter
+    def appearance(self, value: Appearance | Mapping[str, Any] | None) -> None:
+        self._default_appearance = checked_appearance(value)
 
     @property
     def core(self) -> SimCore:
@@ -216,38 +237,41 @@ class LiberoEnv(gym.Env[Observation, Any]):
         Start an episode and let the scene settle.
 
         :param seed: seeds ``np_random``
-        :param options: ``task_id`` and/or ``init_state_id``
-        :raises UnknownNameError: for an option, task or initial state that does not exist
+        :param options: ``task_id``, ``init_state_id`` and/or ``appearance``, for this episode only
+        :raises UnknownNameError: for an unknown option, task or initial state, or a name in ``appearance`` that the
+            scene lacks
+        :raises InvalidArgumentError: for an appearance with a value of the wrong shape or out of range
         """
         super().reset(seed=seed)
-        options = dict(options or {})
-        task_id = options.pop("task_id", None)
-        init_state_id = options.pop("init_state_id", None)
-        if options:
-            raise UnknownNameError("reset option", next(iter(options)), ("task_id", "init_state_id"))
-        self._start(*self.starts.draw(self.np_random, task_id, init_state_id))
+        options = options or {}
+        for name in options:
+            if name not in RESET_OPTIONS:
+                raise UnknownNameError("reset option", name, RESET_OPTIONS)
+        appearance = checked_appearance(options.get("appearance"))
+        task_id, init_state_id = self.starts.draw(self.np_random, options.get("task_id"), options.get("init_state_id"))
+        self._start(task_id, init_state_id, self.appearance if appearance is None else appearance)
         return self._observation(), self._info()
 
     def set_start_weights(self, weights: Mapping[tuple[int, int], float] | None) -> None:
         """
-        Say how often ``reset`` draws each start, from the next reset on; errors change nothing.
+        Set how often ``reset`` draws each start, from the next reset on; an error changes nothing.
 
-        What ``reset(options=...)`` gives stays given; the rest is drawn from the weights of the starts that agree with
-        it, uniformly if these are all 0.
+        Options of ``reset`` take precedence; what they leave open is drawn by the weights of the starts that agree with
+        them, uniformly if all of these are 0.
 
-        :param weights: relative frequency by (task_id, init_state_id), finite and at least 0; starts that are left out
-            are not drawn; None: uniform
+        :param weights: relative frequency by (task_id, init_state_id), finite and at least 0; starts that are left
+            out are not drawn; None: uniform
         :raises UnknownNameError: for a start that is not among ``task_ids`` and ``init_state_ids``
         :raises ValueError: if a weight is negative or not finite, or none is positive
         """
         self.starts.set_weights(weights)
 
-    def _start(self, task_id: int, init_state_id: int) -> None:
+    def _start(self, task_id: int, init_state_id: int, appearance: Appearance | None) -> None:
         self._task_id, self._init_state_id, self._elapsed_steps = task_id, init_state_id, 0
         self._last_view = None
         self._is_over = False
         bundle = self.bundle
-        core = self._enter_scene()
+        core = self._enter_scene(appearance)
         if self.randomize_fixtures:
             pos, quat = sample_fixture_poses(bundle, self.np_random)
         else:
@@ -257,8 +281,8 @@ class LiberoEnv(gym.Env[Observation, Any]):
             core.step(np.array(SETTLE_COMMAND))
         self._privileged = PrivilegedObserver(core) if self.privileged_obs else None
 
-    def _enter_scene(self) -> SimCore:
-        """Make the simulation and the renderer of the current task's scene the current ones."""
+    def _enter_scene(self, appearance: Appearance | None) -> SimCore:
+        """Switch to the simulation and the renderer of the current task's scene, and to an appearance."""
         bundle = self.bundle
         core = self._cores.get(bundle.scene)
         if core is None:
@@ -267,22 +291,28 @@ class LiberoEnv(gym.Env[Observation, Any]):
         self._core = core
         core.set_task(bundle)
         if is_new_scene and self._rendered_cameras:
-            # made before the old one is closed, so that what both share stays in memory
+            # made before the old one is closed, so that what they share stays in memory
             renderer = self.make_renderer(self.image_size, self._rendered_cameras, self.render_quality)
             self._close_renderer()
             self._renderer = renderer
+        if appearance is not None and self._renderer is not None:
+            try:
+                self._renderer.check_appearance(appearance)
+            except ValueError:
+                self._core = None  # there is no episode until the next reset
+                raise
+        core.appearance = appearance
         return core
 
     def snapshot(self) -> dict[str, Any]:
         """
-        Everything that the rest of the episode, and the draws after it, depend on; :meth:`restore` takes it.
+        Take a snapshot of all that the rest of the episode and later draws depend on, for :meth:`restore`.
 
-        Unlike ``get_state`` it holds the clock, the generator, controller, gripper and fixtures, so that an episode
-        continues with the same bits, in another process, too.
+        Unlike ``get_state`` it contains clock, generator, controller, gripper and fixtures, so that an episode
+        continues with the same bits, even in another process. An episode whose physics diverged cannot be continued:
+        after ``restore`` the environment needs ``reset``.
 
-        An episode that ended as its physics diverged cannot go on: restored, the environment needs ``reset``.
-
-        :return: numbers, texts and arrays
+        :return: numbers, strings and arrays
         """
         core = self._core if self._core is not None and self._core.is_stable() else None
         return {
@@ -295,15 +325,16 @@ class LiberoEnv(gym.Env[Observation, Any]):
             "np_random": self.np_random.bit_generator.state,
             "starts": self.starts.snapshot(),
             "core": None if core is None else core.snapshot(),
+            "appearance": None if core is None or core.appearance is None else core.appearance.as_dict(),
             "initial_heights": None if self._privileged is None else self._privileged.initial_heights.copy(),
         }
 
     def restore(self, snapshot: Mapping[str, Any]) -> None:
         """
-        Go on from a snapshot, to the bit; what was observed then is observed again.
+        Resume from a snapshot, to the bit, with the same observation.
 
         :param snapshot: of an environment made with the same keywords
-        :raises SnapshotError: if it is of another suite or task, of other physics or another chunk size, or damaged
+        :raises SnapshotError: if its suite, physics or chunk size differs, or it is damaged
         """
         for name, own in (("suite", self.suite.env_id), ("physics", self.physics), ("chunk_size", self.chunk_size)):
             if snapshot.get(name) != own:
@@ -318,7 +349,9 @@ class LiberoEnv(gym.Env[Observation, Any]):
         if snapshot["core"] is None:
             self._core = self._privileged = None
         else:
-            core, heights = self._enter_scene(), snapshot["initial_heights"]
+            # snapshots of earlier versions have no appearance
+            core = self._enter_scene(checked_appearance(snapshot.get("appearance")))
+            heights = snapshot["initial_heights"]
             core.restore(snapshot["core"])
             if self.privileged_obs:
                 self._privileged = PrivilegedObserver(
@@ -330,29 +363,44 @@ class LiberoEnv(gym.Env[Observation, Any]):
         self.starts.restore(snapshot["starts"])
         self.np_random.bit_generator.state = snapshot["np_random"]
 
-    def make_renderer(self, image_size: int, cameras: Sequence[str], quality: str = "full") -> CameraRenderer:
+    def make_renderer(self, image_size: int, cameras: Sequence[str], render_quality: str = "full") -> CameraRenderer:
         """
-        A renderer of the current scene, for the calling thread; ``core.view()`` is what it can show.
+        Make a renderer of the current scene, for views from ``core.view()``; the caller closes it.
 
         :param image_size: height and width (px)
         :param cameras: keys of ``CAMERAS``
-        :param quality: ``full`` or ``fast``
+        :param render_quality: ``full`` or ``fast``
         :raises UnknownNameError: for an unknown quality
         :raises RenderingError: if OpenGL cannot be started
         """
-        if quality not in RENDER_QUALITIES:
-            raise UnknownNameError("render_quality", quality, RENDER_QUALITIES)
-        (bundle,) = load_bundles([self.bundle.task], self._pack, quality)
-        return CameraRenderer(bundle.model_file(quality), image_size, [CAMERAS[name] for name in cameras], quality)
+        if render_quality not in RENDER_QUALITIES:
+            raise UnknownNameError("render_quality", render_quality, RENDER_QUALITIES)
+        (bundle,) = load_bundles([self.bundle.task], self._pack, render_quality)
+        return CameraRenderer(
+            bundle.model_file(render_quality), image_size, [CAMERAS[name] for name in cameras], render_quality
+        )
+
+    def scene_appearance(self) -> Appearance:
+        """
+        Read the current scene's own values of everything that an appearance can override.
+
+        :raises gymnasium.error.ResetNeeded: before the first reset
+        :raises InvalidArgumentError: if the environment renders nothing
+        """
+        if not self._rendered_cameras:
+            raise InvalidArgumentError("cameras is empty, so nothing is rendered; make the environment with cameras.")
+        if self._renderer is None:
+            raise gym.error.ResetNeeded("Call reset() before scene_appearance().")
+        return self._renderer.scene_appearance()
 
     def step(self, action: Any) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """
-        Execute one action, that is ``chunk_size`` commands; stops early at success or horizon.
+        Execute one action of ``chunk_size`` commands, or fewer if success or the horizon ends the episode.
 
-        After the end of an episode the simulation goes on, with a warning at the first step.
+        After the end of an episode the simulation continues, with a warning at the first step.
 
         :param action: element of ``action_space``
-        :raises InvalidActionError: if it is not one; the simulation is untouched
+        :raises InvalidActionError: for anything else; the simulation does not change
         """
         commands = self._commands(action)
         core = self.core
@@ -395,7 +443,7 @@ class LiberoEnv(gym.Env[Observation, Any]):
 
     def get_state(self) -> Float64Array:
         """
-        Simulation state: time (s), qpos, qvel, (1 + nq + nv,) float64, as in LIBERO's initial-state files.
+        Return the simulation state: time (s), qpos, qvel, (1 + nq + nv,) float64, as in LIBERO's initial-state files.
 
         :attr:`state_names` names the entries.
         """
@@ -413,12 +461,12 @@ class LiberoEnv(gym.Env[Observation, Any]):
 
     def set_state(self, state: Float64Array, return_observation: bool = False) -> Observation | None:
         """
-        Go to a state of the current task's scene; the episode's clock goes on.
+        Set the simulation to a state of the current task's scene; the episode's clock keeps running.
 
         :param state: as returned by ``get_state``
-        :param return_observation: whether to render and return what is observed there
+        :param return_observation: whether to render and return the observation
         :return: the observation, if asked for
-        :raises ValueError: if it has the wrong shape or is not finite; the simulation is untouched
+        :raises ValueError: if it has the wrong shape or is not finite; the simulation does not change
         """
         array = np.asarray(state, dtype=np.float64)
         if array.shape != (self.core.state_size,) or not np.isfinite(array).all():
@@ -431,26 +479,26 @@ class LiberoEnv(gym.Env[Observation, Any]):
         return self._observation() if return_observation else None
 
     def observe(self) -> Observation:
-        """Observation of the current state, as the last ``reset``, ``step`` or ``set_state`` left it."""
+        """Return the current observation without a step."""
         return self._observation()
 
     def is_success(self) -> bool:
-        """Whether the goal holds in the current state."""
+        """Tell whether the goal holds in the current state."""
         return self.core.is_success()
 
     def goal_predicates(self) -> dict[str, bool]:
-        """Each atom of the goal, as the BDDL file writes it, and its current value."""
+        """Evaluate each atom of the goal, as spelled in the BDDL file."""
         return self.core.goal.evaluate(self.core.data)
 
     def render(self) -> UInt8Array | None:  # type: ignore[override]
-        """The agentview image, (image_size, image_size, 3) uint8, or ``None`` without a render mode."""
+        """Render the agentview image, (image_size, image_size, 3) uint8; ``None`` without a render mode."""
         if self.render_mode is None:
             return None
         if self._renderer is None:
             raise gym.error.ResetNeeded("Call reset() before render().")
         return self._renderer.render(CAMERAS[AGENTVIEW], self._view())
 
-    def _view(self) -> View:
+    def _view(self) -> SceneView:
         return self.core.view() if self._last_view is None else self._last_view
 
     def close(self) -> None:
@@ -465,7 +513,7 @@ class LiberoEnv(gym.Env[Observation, Any]):
             self._renderer = None
 
     def _observation(self) -> Observation:
-        """What is seen now, or was seen last before the physics diverged; nothing else holds these arrays."""
+        """Return copies of the current observation, or of the last one before the physics diverged."""
         if self._last_view is None:
             self._last_observation = self._observe()
         return {name: array.copy() for name, array in self._last_observation.items()}

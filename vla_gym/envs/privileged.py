@@ -1,8 +1,8 @@
 """
-What a critic may know beyond what the policy sees: the state of robot and goal as one vector.
+Privileged observations for critics: the state of robot and goal as one vector.
 
-It is centred on the goal: whatever the scene, its entries say how far the hand is from what it has to move, and that
-from where it has to go. So one value network serves all tasks, and no entry depends on a scene's number of joints.
+The vector is relative to the goal: its entries are the distances from the hand to the object and from the object to its
+target. It has the same layout in all scenes, so that one value network serves all tasks.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from vla_gym.type_aliases import Float32Array, Float64Array
 MAX_ATOMS = 3
 """Atoms of LIBERO's longest goal, that of task 8 of ``LIBERO-10-v0``."""
 PRIVILEGED_LIMIT = 10.0
-"""Bound of every entry (m, m/s, rad); beyond it is only physics that diverges."""
+"""Bound of every entry (m, m/s, rad); only diverging physics exceeds it."""
 
 
 def _xyz(name: str) -> tuple[str, ...]:
@@ -44,7 +44,7 @@ PRIVILEGED_DIM = len(PRIVILEGED_NAMES)
 """Length of the vector, for all suites and tasks."""
 
 _PREDICATES = tuple(SPELLING)
-# where the parts of a block begin
+# offsets in an atom's block
 _SATISFIED, _PREDICATE, _FROM_EEF, _VELOCITY, _LIFT, _TO_TARGET, _JOINT = (
     _ATOM_NAMES.index(name)
     for name in (
@@ -61,14 +61,14 @@ _SATISFIED, _PREDICATE, _FROM_EEF, _VELOCITY, _LIFT, _TO_TARGET, _JOINT = (
 
 class PrivilegedObserver:
     """
-    The privileged observation of one episode; made when the scene has settled.
+    Compute the privileged observations of one episode; make it when the scene has settled.
 
-    Poses and velocities are those in which goals are evaluated (see ``SimCore``), joint positions the current ones.
-    The subject of an atom is the object to be moved or, for atoms about a joint, the part that the joint moves: the
-    origin of the object, the centre of mass of the part.
+    Poses and velocities are those in which goals are evaluated (see ``SimCore``); joint positions are the current ones.
+    The subject of an atom is the object to be moved (its origin) or, for atoms about a joint, the part that the joint
+    moves (its centre of mass).
 
     :param core: the simulation, with the task set
-    :param initial_heights: what ``subject_lift`` counts from (m), one per atom; None: the current heights
+    :param initial_heights: zero of ``subject_lift`` for each atom (m); None: the current heights
     :raises ValueError: if the goal has more than ``MAX_ATOMS`` atoms
     """
 
@@ -91,10 +91,10 @@ class PrivilegedObserver:
 
     def observe(self, elapsed: float) -> Float32Array:
         """
-        The current state.
+        Return the current state.
 
         :param elapsed: fraction of the horizon that is over, in [0, 1]
-        :return: entries as ``PRIVILEGED_NAMES`` says (m, m/s, rad), clipped, always finite, (PRIVILEGED_DIM,)
+        :return: entries named by ``PRIVILEGED_NAMES`` (m, m/s, rad), clipped, always finite, (PRIVILEGED_DIM,)
         """
         core, vector = self._core, self._vector
         qpos = core.data.qpos
@@ -126,7 +126,7 @@ class PrivilegedObserver:
 
 @dataclass(frozen=True)
 class _Subject:
-    """What an atom is about: where it is, which follows the simulation, and where it is to go."""
+    """Subject of an atom: its position and target, both views that follow the simulation."""
 
     kind: mujoco.mjtObj
     number: int

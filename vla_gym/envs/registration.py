@@ -1,4 +1,4 @@
-"""Registers the environments with Gymnasium; touched only by ``vla_gym/__init__.py``."""
+"""Register the environments with Gymnasium; called by ``vla_gym/__init__.py`` only."""
 
 from __future__ import annotations
 

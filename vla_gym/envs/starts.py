@@ -1,4 +1,4 @@
-"""Which task and initial state an episode starts from."""
+"""Starts of episodes: task and initial state."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from vla_gym.type_aliases import Float64Array
 
 class Starts:
     """
-    The starts of an environment, pairs (task_id, init_state_id), and how often each is drawn.
+    Draw the starts of episodes, pairs (task_id, init_state_id), with or without weights.
 
-    Without weights task and initial state are drawn independently, each uniformly from the ids offered.
+    Without weights, task and initial state are drawn independently and uniformly from the ids offered.
 
     :param n_tasks: tasks that exist
     :param n_init_states: initial states that exist, of every task
     :param task_ids: tasks to draw from; None: all
     :param init_state_ids: initial states to draw from; None: all
     :raises UnknownNameError: for a task or initial state that does not exist
-    :raises InvalidArgumentError: for what is no list, or names a number twice
+    :raises InvalidArgumentError: for anything but a list of different numbers
     :raises ValueError: if there is nothing to draw from
     """
 
@@ -38,12 +38,12 @@ class Starts:
         self.task_ids = _checked_ids("task_id", task_ids, n_tasks)
         self.init_state_ids = _checked_ids("init_state_id", init_state_ids, n_init_states)
         self._pairs = np.empty((0, 2), dtype=np.int64)
-        # of the pairs in the same rows; None: no weights are set
+        # one per row of _pairs; None: not set
         self._weights: Float64Array | None = None
 
     def set_weights(self, weights: Mapping[tuple[int, int], float] | None) -> None:
         """
-        Say how often each start is drawn; errors change nothing.
+        Set how often each start is drawn; an error changes nothing.
 
         :param weights: relative frequency by (task_id, init_state_id), finite and at least 0; starts that are left out
             are not drawn; None: uniform
@@ -53,7 +53,7 @@ class Starts:
         if weights is None:
             self._weights = None
             return
-        # sorted: what is drawn depends on the weights, not on the order in which they are listed
+        # sorted, so that draws do not depend on the order of the mapping
         by_start = sorted((self._checked_start(start), float(weight)) for start, weight in weights.items())
         for start, weight in by_start:
             if not 0 <= weight < np.inf:
@@ -65,12 +65,12 @@ class Starts:
         self._weights = array / array.max()  # keeps the sums below finite
 
     def snapshot(self) -> dict[str, Any]:
-        """The weights, as plain arrays; None for what is not set."""
+        """Return pairs and weights as arrays; weights are None if not set."""
         return {"pairs": self._pairs.copy(), "weights": None if self._weights is None else self._weights.copy()}
 
     def restore(self, snapshot: Mapping[str, Any]) -> None:
         """
-        Take over weights.
+        Restore the weights of a snapshot.
 
         :param snapshot: what :meth:`snapshot` returned
         :raises ValueError: if weights are not one finite number for each pair
@@ -84,9 +84,9 @@ class Starts:
         self, np_random: np.random.Generator, task_id: int | None = None, init_state_id: int | None = None
     ) -> tuple[int, int]:
         """
-        Task and initial state of an episode.
+        Draw task and initial state of an episode.
 
-        :param np_random: source of what is not given
+        :param np_random: generator for what is not given
         :param task_id: one of ``task_ids``; None: drawn, given the initial state
         :param init_state_id: any that exists; None: drawn, given the task
         :return: (task_id, init_state_id)
@@ -106,7 +106,7 @@ class Starts:
             if possible.any():
                 row = np_random.choice(len(possible), p=possible / possible.sum())
                 return int(self._pairs[row, 0]), int(self._pairs[row, 1])
-        # no weights, or none for what is given
+        # no weights, or all are 0 for what is given
         if task_id is None:
             task_id = self.task_ids[int(np_random.integers(len(self.task_ids)))]
         if init_state_id is None:

@@ -1,4 +1,4 @@
-"""A task that learns in seconds: LIBERO's spaces without a simulator, to try algorithms on."""
+"""A toy task that algorithms learn in seconds: LIBERO's spaces without a simulator."""
 
 from __future__ import annotations
 
@@ -23,11 +23,12 @@ _SQUARE = (220, 40, 40)
 
 class ToyLiberoEnv(gym.Env[Observation, Int64Array]):
     """
-    Move left or right, as the instruction says, and up or down, to where the square is.
+    Move left or right, as the instruction says, and up or down, towards the square.
 
-    The square stands in one of ``n_init_states`` rows of the image. A command reaches the goal when its first bin lies
-    on the side that the instruction names and its second bin in the half of the image that shows the square; the other
-    five bins are free. Uniform commands succeed with probability 1/4, and either input alone allows 1/2.
+    The square is in one of ``n_init_states`` rows of the image. A command reaches the goal if its first bin is on the
+    side that the instruction names and its second bin in the half of the image with the square; the other five bins
+    have no effect. Uniform commands succeed with probability 1/4; a policy that ignores image or instruction reaches
+    1/2.
 
     ===========  =================================  ========================================================
     observation  space                              meaning
@@ -45,7 +46,7 @@ class ToyLiberoEnv(gym.Env[Observation, Int64Array]):
     2..6    0..255       without effect
     ======  ===========  ===========================================================
 
-    With ``chunk_size`` c the action holds c such commands, executed in order until one reaches the goal or the horizon
+    With ``chunk_size`` c an action has c such commands, executed in order until one reaches the goal or the horizon
     ends.
 
     Reward: 1.0 on reaching the goal (terminated), else 0.0; truncated after ``horizon`` commands.
@@ -99,7 +100,7 @@ class ToyLiberoEnv(gym.Env[Observation, Int64Array]):
         Start an episode.
 
         :param seed: seed of ``np_random``; None keeps the generator
-        :param options: ``task_id`` and ``init_state_id``; what is missing is sampled
+        :param options: ``task_id`` and ``init_state_id``; missing ones are sampled
         :return: observation and info
         :raises UnknownNameError: if a given number is not offered
         """
@@ -113,14 +114,14 @@ class ToyLiberoEnv(gym.Env[Observation, Int64Array]):
 
     def set_start_weights(self, weights: Mapping[tuple[int, int], float] | None) -> None:
         """
-        Say how often ``reset`` draws each start; see :meth:`vla_gym.envs.libero_env.LiberoEnv.set_start_weights`.
+        Set how often ``reset`` draws each start; see :meth:`vla_gym.envs.libero_env.LiberoEnv.set_start_weights`.
 
         :param weights: relative frequency by (task_id, init_state_id); None: uniform
         """
         self.starts.set_weights(weights)
 
     def snapshot(self) -> dict[str, Any]:
-        """Everything that the rest of the episode, and the draws after it, depend on."""
+        """Take a snapshot of all that the rest of the episode and later draws depend on."""
         return {
             "horizon": self.horizon,
             "n_init_states": self.n_init_states,
@@ -133,10 +134,10 @@ class ToyLiberoEnv(gym.Env[Observation, Int64Array]):
 
     def restore(self, snapshot: Mapping[str, Any]) -> None:
         """
-        Go on from a snapshot.
+        Resume from a snapshot.
 
         :param snapshot: what :meth:`snapshot` returned
-        :raises SnapshotError: if it is of an environment made with another ``horizon`` or ``n_init_states``
+        :raises SnapshotError: if its environment has another ``horizon`` or ``n_init_states``
         """
         for name in ("horizon", "n_init_states"):
             if snapshot.get(name) != getattr(self, name):
@@ -175,10 +176,10 @@ class ToyLiberoEnv(gym.Env[Observation, Int64Array]):
 
     def is_goal_command(self, command: Int64Array) -> bool:
         """
-        Whether a command reaches the goal of the current episode.
+        Tell whether a command reaches the goal of the current episode.
 
         :param command: bins, (7,) integer
-        :return: True if the first bin has the side of the instruction and the second the half of the square
+        :return: True if the first bin is on the instruction's side and the second in the square's half
         """
         is_right = bool(command[0] >= N_BINS // 2)
         is_up = bool(command[1] >= N_BINS // 2)

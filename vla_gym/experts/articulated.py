@@ -1,8 +1,8 @@
 """
 Open, close and turn the parts of fixtures: drawers, doors and knobs.
 
-All of them are the same motion. A hold is a pose of the hand that is fixed to the part, and the joint says where the
-part takes it; the hand is steered to where the part shall be a little later, until the goal holds.
+All are the same motion. A hold is a pose of the hand that is fixed to the part, so the joint tells where the part takes
+it. The hand is steered to where the part should be a little later, until the goal holds.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from vla_gym.tasks.goals import JOINT_RULES, Atom, JointRule
 from vla_gym.type_aliases import Float64Array
 
 MAX_MARGIN = 0.15
-"""How far (m or rad) beyond its threshold a joint is moved at most."""
+"""Largest distance (m or rad) beyond its threshold that a joint is moved."""
 LOOKAHEAD = 0.045
 """How far (m) the hand is steered ahead of the part."""
 MAX_LOOKAHEAD_ANGLE = 0.35
 """The same (rad), for the parts that turn in place."""
 MAX_SLIP = 0.045
-"""How far (m) the hand may get from its place on the part before it has lost it."""
+"""Distance (m) of the hand from its place on the part at which it has lost the part."""
 MAX_TRIES = 3
 MAX_DRIVE_STEPS = 120
 STUCK_STEPS = 15
@@ -40,7 +40,7 @@ def move_joint(hand: Hand, atom: Atom, style: Style) -> Motion:
 
     :param hand: the gripper
     :param atom: the atom
-    :param style: how
+    :param style: style of the motion
     """
     rule = JOINT_RULES[atom.category][atom.predicate]
     part = Part(hand.core, atom.joints[0])
@@ -48,11 +48,11 @@ def move_joint(hand: Hand, atom: Atom, style: Style) -> Motion:
     for attempt in range(MAX_TRIES):
         if rule(part.qpos):
             return
-        # what is not shut by pushing is shut by its handle
+        # if pushing does not shut it, use the handle
         hold = find_hold(hand.core, part, goal, pushes=atom.predicate == "close" and attempt < 1)
         if hold is None:
             return
-        hold = replace(hold, pos=hold.pos + part.thing.mat.T @ style.grasp_offset)
+        hold = replace(hold, pos=hold.pos + part.obj.mat.T @ style.grasp_offset)
         yield from take_hold(hand, part, hold, style)
         yield from drive_joint(hand, part, hold, goal)
         yield from retreat(hand, part, hold)
@@ -60,7 +60,7 @@ def move_joint(hand: Hand, atom: Atom, style: Style) -> Motion:
 
 def goal_position(rule: JointRule, limits: Float64Array) -> float:
     """
-    A joint position that fulfils a rule with a margin.
+    Choose a joint position that fulfils a rule with a margin.
 
     :param rule: the rule
     :param limits: lowest and highest position (m or rad), (2,)
@@ -76,15 +76,15 @@ def take_hold(hand: Hand, part: Part, hold: Hold, style: Style) -> Motion:
     :param hand: the gripper
     :param part: the part
     :param hold: where
-    :param style: how
+    :param style: style of the motion
     """
-    mat = part.thing.mat @ hold.mat
+    mat = part.obj.mat @ hold.mat
 
     def place() -> Float64Array:
-        return part.thing.pos + part.thing.mat @ hold.pos
+        return part.obj.pos + part.obj.mat @ hold.pos
 
     def before() -> Float64Array:
-        return place() + part.thing.mat @ hold.approach
+        return place() + part.obj.mat @ hold.approach
 
     top = max(hand.pos[2], before()[2] + MIN_DROP + style.height)
 
@@ -101,24 +101,24 @@ def take_hold(hand: Hand, part: Part, hold: Hold, style: Style) -> Motion:
 
 def drive_joint(hand: Hand, part: Part, hold: Hold, goal: float) -> Motion:
     """
-    Move a part on its joint, until it is where it shall be, or the hand has lost it, or it does not move any more.
+    Move a part on its joint until it reaches the goal, the hand has lost it, or it is stuck.
 
     :param hand: the gripper
     :param part: the part
     :param hold: where the hand is on it
-    :param goal: where its joint shall get (m or rad)
+    :param goal: goal position of its joint (m or rad)
     """
     above = goal > part.qpos
     way: list[float] = []
     for _ in range(MAX_DRIVE_STEPS):
-        pos = part.thing.pos + part.thing.mat @ hold.pos
+        pos = part.obj.pos + part.obj.mat @ hold.pos
         way.append(part.qpos)
         is_stuck = len(way) > STUCK_STEPS and abs(way[-1] - way[-STUCK_STEPS]) < STUCK_WAY
         is_there = part.qpos > goal if above else part.qpos < goal
         if is_there or is_stuck or np.linalg.norm(hand.pos - pos) > MAX_SLIP:
             return
         ahead = min(LOOKAHEAD / float(np.linalg.norm(part.jacobian(pos))), MAX_LOOKAHEAD_ANGLE)
-        target, mat = part.moved(pos, part.thing.mat @ hold.mat, ahead if above else -ahead)
+        target, mat = part.moved(pos, part.obj.mat @ hold.mat, ahead if above else -ahead)
         turn = rotation_vector(mat @ hand.mat.T)
         is_turned = float(np.linalg.norm(turn)) < ANGLE_TOLERANCE
         yield hand.command(target + hold.press - hand.pos, np.zeros(3) if is_turned else turn)
@@ -126,7 +126,7 @@ def drive_joint(hand: Hand, part: Part, hold: Hold, goal: float) -> Motion:
 
 def retreat(hand: Hand, part: Part, hold: Hold) -> Motion:
     """
-    Let go of a part, and leave it the way the hand came.
+    Release a part, and leave it the way the hand came.
 
     :param hand: the gripper
     :param part: the part
@@ -134,7 +134,7 @@ def retreat(hand: Hand, part: Part, hold: Hold) -> Motion:
     """
     if hold.grips:
         yield from hand.open()
-    direction = part.thing.mat @ hold.approach / np.linalg.norm(hold.approach)
+    direction = part.obj.mat @ hold.approach / np.linalg.norm(hold.approach)
     away = hand.pos + STANDOFF * direction
     yield from hand.lower(lambda: away - hand.pos, tolerance=0.02)
     hand.gripper = GRIPPER_OPEN

@@ -1,4 +1,4 @@
-"""``ArticulationScene``: what it would cost to move the part of a fixture through a pose of the hand."""
+"""``ArticulationScene``: cost of moving a fixture's part through a pose of the hand."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ DAMPING = 0.03
 MAX_CHANGE = 0.3
 """Largest change of a joint (rad) in one iteration."""
 TOLERANCE = 1e-3
-"""Norm of the pose's error (m, rad) that counts as none."""
+"""Norm of the pose's error (m, rad) that counts as zero."""
 LIMIT_MARGIN = 0.25
 """Distance (rad) that is kept from the joints' limits."""
 METRES_PER_RADIAN = 0.1
@@ -27,7 +27,7 @@ MAX_TOUCH = 0.008
 
 class ArticulationScene(PlanningScene):
     """
-    Follows the hand from pose to pose, as the arm would, and says how far that falls short.
+    Follow the hand from pose to pose as the arm would, and measure how far it falls short.
 
     :param core: the simulation; its state is not touched
     """
@@ -49,11 +49,11 @@ class ArticulationScene(PlanningScene):
 
     def reach(self, pos: Float64Array, mat: Float64Array) -> float:
         """
-        Let the arm take a pose, as far as it can.
+        Move the arm to a pose, as far as possible.
 
         :param pos: position of the hand (m), (3,)
         :param mat: its orientation, (3, 3)
-        :return: how far it stays from it (m), where a radian counts as ``METRES_PER_RADIAN``
+        :return: remaining distance (m), where a radian counts as ``METRES_PER_RADIAN``
         """
         qpos, arm = self._data.qpos, self._robot.qpos
         for _ in range(N_ITERATIONS):
@@ -66,7 +66,7 @@ class ArticulationScene(PlanningScene):
 
     def penetration(self, touchable: BoolArray) -> float:
         """
-        How deep the arm is in the scene, in the pose it has taken.
+        Measure how deep the arm penetrates the scene in its current pose.
 
         :param touchable: geoms that the fingers may touch, (ngeom,) bool
         :return: sum over the contacts (m)

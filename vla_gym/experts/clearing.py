@@ -1,11 +1,11 @@
-"""Push an object out of where a drawer is about to be opened, over or into it."""
+"""Push an object away from where a drawer is about to open, over or into it."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from vla_gym.experts.articulated import goal_position
-from vla_gym.experts.geometry import Thing
+from vla_gym.experts.geometry import SceneObject
 from vla_gym.experts.hand import DOWN, Hand, Motion
 from vla_gym.experts.part import Part
 from vla_gym.experts.pick_place_scene import PickPlaceScene
@@ -26,35 +26,35 @@ TIP_DEPTH = 0.018
 MAX_STEPS = 20
 
 
-def clear(hand: Hand, thing: Thing, opening: Atom, style: Style) -> Motion:
+def clear(hand: Hand, obj: SceneObject, opening: Atom, style: Style) -> Motion:
     """
     Push an object aside, if it lies where a drawer will be and there is room for it and for the hand.
 
     :param hand: the gripper
-    :param thing: the object
-    :param opening: the atom ``(Open a)`` that is about to be brought about
-    :param style: how
+    :param obj: the object
+    :param opening: the atom ``(Open a)`` that is to be fulfilled next
+    :param style: style of the motion
     """
     part = Part(hand.core, opening.joints[0])
     if not part.is_slide:
         return
     goal = goal_position(JOINT_RULES[opening.category][opening.predicate], part.range)
-    distance, direction = _distance(thing.pos, part, goal)
+    distance, direction = _distance(obj.pos, part, goal)
     if distance > MIN_DISTANCE:
         return
-    start = thing.pos
-    beside = start - direction * (_extent(thing, -direction) + FINGER_HALF_DEPTH + GAP)
-    beside[2] = thing.top() - TIP_DEPTH
-    scene = PickPlaceScene(hand.core, thing)
+    start = obj.pos
+    beside = start - direction * (_extent(obj, -direction) + FINGER_HALF_DEPTH + GAP)
+    beside[2] = obj.top() - TIP_DEPTH
+    scene = PickPlaceScene(hand.core, obj)
     scene.reset(is_open=False)
     lengths = (good - distance for good in GOOD_DISTANCES)
-    length = next((length for length in lengths if _is_free(scene, thing, beside, length * direction)), None)
+    length = next((length for length in lengths if _is_free(scene, obj, beside, length * direction)), None)
     if length is None:
         return
-    above = np.append(beside[:2], thing.top() + style.height)
+    above = np.append(beside[:2], obj.top() + style.height)
 
     def is_clear() -> bool:
-        return bool((thing.pos - start) @ direction > length)
+        return bool((obj.pos - start) @ direction > length)
 
     hand.gripper = GRIPPER_CLOSE
     yield from hand.reach(lambda: above, DOWN, tolerance=0.03)
@@ -72,7 +72,7 @@ def _distance(point: Float64Array, part: Part, goal: float) -> tuple[float, Floa
     """
     outwards = part.outwards()
     aside = np.cross(np.array([0.0, 0.0, 1.0]), outwards)
-    corners = part.thing.boxes().corners() + abs(goal - part.qpos) * outwards
+    corners = part.obj.boxes().corners() + abs(goal - part.qpos) * outwards
     if point @ outwards > (corners @ outwards).max():
         return np.inf, aside
     low, high = float((corners @ aside).min()), float((corners @ aside).max())
@@ -80,15 +80,15 @@ def _distance(point: Float64Array, part: Part, goal: float) -> tuple[float, Floa
     return (beyond_low, -aside) if beyond_low > beyond_high else (beyond_high, aside)
 
 
-def _is_free(scene: PickPlaceScene, thing: Thing, beside: Float64Array, way: Float64Array) -> bool:
-    """Whether an object and the hand beside it can go a way (m), (3,), without touching anything."""
+def _is_free(scene: PickPlaceScene, obj: SceneObject, beside: Float64Array, way: Float64Array) -> bool:
+    """Tell whether an object and the hand beside it can move along a path (m), (3,), without touching anything."""
     for share in (0.0, 0.5, 1.0):
-        scene.put_thing(thing.pos + share * way, thing.mat)
-        if not scene.can_reach(beside + share * way, DOWN) or scene.crowding(holds_thing=True) is None:
+        scene.put_object(obj.pos + share * way, obj.mat)
+        if not scene.can_reach(beside + share * way, DOWN) or scene.crowding(holds_object=True) is None:
             return False
     return True
 
 
-def _extent(thing: Thing, direction: Float64Array) -> float:
-    """How far (m) an object reaches from its origin in a direction."""
-    return float(((thing.boxes().corners() - thing.pos) @ direction).max())
+def _extent(obj: SceneObject, direction: Float64Array) -> float:
+    """Measure how far (m) an object extends from its origin in a direction."""
+    return float(((obj.boxes().corners() - obj.pos) @ direction).max())

@@ -1,4 +1,4 @@
-"""What an expert knows of shapes: where an object is, how large, and what stands in the way."""
+"""Geometry for experts: position and size of objects, and obstacles."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from vla_gym.type_aliases import BoolArray, Float64Array, Int64Array
 
 _CORNERS = np.stack(np.meshgrid(*[np.array([-1.0, 1.0])] * 3, indexing="ij"), axis=-1).reshape(-1, 3)
 MAX_OBSTACLE_HALF_WIDTH = 0.3
-"""Tables and floors, which are wider (m), are not on the way."""
+"""Half width (m) beyond which geoms are tables and floors, not obstacles."""
 
 
 class Boxes:
     """
-    Bounding boxes of collision geoms at the moment of making; nearly all of LIBERO's are boxes.
+    Bounding boxes of collision geoms at the time of construction; nearly all of LIBERO's are boxes.
 
     :param core: the simulation
     :param geoms: their numbers, (g,)
@@ -30,17 +30,17 @@ class Boxes:
         )
 
     def corners(self) -> Float64Array:
-        """Their corners (m), (8 g, 3)."""
+        """Return their corners (m), (8 g, 3)."""
         local = _CORNERS[None] * self.half[:, None]
         return np.asarray((self.centres[:, None] + np.einsum("gij,gnj->gni", self.rotations, local)).reshape(-1, 3))
 
     def tops(self) -> Float64Array:
-        """Height of each one's highest corner (m), (g,)."""
+        """Return the height of each one's highest corner (m), (g,)."""
         return np.asarray(self.centres[:, 2] + (np.abs(self.rotations[:, 2, :]) * self.half).sum(axis=1))
 
     def cuts(self, origins: Float64Array, direction: Float64Array) -> Float64Array:
         """
-        Where parallel lines run through the boxes.
+        Intersect parallel lines with the boxes.
 
         :param origins: a point of each line (m), (n, 3)
         :param direction: unit vector, (3,)
@@ -54,7 +54,7 @@ class Boxes:
 
     def distances(self, points: Float64Array) -> Float64Array:
         """
-        Horizontal distance of points from the boxes.
+        Compute horizontal distances of points from the boxes.
 
         :param points: (n, 2) m
         :return: (n, g) m
@@ -65,7 +65,7 @@ class Boxes:
         return np.asarray(np.linalg.norm(np.maximum(beyond, 0.0), axis=-1))
 
 
-class Thing:
+class SceneObject:
     """
     An object or fixture of a running simulation.
 
@@ -89,24 +89,24 @@ class Thing:
         return np.array(self.core.data.xmat[self.body].reshape(3, 3))
 
     def boxes(self) -> Boxes:
-        """Bounding boxes of its collision geoms."""
+        """Return the bounding boxes of its collision geoms."""
         return Boxes(self.core, self.geoms)
 
     def bottom(self) -> float:
-        """Height of its lowest point (m)."""
+        """Return the height of its lowest point (m)."""
         return float(self.boxes().corners()[:, 2].min())
 
     def top(self) -> float:
-        """Height of its highest point (m)."""
+        """Return the height of its highest point (m)."""
         return float(self.boxes().corners()[:, 2].max())
 
     def radius(self) -> float:
-        """Largest horizontal distance (m) of its parts from its origin."""
+        """Return the largest horizontal distance (m) of its parts from its origin."""
         return float(np.linalg.norm(self.boxes().corners()[:, :2] - self.pos[:2], axis=1).max())
 
     def height_at(self, point: Float64Array, radius: float) -> float | None:
         """
-        Height of its surface around a point.
+        Return the height of its surface around a point.
 
         :param point: (2,) m
         :param radius: how far around (m)
@@ -119,13 +119,13 @@ class Thing:
 
 class Obstacles:
     """
-    Everything solid but the robot and one object, at the moment of making.
+    All solid geoms except the robot's and one object's, at the time of construction.
 
     :param core: the simulation
-    :param but: what does not count
+    :param but: the object to leave out
     """
 
-    def __init__(self, core: SimCore, but: Thing) -> None:
+    def __init__(self, core: SimCore, but: SceneObject) -> None:
         solid = _solid_geoms(core.model, np.ones(core.model.nbody, dtype=bool))
         is_other = ~is_robot_geom(core.model)[solid] & ~np.isin(solid, but.geoms)
         is_other &= core.model.geom_type[solid] != mujoco.mjtGeom.mjGEOM_PLANE
@@ -136,11 +136,11 @@ class Obstacles:
 
     def highest_along(self, start: Float64Array, end: Float64Array, radius: float) -> float:
         """
-        Height of what stands on the way from one point to another.
+        Return the height of the highest obstacle between two points.
 
         :param start: (2,) or (3,) m
         :param end: the same
-        :param radius: half width of the way (m)
+        :param radius: half width of the path (m)
         :return: the highest top (m), or minus infinity
         """
         path = start[:2] + np.linspace(0.0, 1.0, 12)[:, None] * (end[:2] - start[:2])
@@ -150,7 +150,7 @@ class Obstacles:
 
 def is_robot_geom(model: mujoco.MjModel) -> BoolArray:
     """
-    Which geoms belong to the robot, (ngeom,) bool.
+    Mark the geoms of the robot, (ngeom,) bool.
 
     :param model: compiled scene
     """
@@ -159,7 +159,7 @@ def is_robot_geom(model: mujoco.MjModel) -> BoolArray:
 
 def has_body_prefix(model: mujoco.MjModel, *prefixes: str) -> BoolArray:
     """
-    Which geoms belong to bodies whose names begin with one of some prefixes, (ngeom,) bool.
+    Mark the geoms of bodies whose names begin with one of some prefixes, (ngeom,) bool.
 
     :param model: compiled scene
     :param prefixes: the prefixes

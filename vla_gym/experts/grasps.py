@@ -1,11 +1,10 @@
 """
-Where to grasp an object from above, found from its collision geometry.
+Find grasps of an object from above in its collision geometry.
 
 The fingers can close on any stretch of material that is thinner than the gripper's opening and has room on both sides:
 a carton across its narrow side, a can across its diameter, a bottle at its neck, a bowl or a mug at its wall. So the
-lines along which the pads would close are cut with the object, and each uninterrupted stretch is a candidate. The arm
-then tries the candidates in order on a copy of the scene, until some are found that it can reach without touching
-anything.
+lines along which the pads would close are intersected with the object, and each uninterrupted stretch is a candidate.
+The arm tries the candidates in order, in a copy of the scene, until it finds some that it can reach without collision.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vla_gym.experts.geometry import Boxes, Thing
+from vla_gym.experts.geometry import Boxes, SceneObject
 from vla_gym.experts.hand import turned
 from vla_gym.experts.pick_place_scene import MIN_DEXTERITY, PickPlaceScene
 from vla_gym.type_aliases import Float64Array
@@ -35,17 +34,17 @@ LATERALS = np.array([0.0, 0.015, -0.015, 0.03, -0.03, 0.05, -0.05])
 MAX_SLANT = 0.0035
 """Unevenness (m) of a side along the pads beyond which they slip: a slope of about 30 degrees."""
 SLIP_FACTOR = 3.0
-"""How many times unevenness beyond that counts, besides what it counts anyway."""
+"""Additional weight of unevenness beyond that."""
 EDGE_ROUGHNESS = 0.02
-"""What a third of the pads' breadth that meets nothing counts as (m): they would slip off an edge."""
+"""Cost of a third of the pads' breadth without contact (m): the pads would slip off an edge."""
 _PAD = np.array([(y, z) for y in (-0.007, 0.0, 0.007) for z in (-0.002, 0.006, 0.014)])
 """Lines of a pad: along it, and up from the fingertips (m)."""
 GOOD_DEXTERITY = 0.13
-"""Below, a grasp costs more."""
+"""Below this, a grasp costs more."""
 PASSES = ((0.0, MIN_DEXTERITY), (0.0, 0.05), (0.006, 0.05))
-"""Depth (m) to which the hand may be in other things, and least dexterity; the later for want of the earlier."""
+"""Depth (m) to which the hand may penetrate other objects, and least dexterity; later passes are more lenient."""
 MAX_TRIED = 250
-"""How many candidates are tried in a pass."""
+"""Number of candidates tried in a pass."""
 APPROACH = (0.0, 0.07)
 """Heights above a grasp at which the hand must be free (m)."""
 
@@ -53,7 +52,7 @@ APPROACH = (0.0, 0.07)
 @dataclass(frozen=True)
 class Grasp:
     """
-    A place for the hand, fixed to the object.
+    A pose of the hand, fixed to the object.
 
     :param pos: fingertips in the object's frame (m), (3,)
     :param mat: orientation of the hand in the world when the grasp was found, (3, 3)
@@ -65,16 +64,16 @@ class Grasp:
     cost: float
 
 
-def find_grasps(thing: Thing, scene: PickPlaceScene, hand_pos: Float64Array) -> Iterator[Grasp]:
+def find_grasps(obj: SceneObject, scene: PickPlaceScene, hand_pos: Float64Array) -> Iterator[Grasp]:
     """
-    Grasps of an object from above that the arm can carry out, about in the order of their cost.
+    Yield grasps of an object from above that the arm can carry out, roughly in the order of their cost.
 
-    :param thing: the object
+    :param obj: the object
     :param scene: for the same object
     :param hand_pos: where the hand comes from (m), (3,)
     """
-    pos, mat = thing.pos, thing.mat
-    grasps = sorted(candidates(thing, hand_pos), key=lambda grasp: grasp.cost)
+    pos, mat = obj.pos, obj.mat
+    grasps = sorted(candidates(obj, hand_pos), key=lambda grasp: grasp.cost)
     for leniency, dexterity in PASSES:
         has_any = False
         for grasp in grasps[:MAX_TRIED]:
@@ -83,7 +82,7 @@ def find_grasps(thing: Thing, scene: PickPlaceScene, hand_pos: Float64Array) -> 
             for height in APPROACH:
                 if not scene.can_reach(place + np.array([0.0, 0.0, height]), grasp.mat, dexterity):
                     break
-                here = scene.crowding(holds_thing=False, leniency=leniency)
+                here = scene.crowding(holds_object=False, leniency=leniency)
                 if here is None:
                     break
                 crowding = max(crowding, here)
@@ -95,14 +94,14 @@ def find_grasps(thing: Thing, scene: PickPlaceScene, hand_pos: Float64Array) -> 
             return
 
 
-def candidates(thing: Thing, hand_pos: Float64Array) -> Iterator[Grasp]:
+def candidates(obj: SceneObject, hand_pos: Float64Array) -> Iterator[Grasp]:
     """
-    Places where the fingers could close, whether the arm gets there or not.
+    Yield places where the fingers could close, reachable or not.
 
-    :param thing: the object
+    :param obj: the object
     :param hand_pos: where the hand comes from (m), (3,)
     """
-    boxes, pos, to_object = thing.boxes(), thing.pos, thing.mat.T
+    boxes, pos, to_object = obj.boxes(), obj.pos, obj.mat.T
     corners = boxes.corners()
     low, high = corners.min(axis=0), corners.max(axis=0)
     centre = 0.5 * (low + high)
@@ -110,7 +109,7 @@ def candidates(thing: Thing, hand_pos: Float64Array) -> Iterator[Grasp]:
         {max(high[2] - depth, low[2] + MIN_HEIGHT): i for i, depth in reversed([*enumerate(DEPTHS)])}.items()
     )
     for height, rank in heights:
-        for yaw in np.append(YAWS, _own_yaws(thing)):
+        for yaw in np.append(YAWS, _own_yaws(obj)):
             mat = turned(float(yaw))
             across, along = mat[:, 0], mat[:, 1]
             for lateral in LATERALS:
@@ -123,9 +122,9 @@ def candidates(thing: Thing, hand_pos: Float64Array) -> Iterator[Grasp]:
                     yield Grasp(to_object @ (place - pos), mat, cost)
 
 
-def _own_yaws(thing: Thing) -> Float64Array:
-    """Turns of the hand with which it closes along the object's horizontal axes (rad), (2,)."""
-    flattest = thing.mat[:, int(np.argmin(np.abs(thing.mat[2])))]
+def _own_yaws(obj: SceneObject) -> Float64Array:
+    """Compute turns of the hand that close it along the object's horizontal axes (rad), (2,)."""
+    flattest = obj.mat[:, int(np.argmin(np.abs(obj.mat[2])))]
     turn = float(np.arctan2(flattest[1], flattest[0]))
     return np.array([(turn + quarter) % np.pi - np.pi / 2 for quarter in (0.0, np.pi / 2)])
 
@@ -133,7 +132,7 @@ def _own_yaws(thing: Thing) -> Float64Array:
 def _stretches(
     boxes: Boxes, middle: Float64Array, across: Float64Array, along: Float64Array
 ) -> Iterator[tuple[float, float, float]]:
-    """Position, width and roughness (m) of the stretches of material that are thin enough."""
+    """Find position, width and roughness (m) of the stretches of material that are thin enough."""
     origins = middle + _PAD[:, :1] * along + _PAD[:, 1:] * np.array([0.0, 0.0, 1.0])
     cuts = boxes.cuts(origins, across)
     line, box = np.nonzero(cuts[..., 0] < cuts[..., 1])

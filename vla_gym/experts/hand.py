@@ -1,11 +1,11 @@
 """
 Motion primitives: generators that yield one command per control step, computed from the live simulator state.
 
-- Commands are proportional to what is left to do and capped in norm: an expert that saturates teaches a policy tokens
-  that overshoot.
-- Where the orientation is right, rotation is commanded as exactly zero, which keeps the controller's goal orientation;
-  anything else re-anchors it.
-- A primitive ends when it is done, when its stop condition holds, or after ``max_steps``; the plan goes on from there.
+- Commands are proportional to the remaining offset and capped in norm: an expert that saturates would teach a policy to
+  overshoot.
+- If the orientation is right, the rotation command is exactly zero, which keeps the controller's goal orientation; any
+  other value re-anchors it.
+- A primitive ends when it is done, when its stop condition holds, or after ``max_steps``; then the plan continues.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from vla_gym.type_aliases import Float64Array
 Motion = Generator[Float64Array, None, None]
 """Yields commands, (7,) float64."""
 Trial = Generator[Float64Array, None, bool]
-"""A motion that says in the end whether it succeeded."""
+"""A motion that returns whether it succeeded."""
 Live = Callable[[], Float64Array]
-"""A vector that is read anew in every control step."""
+"""A vector that is read again in every control step."""
 
 GAIN = 1.6
 """Commanded offset per remaining offset; the arm covers about a quarter of a commanded offset in one control step."""
@@ -41,14 +41,14 @@ ANGLE_TOLERANCE = 0.06
 MAX_STEPS = 80
 STALL_STEPS = 4
 STALL_DISTANCE = 0.0015
-"""A motion has come up against something when it covers less than this (m) in ``STALL_STEPS`` control steps."""
+"""A motion is blocked when it covers less than this (m) in ``STALL_STEPS`` control steps."""
 DOWN = np.array([[0.0, 1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, -1.0]])
 """The hand pointing down, its x axis, along which the fingers close, along the world's y; columns are its axes."""
 
 
 class Hand:
     """
-    The gripper of a running simulation, and the primitives it can carry out.
+    The gripper of a running simulation and its motion primitives.
 
     :param core: the simulation
     :param speed: cap on the norm of a translation command, in (0, 1]
@@ -71,13 +71,13 @@ class Hand:
         return np.array(self.core.data.site_xmat[self.core.robot.eef_site].reshape(3, 3))
 
     def dexterity(self) -> float:
-        """Least singular value of the arm's Jacobian (m, rad): small where the arm is nearly stretched."""
+        """Compute the smallest singular value of the arm's Jacobian (m, rad): small if the arm is nearly stretched."""
         jacobian = arm_jacobian(self.core.model, self.core.data, self.core.robot)
         return float(np.linalg.svd(jacobian, compute_uv=False)[-1])
 
     def angle_to(self, mat: Float64Array) -> float:
         """
-        Angle (rad) between the hand's orientation and another.
+        Compute the angle (rad) between the hand's orientation and another.
 
         :param mat: (3, 3)
         """
@@ -92,7 +92,7 @@ class Hand:
         max_steps: int = MAX_STEPS,
     ) -> Motion:
         """
-        Move the hand to a point, fingers as they are.
+        Move the hand to a point without moving the fingers.
 
         :param target: the point (m), (3,)
         :param mat: orientation to take, (3, 3); None: as it is
@@ -111,7 +111,7 @@ class Hand:
         max_steps: int = MAX_STEPS,
     ) -> Motion:
         """
-        Move until an offset vanishes, for example that of a held object from where it shall go.
+        Move until an offset vanishes, for example that of a held object from its target.
 
         :param remaining: the offset (m), (3,)
         :param mat: orientation of the hand to take, (3, 3); None: as it is
@@ -135,7 +135,7 @@ class Hand:
         max_steps: int = 40,
     ) -> Motion:
         """
-        As ``steer``, but ends too when the motion comes up against something.
+        Same as ``steer``, but also end when the motion is blocked.
 
         :param remaining: the offset (m), (3,)
         :param tolerance: length of the offset (m) that counts as none
@@ -172,18 +172,18 @@ class Hand:
         """
         Raise the hand.
 
-        :param height: by how much (m)
+        :param height: distance (m)
         """
         target = self.pos + np.array([0.0, 0.0, height])
         return self.reach(lambda: target, tolerance=0.015, max_steps=25)
 
     def go_home(self) -> Motion:
-        """Return to where the hand was in the beginning, pointing down."""
+        """Return to the hand's initial position, pointing down."""
         return self.reach(lambda: self._home, DOWN, tolerance=0.03, max_steps=40)
 
     def command(self, offset: Float64Array, turn: Float64Array) -> Float64Array:
         """
-        The command towards an offset and a turn, fingers as they are.
+        Compute the command towards an offset and a turn, without moving the fingers.
 
         :param offset: translation left to do (m), (3,)
         :param turn: rotation left to do, axis-angle (rad), (3,)
@@ -204,7 +204,7 @@ class Hand:
 
 def arm_jacobian(model: mujoco.MjModel, data: mujoco.MjData, robot: RobotIds) -> Float64Array:
     """
-    The Jacobian of the end effector by the arm's joints.
+    Compute the end effector's Jacobian with respect to the arm's joints.
 
     :param model: compiled scene
     :param data: its state, kinematics and centres of mass up to date
@@ -218,7 +218,7 @@ def arm_jacobian(model: mujoco.MjModel, data: mujoco.MjData, robot: RobotIds) ->
 
 def capped(vector: Float64Array, norm: float) -> Float64Array:
     """
-    The vector, shortened to a norm where it is longer.
+    Shorten a vector to a norm if it is longer.
 
     :param vector: any vector
     :param norm: greatest norm
@@ -229,7 +229,7 @@ def capped(vector: Float64Array, norm: float) -> Float64Array:
 
 def rotation_vector(mat: Float64Array) -> Float64Array:
     """
-    Axis times angle of a rotation.
+    Convert a rotation matrix to a rotation vector.
 
     :param mat: rotation matrix, (3, 3)
     :return: (3,) rad, of length at most pi
@@ -248,7 +248,7 @@ def rotation_vector(mat: Float64Array) -> Float64Array:
 
 def about_vertical(angle: float) -> Float64Array:
     """
-    Rotation about the vertical.
+    Make the matrix of a rotation about the vertical.
 
     :param angle: rad
     :return: (3, 3)
@@ -259,7 +259,7 @@ def about_vertical(angle: float) -> Float64Array:
 
 def turned(yaw: float) -> Float64Array:
     """
-    The hand pointing down, turned about the vertical.
+    Make the orientation of a hand that points down, turned about the vertical.
 
     :param yaw: angle (rad) from ``DOWN``
     :return: (3, 3)

@@ -1,8 +1,8 @@
 """
-Where to hold the part of a fixture in order to move it: by its handle, or from outside with closed fingers.
+Find where to hold a fixture's part in order to move it: by its handle, or from outside with closed fingers.
 
-The part's geometry offers candidates: the fingers close on its handle or hook it, they push a drawer's handle or places
-along a door. What each asks of the arm, and what it would hit on the way, is found on a copy of the scene.
+The part's geometry offers candidates: the fingers close on its handle or hook it, or push a drawer's handle or points
+along a door. A copy of the scene tells how well the arm reaches each candidate, and what it would hit on the way.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ TILTS = np.deg2rad([0.0, 15.0, 30.0, 40.0, 50.0, 60.0, 75.0, 90.0])
 # beside a knob close to the robot's base, the forearm would have no room above an upright hand
 KNOB_TILTS = np.deg2rad([0.0, 20.0, -20.0, 35.0, -35.0])
 PENETRATION_COST = 100.0
-"""What a metre of depth in something else costs, where a radian of turning the hand costs 1."""
+"""Cost of a metre of penetration, where turning the hand by a radian costs 1."""
 REACH_COST = 100.0
-"""What a metre out of reach costs."""
+"""Cost of a metre out of reach."""
 HOOK_COST = 1.0
-"""What it costs that a handle is hooked, not gripped."""
+"""Cost of hooking a handle instead of gripping it."""
 PAD_DEPTH = 0.004
 """Distance (m) from the end effector back to the middle of the finger pads."""
 TIP_LENGTH = 0.012
@@ -56,7 +56,7 @@ UP = np.array([0.0, 0.0, 1.0])
 @dataclass(frozen=True)
 class Hold:
     """
-    Where the hand is put to a part.
+    A pose of the hand at a part.
 
     :param pos: end effector in the part's frame (m), (3,)
     :param mat: its orientation in that frame, (3, 3)
@@ -74,16 +74,16 @@ class Hold:
 
 def find_hold(core: SimCore, part: Part, goal: float, pushes: bool) -> Hold | None:
     """
-    The place for the hand to move a part from that costs least.
+    Find the cheapest hold for moving a part.
 
-    It costs to turn the hand, to ask for poses that the arm does not reach, and to be inside of something: above the
-    part, before it, at it, and at the end, with the part where it shall be.
+    Turning the hand, poses that the arm does not reach, and penetration have a cost: above the part, in front of it, at
+    it, and at the end, with the part at its goal.
 
     :param core: the simulation
     :param part: the part
-    :param goal: where its joint shall get (m or rad)
+    :param goal: goal position of its joint (m or rad)
     :param pushes: whether to push with closed fingers instead of pulling
-    :return: None if the part offers no place
+    :return: the hold; None if the part offers none
     """
     change = goal - part.qpos
 
@@ -93,7 +93,7 @@ def find_hold(core: SimCore, part: Part, goal: float, pushes: bool) -> Hold | No
 
     scene = ArticulationScene(core)
     touchable = np.zeros(core.model.ngeom, dtype=bool)
-    touchable[part.thing.geoms] = True
+    touchable[part.obj.geoms] = True
     nothing = np.zeros_like(touchable)
     height = float(core.data.site_xpos[core.robot.eef_site, 2])
     best, lowest = None, np.inf
@@ -116,12 +116,12 @@ def find_hold(core: SimCore, part: Part, goal: float, pushes: bool) -> Hold | No
             best, lowest = hold, cost
     if best is None:
         return None
-    frame = part.thing.mat.T
-    return Hold(frame @ (best.pos - part.thing.pos), frame @ best.mat, best.grips, frame @ best.approach, best.press)
+    frame = part.obj.mat.T
+    return Hold(frame @ (best.pos - part.obj.pos), frame @ best.mat, best.grips, frame @ best.approach, best.press)
 
 
 def _pushes(part: Part) -> Iterator[Hold]:
-    """Ways of pushing a part from outside, in the world's frame."""
+    """Yield ways of pushing a part from outside, in the world's frame."""
     outwards = part.outwards()
     for centre, face in _push_points(part, outwards):
         for mat in _orientations(outwards):
@@ -131,7 +131,7 @@ def _pushes(part: Part) -> Iterator[Hold]:
 
 
 def _push_points(part: Part, outwards: Float64Array) -> Iterator[tuple[Float64Array, float]]:
-    """Points (m) at which to push, with the distance (m) of the surface: a drawer's handle, places along a door."""
+    """Yield points at which to push (a drawer's handle, points along a door), and the surface's distance (m)."""
     points = part.corners(part.handle(outwards) if part.is_slide else part.panel())
     centre, along = _grip_centre(points), np.cross(UP, outwards)
     face, half = float((points @ outwards).max() - centre @ outwards), 0.5 * float(np.ptp(points @ along))
@@ -140,7 +140,7 @@ def _push_points(part: Part, outwards: Float64Array) -> Iterator[tuple[Float64Ar
 
 
 def _pulls(part: Part) -> Iterator[Hold]:
-    """Ways of pulling or turning a part by its handle, in the world's frame."""
+    """Yield ways of pulling or turning a part by its handle, in the world's frame."""
     outwards = part.outwards()
     handle = part.handle(outwards)
     points = part.corners(handle)
@@ -150,21 +150,21 @@ def _pulls(part: Part) -> Iterator[Hold]:
         if np.ptp(points @ mat[:, 0]) < MAX_HANDLE_WIDTH:
             yield Hold(centre + PAD_DEPTH * mat[:, 2], mat, True, -STANDOFF * mat[:, 2], np.zeros(3))
         elif not is_knob:
-            # too wide to grip this way: the tips of the closed fingers go behind it, from above
+            # too wide to grip this way: put the tips of the closed fingers behind it, from above
             inside = centre @ outwards - (points @ outwards).min() + CLOSED_HALF[1]
             tip = centre - inside * outwards + (points[:, 2].max() - centre[2] - HOOK_DEPTH) * UP
             yield Hold(tip - TIP_LENGTH * mat[:, 2], mat, False, -STANDOFF * mat[:, 2], -HOOK_PRESS * UP)
 
 
 def _grip_centre(points: Float64Array) -> Float64Array:
-    """Where a handle is held: at its middle, if it is upright near its upper end (m), (3,)."""
+    """Return the point at which a handle is held: its middle, or near its upper end if it is upright (m), (3,)."""
     centre = 0.5 * (points.max(axis=0) + points.min(axis=0))
     centre[2] += max(0.0, 0.5 * float(np.ptp(points[:, 2])) - GRIP_DEPTH)
     return np.asarray(centre)
 
 
 def _orientations(outwards: Float64Array) -> Iterator[Float64Array]:
-    """Orientations of a hand that points down or inwards, (3, 3) each."""
+    """Yield orientations of a hand that points down or inwards, (3, 3) each."""
     side = np.cross(UP, outwards)
     for tilt in TILTS:
         ahead = -np.cos(tilt) * UP - np.sin(tilt) * outwards
@@ -173,7 +173,7 @@ def _orientations(outwards: Float64Array) -> Iterator[Float64Array]:
 
 
 def _knob_orientations(frame: Float64Array) -> Iterator[Float64Array]:
-    """Orientations of a hand that closes across the lever of a knob, whose orientation is given, (3, 3) each."""
+    """Yield orientations of a hand that closes across the lever of a knob with a given orientation, (3, 3) each."""
     for closing in (column for column in frame.T if abs(column[2]) < 0.1):
         for tilt in KNOB_TILTS:
             yield from _both_ways(closing, -np.cos(tilt) * UP + np.sin(tilt) * np.cross(UP, closing))

@@ -1,11 +1,11 @@
-"""``Part``: the moving part of a fixture, a drawer, a door or a knob: where it is, where it goes, what sticks out."""
+"""``Part``: the moving part of a fixture (drawer, door or knob): its pose, its motion and its handle."""
 
 from __future__ import annotations
 
 import mujoco
 import numpy as np
 
-from vla_gym.experts.geometry import Boxes, Thing
+from vla_gym.experts.geometry import Boxes, SceneObject
 from vla_gym.sim.controller import rotation_matrix
 from vla_gym.sim.core import SimCore
 from vla_gym.type_aliases import Float64Array
@@ -28,7 +28,7 @@ class Part:
         self.address = int(core.model.jnt_qposadr[self._joint])
         self.range: Float64Array = core.model.jnt_range[self._joint]
         self.is_slide = int(core.model.jnt_type[self._joint]) == int(mujoco.mjtJoint.mjJNT_SLIDE)
-        self.thing = Thing(core, core.model.body(int(core.model.jnt_bodyid[self._joint])).name)
+        self.obj = SceneObject(core, core.model.body(int(core.model.jnt_bodyid[self._joint])).name)
 
     @property
     def qpos(self) -> float:
@@ -42,7 +42,7 @@ class Part:
 
     def jacobian(self, point: Float64Array) -> Float64Array:
         """
-        Motion of a point per unit of the joint (m or m/rad), (3,).
+        Compute the motion of a point per unit of the joint (m or m/rad), (3,).
 
         :param point: fixed to the part (m), (3,)
         """
@@ -50,7 +50,7 @@ class Part:
 
     def moved(self, point: Float64Array, mat: Float64Array, change: float) -> tuple[Float64Array, Float64Array]:
         """
-        Where a pose that is fixed to the part gets when the joint moves.
+        Move a pose that is fixed to the part with the joint.
 
         :param point: position now (m), (3,)
         :param mat: orientation now, (3, 3)
@@ -62,8 +62,8 @@ class Part:
         return anchor + turn @ (point - anchor), turn @ mat
 
     def outwards(self) -> Float64Array:
-        """Direction in which the handle sticks out: the way in which the part opens, or the axis of a knob, (3,)."""
-        points = self.thing.boxes().corners()
+        """Compute the direction in which the handle sticks out: that of opening, or a knob's axis, (3,)."""
+        points = self.obj.boxes().corners()
         middle = 0.5 * (points.max(axis=0) + points.min(axis=0))
         motion = self.jacobian(middle)
         if not self.is_slide and np.linalg.norm(motion) < KNOB_RADIUS:
@@ -78,21 +78,21 @@ class Part:
         return np.asarray(normal * np.sign(normal @ opening))
 
     def panel(self) -> int:
-        """The largest of its collision geoms."""
-        return int(self.thing.geoms[np.argmax(self._core.model.geom_aabb[self.thing.geoms, 3:].prod(axis=1))])
+        """Find the largest of its collision geoms."""
+        return int(self.obj.geoms[np.argmax(self._core.model.geom_aabb[self.obj.geoms, 3:].prod(axis=1))])
 
     def handle(self, outwards: Float64Array) -> int:
         """
-        The collision geom that sticks out furthest.
+        Find the collision geom that sticks out furthest.
 
-        :param outwards: in which direction, (3,)
+        :param outwards: direction, (3,)
         """
-        extents = [(self.corners(geom) @ outwards).max() for geom in self.thing.geoms]
-        return int(self.thing.geoms[int(np.argmax(extents))])
+        extents = [(self.corners(geom) @ outwards).max() for geom in self.obj.geoms]
+        return int(self.obj.geoms[int(np.argmax(extents))])
 
     def corners(self, geom: int) -> Float64Array:
         """
-        Corners of the bounding box of a geom (m), (8, 3).
+        Return the corners of a geom's bounding box (m), (8, 3).
 
         :param geom: its number
         """
@@ -100,7 +100,7 @@ class Part:
 
     def frame(self, geom: int) -> Float64Array:
         """
-        Orientation of a geom, (3, 3).
+        Return the orientation of a geom, (3, 3).
 
         :param geom: its number
         """

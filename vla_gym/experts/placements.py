@@ -1,4 +1,4 @@
-"""Where and how an object is to be put so that an atom of the goal holds, and whether it fits there."""
+"""Find where and how to put an object so that an atom of the goal holds."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from itertools import islice, product
 
 import numpy as np
 
-from vla_gym.experts.geometry import Thing
+from vla_gym.experts.geometry import SceneObject
 from vla_gym.experts.grasps import Grasp
 from vla_gym.experts.hand import Live, about_vertical
 from vla_gym.experts.pick_place_scene import PickPlaceScene
@@ -33,11 +33,11 @@ SURFACE_RADIUS = 0.02
 @dataclass(frozen=True)
 class Target:
     """
-    Where an object may go.
+    Place for an object.
 
-    :param point: where its origin shall come to lie, at the height of its underside (m), (3,)
-    :param rim: height (m) over which the object has to be lifted there
-    :param axes: horizontal half extents (m) of where it may go as well, as vectors, (2, 3)
+    :param point: target of its origin, at the height of its underside (m), (3,)
+    :param rim: height (m) over which the object must be lifted there
+    :param axes: horizontal half extents (m) of the area around the point, as vectors, (2, 3)
     """
 
     point: Live
@@ -46,7 +46,7 @@ class Target:
 
     @property
     def is_narrow(self) -> bool:
-        """Whether the object has to be let down exactly, between walls."""
+        """Whether the object must be lowered precisely, between walls."""
         widths = np.linalg.norm(self.axes, axis=1)
         return bool(0.0 < widths.min() < NARROW and self.rim > self.point()[2] + 0.02)
 
@@ -68,15 +68,15 @@ class Placement:
 
 def target_of(core: SimCore, atom: Atom, share: tuple[int, int] = (0, 1)) -> Target:
     """
-    Where the first argument of ``(On a b)`` or ``(In a b)`` may go.
+    Find where the first argument of ``(On a b)`` or ``(In a b)`` may go.
 
     :param core: the simulation
     :param atom: the atom
-    :param share: which one of how many objects that go to the same place this is
+    :param share: number of this object among those that go to the same place, and their count
     """
     data = core.data
     if atom.target_body:
-        support = Thing(core, atom.target_body)
+        support = SceneObject(core, atom.target_body)
 
         def on_object() -> Float64Array:
             surface = support.height_at(support.pos[:2], SURFACE_RADIUS)
@@ -98,42 +98,42 @@ def target_of(core: SimCore, atom: Atom, share: tuple[int, int] = (0, 1)) -> Tar
 
     if not is_inside or not atom.target_geoms:
         return Target(in_region, float(in_region()[2]), flat)
-    owner = Thing(core, core.model.body(int(core.model.site_bodyid[site])).name)
+    owner = SceneObject(core, core.model.body(int(core.model.site_bodyid[site])).name)
     rim = owner.height_at(in_region()[:2], float(np.linalg.norm(half[:2])) + 0.02)
     return Target(in_region, in_region()[2] if rim is None else rim, flat)
 
 
-def find_placement(thing: Thing, target: Target, grasp: Grasp, scene: PickPlaceScene) -> Placement | None:
+def find_placement(obj: SceneObject, target: Target, grasp: Grasp, scene: PickPlaceScene) -> Placement | None:
     """
-    A way to put an object down, held by a grasp, that the arm can carry out without hitting anything.
+    Find a way to put down an object, held by a grasp, without collision.
 
-    :param thing: the object
-    :param target: where it shall go
+    :param obj: the object
+    :param target: where it goes
     :param grasp: how it is held
     :param scene: for the same object
     """
     start = target.point()
-    mat, foot = thing.mat, np.array([0.0, 0.0, thing.pos[2] - thing.bottom()])
+    mat, foot = obj.mat, np.array([0.0, 0.0, obj.pos[2] - obj.bottom()])
     try:
         for placement in islice(_ways(target, mat), MAX_WAYS):
             rotation = about_vertical(placement.turn)
             scene.reset_arm()
             for height in DESCENT:
                 pos = start + placement.offset + foot + [0.0, 0.0, height]
-                scene.put_thing(pos, rotation @ mat)
+                scene.put_object(pos, rotation @ mat)
                 if not scene.can_reach(pos + rotation @ mat @ grasp.pos, rotation @ grasp.mat):
                     break
-                if scene.crowding(holds_thing=True) is None:
+                if scene.crowding(holds_object=True) is None:
                     break
             else:
                 return placement
     finally:
-        scene.put_thing(thing.pos, mat)
+        scene.put_object(obj.pos, mat)
     return None
 
 
 def _aligning_turns(target: Target, mat: Float64Array) -> list[float]:
-    """Turns that bring the object's horizontal axes in line with the target's (rad), the smallest first."""
+    """List the turns that align the object's horizontal axes with the target's (rad), the smallest first."""
     flattest = mat[:, int(np.argmin(np.abs(mat[2])))]
     turn = np.arctan2(target.axes[0, 1], target.axes[0, 0]) - np.arctan2(flattest[1], flattest[0])
     quarter = np.pi / 2

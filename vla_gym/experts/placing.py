@@ -6,7 +6,7 @@ from itertools import islice
 
 import numpy as np
 
-from vla_gym.experts.geometry import Obstacles, Thing
+from vla_gym.experts.geometry import Obstacles, SceneObject
 from vla_gym.experts.grasps import Grasp, find_grasps
 from vla_gym.experts.hand import ANGLE_TOLERANCE, Hand, Motion, Trial, about_vertical, rotation_vector
 from vla_gym.experts.pick_place_scene import PickPlaceScene
@@ -17,15 +17,15 @@ from vla_gym.type_aliases import Float64Array
 
 MAX_REGRASPS = 3
 MAX_GRASPS = 8
-"""How many grasps are compared, and tried in turn."""
+"""Number of grasps that are compared, and tried in turn."""
 MAX_MISPLACED = 3
-"""After so many grasps without a placement that is free, none is looked for."""
+"""Number of grasps without a free placement after which none is searched."""
 NEARLY_BEST = 0.02
-"""Difference in cost within which the style chooses."""
+"""Difference in cost within which the style decides."""
 NO_PLACEMENT_COST = 0.25
-"""An object that cannot be put down without touching something may still be lowered until it does."""
+"""Cost of a grasp without a free placement: the object may still be lowered until it touches something."""
 MAX_SLIP = 0.06
-"""How far (m) a held object may move in the hand before it counts as lost."""
+"""Distance (m) that a held object may move in the hand before it counts as lost."""
 MAX_SLIP_LOWERING = 0.03
 """How far (m) it may move in the hand while it is lowered."""
 MIN_LIFT = 0.004
@@ -62,82 +62,82 @@ def pick_and_place(hand: Hand, atom: Atom, style: Style) -> Motion:
 
     :param hand: the gripper
     :param atom: the atom
-    :param style: how
+    :param style: style of the motion
     """
-    thing = Thing(hand.core, atom.body)
+    obj = SceneObject(hand.core, atom.body)
     target = target_of(hand.core, atom, _share(hand, atom))
     for attempt in range(1 + MAX_REGRASPS):
-        plan = plan_pick(hand, thing, target, style, attempt)
+        plan = plan_pick(hand, obj, target, style, attempt)
         if plan is None:
             yield from hand.go_home()
             continue
         grasp, placement = plan
-        if (yield from pick(hand, thing, grasp, style)) and (yield from carry(hand, thing, target, placement, style)):
-            yield from lower_and_release(hand, thing, target, placement, atom, style)
+        if (yield from pick(hand, obj, grasp, style)) and (yield from carry(hand, obj, target, placement, style)):
+            yield from lower_and_release(hand, obj, target, placement, atom, style)
             return
         yield from hand.open()
         yield from hand.rise(RETREAT_HEIGHT)
 
 
 def plan_pick(
-    hand: Hand, thing: Thing, target: Target, style: Style, attempt: int = 0
+    hand: Hand, obj: SceneObject, target: Target, style: Style, attempt: int = 0
 ) -> tuple[Grasp, Placement] | None:
     """
-    A grasp, and a way to put the object down with it.
+    Choose a grasp, and a way to put the object down with it.
 
     :param hand: the gripper
-    :param thing: the object
-    :param target: where it shall go
-    :param style: how
+    :param obj: the object
+    :param target: where it goes
+    :param style: style of the motion
     :param attempt: the later, the further down the list of grasps
     :return: None if the object cannot be grasped
     """
-    scene = PickPlaceScene(hand.core, thing)
+    scene = PickPlaceScene(hand.core, obj)
     plans: list[tuple[float, Grasp, Placement | None]] = []
-    for grasp in islice(find_grasps(thing, scene, hand.pos), MAX_GRASPS):
+    for grasp in islice(find_grasps(obj, scene, hand.pos), MAX_GRASPS):
         is_hopeless = len(plans) >= MAX_MISPLACED and all(found is None for _, _, found in plans)
-        placement = None if is_hopeless else find_placement(thing, target, grasp, scene)
+        placement = None if is_hopeless else find_placement(obj, target, grasp, scene)
         plans.append((grasp.cost + cost_of(placement), grasp, placement))
     plans.sort(key=lambda plan: plan[0])
     if not plans:
         return None
     good = [plan for plan in plans if plan[0] < plans[0][0] + NEARLY_BEST]
     _, grasp, placement = plans[attempt % len(plans)] if attempt else good[int(style.choice * len(good))]
-    return grasp, placement or Placement(np.zeros(3), 0.0, thing.mat)
+    return grasp, placement or Placement(np.zeros(3), 0.0, obj.mat)
 
 
 def cost_of(placement: Placement | None) -> float:
     """
-    What a placement adds to the cost of a grasp.
+    Compute what a placement adds to the cost of a grasp.
 
-    :param placement: None if none was found that is free
+    :param placement: None if no free one was found
     """
     if placement is None:
         return NO_PLACEMENT_COST
     return 0.1 * abs(placement.turn) + float(np.abs(placement.offset).sum())
 
 
-def pick(hand: Hand, thing: Thing, grasp: Grasp, style: Style) -> Trial:
+def pick(hand: Hand, obj: SceneObject, grasp: Grasp, style: Style) -> Trial:
     """
     Grasp an object and lift it a little.
 
     :param hand: the gripper
-    :param thing: the object
+    :param obj: the object
     :param grasp: where
-    :param style: how
+    :param style: style of the motion
     :return: whether it is in the hand
     """
-    start_height = thing.pos[2]
+    start_height = obj.pos[2]
 
     def place() -> Float64Array:
-        return thing.pos + thing.mat @ grasp.pos + style.grasp_offset
+        return obj.pos + obj.mat @ grasp.pos + style.grasp_offset
 
-    obstacles = Obstacles(hand.core, thing)
+    obstacles = Obstacles(hand.core, obj)
     safe = max(
         place()[2] + style.height,
         obstacles.highest_along(hand.pos, place(), 0.03) + CLEARANCE,
         obstacles.highest_along(hand.pos, place(), HAND_RADIUS) + CLEARANCE - HAND_HEIGHT,
-        thing.top() + CLEARANCE,
+        obj.top() + CLEARANCE,
     )
     if hand.pos[2] < safe - 0.05:
         yield from hand.rise(safe - hand.pos[2])
@@ -167,30 +167,30 @@ def pick(hand: Hand, thing: Thing, grasp: Grasp, style: Style) -> Trial:
     yield from hand.close(style.close_steps)
     lifted = hand.pos + np.array([0.0, 0.0, 0.05])
     yield from hand.reach(lambda: lifted, tolerance=0.025, max_steps=15)
-    return bool(thing.pos[2] > start_height + MIN_LIFT)
+    return bool(obj.pos[2] > start_height + MIN_LIFT)
 
 
-def carry(hand: Hand, thing: Thing, target: Target, placement: Placement, style: Style) -> Trial:
+def carry(hand: Hand, obj: SceneObject, target: Target, placement: Placement, style: Style) -> Trial:
     """
-    Bring the held object to above its target.
+    Carry the held object to above its target.
 
     :param hand: the gripper
-    :param thing: the object
-    :param target: where it shall go
+    :param obj: the object
+    :param target: where it goes
     :param placement: how it is put down there
-    :param style: how
+    :param style: style of the motion
     :return: whether it is still in the hand
     """
-    held = place_in_hand(hand, thing)
+    held = place_in_hand(hand, obj)
 
     def has_lost() -> bool:
-        return bool(np.linalg.norm(place_in_hand(hand, thing) - held) > MAX_SLIP)
+        return bool(np.linalg.norm(place_in_hand(hand, obj) - held) > MAX_SLIP)
 
-    obstacles = Obstacles(hand.core, thing)
-    start, goal = thing.pos, target.point() + placement.offset
-    tip = float(hand.pos[2] - thing.bottom())
+    obstacles = Obstacles(hand.core, obj)
+    start, goal = obj.pos, target.point() + placement.offset
+    tip = float(hand.pos[2] - obj.bottom())
     way = max(
-        obstacles.highest_along(start, goal, thing.radius()),
+        obstacles.highest_along(start, goal, obj.radius()),
         obstacles.highest_along(hand.pos, goal + hand.pos - start, HAND_RADIUS) - tip - HAND_HEIGHT,
         goal[2],
         target.rim,
@@ -200,16 +200,16 @@ def carry(hand: Hand, thing: Thing, target: Target, placement: Placement, style:
     aside = np.zeros(3) if target.is_narrow else style.place_offset
 
     def upwards() -> Float64Array:
-        return np.array([0.0, 0.0, max(height - thing.bottom(), 0.0)])
+        return np.array([0.0, 0.0, max(height - obj.bottom(), 0.0)])
 
     def across() -> Float64Array:
-        offset = target.point() + placement.offset + aside - thing.pos
-        return np.array([offset[0], offset[1], height - thing.bottom()])
+        offset = target.point() + placement.offset + aside - obj.pos
+        return np.array([offset[0], offset[1], height - obj.bottom()])
 
     yield from hand.steer(upwards, tolerance=0.025, stop=has_lost)
     mat = None
     if placement.turn or target.is_narrow:  # what the object has turned in the hand is made good
-        turn = rotation_vector(placement.mat @ thing.mat.T)
+        turn = rotation_vector(placement.mat @ obj.mat.T)
         mat = about_vertical(float(turn[2])) @ hand.mat
     tolerance = 0.006 if target.is_narrow else 0.02
     yield from hand.steer(across, mat, tolerance, stop=has_lost, max_steps=100)
@@ -217,30 +217,30 @@ def carry(hand: Hand, thing: Thing, target: Target, placement: Placement, style:
 
 
 def lower_and_release(
-    hand: Hand, thing: Thing, target: Target, placement: Placement, atom: Atom, style: Style
+    hand: Hand, obj: SceneObject, target: Target, placement: Placement, atom: Atom, style: Style
 ) -> Motion:
     """
     Lower the held object onto its target, let go and withdraw.
 
     :param hand: the gripper
-    :param thing: the object
-    :param target: where it shall go
+    :param obj: the object
+    :param target: where it goes
     :param placement: how it is put down there
-    :param atom: what shall hold in the end
-    :param style: how
+    :param atom: atom to fulfil
+    :param style: style of the motion
     """
     aside = np.zeros(3) if target.is_narrow else style.place_offset
     is_dropped = placement.offset[2] > PRESS_DEPTH
-    held = place_in_hand(hand, thing)
+    held = place_in_hand(hand, obj)
 
     def is_over() -> bool:
-        # what is caught on something shall not be pressed down by the palm
-        has_slipped = np.linalg.norm(place_in_hand(hand, thing) - held) > MAX_SLIP_LOWERING
+        # do not press down an object that is caught on something
+        has_slipped = np.linalg.norm(place_in_hand(hand, obj) - held) > MAX_SLIP_LOWERING
         return bool(has_slipped) or (atom.predicate == "on" and holds(hand, atom))
 
     def remaining() -> Float64Array:
-        offset = target.point() + placement.offset + aside - thing.pos
-        offset[2] += thing.pos[2] - thing.bottom() - (0.0 if is_dropped else PRESS_DEPTH)
+        offset = target.point() + placement.offset + aside - obj.pos
+        offset[2] += obj.pos[2] - obj.bottom() - (0.0 if is_dropped else PRESS_DEPTH)
         return offset
 
     yield from hand.lower(remaining, stop=is_over)
@@ -248,19 +248,19 @@ def lower_and_release(
     yield from hand.rise(RETREAT_HEIGHT)
 
 
-def place_in_hand(hand: Hand, thing: Thing) -> Float64Array:
+def place_in_hand(hand: Hand, obj: SceneObject) -> Float64Array:
     """
-    Where an object is in the hand's frame (m), (3,).
+    Compute an object's position in the hand's frame (m), (3,).
 
     :param hand: the gripper
-    :param thing: the object
+    :param obj: the object
     """
-    return np.asarray(hand.mat.T @ (thing.pos - hand.pos))
+    return np.asarray(hand.mat.T @ (obj.pos - hand.pos))
 
 
 def holds(hand: Hand, atom: Atom) -> bool:
     """
-    Whether an atom of the goal holds now.
+    Tell whether an atom of the goal holds now.
 
     :param hand: the gripper
     :param atom: the atom
@@ -269,6 +269,6 @@ def holds(hand: Hand, atom: Atom) -> bool:
 
 
 def _share(hand: Hand, atom: Atom) -> tuple[int, int]:
-    """Which one of how many objects that go to the same region an atom is about."""
+    """Number an atom's object among those that go to the same region, and count them."""
     same = [other for other in hand.core.goal.atoms if other.target_site and other.target_site == atom.target_site]
     return (same.index(atom), len(same)) if same else (0, 1)

@@ -1,4 +1,4 @@
-"""``PlanningScene``: a copy of a simulation for inverse kinematics and the search for collisions."""
+"""``PlanningScene``: a copy of a simulation for inverse kinematics and collision checks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FINGER_STROKE = 0.04
 
 class PlanningScene:
     """
-    A copy of a simulation in which nothing moves by itself.
+    A copy of a simulation in which only poses are set.
 
     :param core: the simulation; its state is not touched
     :param model: its compiled scene, or a copy of that with other margins
@@ -30,20 +30,20 @@ class PlanningScene:
 
     def reset(self, is_open: bool) -> None:
         """
-        Return everything but the fingers to where it is in the simulation.
+        Copy all poses but the fingers' from the simulation.
 
-        :param is_open: whether the fingers are open in what follows
+        :param is_open: whether the fingers are open
         """
         self._data.qpos[:] = self._core.data.qpos
         self._data.qpos[self._robot.gripper_qpos] = np.array([1.0, -1.0]) * (FINGER_STROKE if is_open else 0.0)
 
     def reset_arm(self) -> None:
-        """Return the arm alone to where it is in the simulation."""
+        """Copy the pose of the arm alone from the simulation."""
         self._data.qpos[self._robot.qpos] = self._core.data.qpos[self._robot.qpos]
 
     def _pose_error(self, pos: Float64Array, mat: Float64Array) -> Float64Array:
         """
-        What is left from the hand's pose to another: offset (m) and rotation vector (rad), (6,).
+        Compute the error from the hand's pose to another: offset (m) and rotation vector (rad), (6,).
 
         :param pos: position (m), (3,)
         :param mat: orientation, (3, 3)
@@ -60,9 +60,9 @@ class PlanningScene:
 
     def _ik_step(self, error: Float64Array, damping: float, max_change: float) -> Float64Array:
         """
-        One step of inverse kinematics by damped least squares.
+        Do one step of inverse kinematics by damped least squares.
 
-        :param error: what is left, from ``_pose_error``, (6,)
+        :param error: from ``_pose_error``, (6,)
         :param damping: the larger, the smaller the steps near singular poses
         :param max_change: largest change of a joint (rad)
         :return: change of the arm's joints (rad), (n_joints,)

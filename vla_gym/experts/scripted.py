@@ -1,7 +1,7 @@
 """
 ``ScriptedExpert``: solves tasks from privileged simulator state through the environment's own commands.
 
-A goal is worked off atom by atom; ``SKILLS`` says how each predicate is brought about. A task whose goal uses known
+The expert fulfils a goal atom by atom; ``SKILLS`` maps each predicate to a motion. A task whose goal uses known
 predicates needs no new code.
 """
 
@@ -18,7 +18,7 @@ from vla_gym.envs.libero_env import LiberoEnv
 from vla_gym.errors import UnknownNameError
 from vla_gym.experts.articulated import move_joint
 from vla_gym.experts.clearing import clear
-from vla_gym.experts.geometry import Thing
+from vla_gym.experts.geometry import SceneObject
 from vla_gym.experts.hand import Hand, Motion, capped
 from vla_gym.experts.placing import pick_and_place
 from vla_gym.experts.style import Style
@@ -28,7 +28,7 @@ from vla_gym.tasks.registry import SETTLE_COMMAND
 from vla_gym.type_aliases import Float64Array
 
 MAX_ROUNDS = 4
-"""How often the list of atoms is gone through; a later skill may undo what an earlier one did."""
+"""Passes over the list of atoms; a later skill may undo what an earlier one did."""
 
 Skill = Callable[[Hand, Atom, Style], Motion]
 SKILLS: Mapping[str, Skill] = MappingProxyType(
@@ -41,17 +41,17 @@ SKILLS: Mapping[str, Skill] = MappingProxyType(
         "turnoff": move_joint,
     }
 )
-"""Predicate -> motion that brings it about."""
+"""Predicate -> motion that fulfils it."""
 ORDER = ("open", "turnon", "turnoff", "in", "on", "close")
-"""Predicates in the order in which they are brought about: drawers are opened first and closed last."""
+"""Predicates in the order in which they are fulfilled: drawers are opened first and closed last."""
 
 
 class ScriptedExpert:
     """
-    Solves the tasks whose predicates are in ``SKILLS``; each episode with another style.
+    Solve tasks whose predicates are in ``SKILLS``, each episode in a different style.
 
     :param env: ``LiberoEnv``, wrapped or not
-    :param rng: source of the styles and the noise
+    :param rng: generator of styles and noise
     :param action_noise: standard deviation of normal noise on translation commands, unitless
     :raises TypeError: for another environment
     """
@@ -68,7 +68,7 @@ class ScriptedExpert:
 
     def reset(self) -> None:
         """
-        Start anew from the environment's current state, with a new style; to be called after every reset of it.
+        Plan from the environment's current state, in a new style; call it after every reset of the environment.
 
         :raises UnknownNameError: if the expert cannot reach the goal of the current task
         """
@@ -84,9 +84,10 @@ class ScriptedExpert:
 
     def act(self) -> Float64Array:
         """
-        Command for the current state; call it once per control step. Rests with open gripper once the plan is over.
+        Compute the command for the current state; call it once per control step. After the plan's end the hand rests,
+        open.
 
-        :raises UnknownNameError: as ``reset``, which it calls the first time
+        :raises UnknownNameError: same as ``reset``, which the first call calls
         :return: translation and rotation in [-1, 1], gripper -1 or +1, (7,) float64
         """
         if self._motion is None:
@@ -102,7 +103,7 @@ class ScriptedExpert:
 
 def solve(hand: Hand, atoms: tuple[Atom, ...], style: Style) -> Motion:
     """
-    Bring about every atom of a goal that does not hold.
+    Fulfil every atom of a goal that does not hold.
 
     :param hand: the gripper
     :param atoms: the goal
@@ -115,7 +116,7 @@ def solve(hand: Hand, atoms: tuple[Atom, ...], style: Style) -> Motion:
                 continue
             opening = opening_before(core, atom)
             if opening is not None and not is_met(core, opening):
-                yield from clear(hand, Thing(core, atom.body), opening, style)
+                yield from clear(hand, SceneObject(core, atom.body), opening, style)
                 yield from SKILLS[opening.predicate](hand, opening, style)
             yield from SKILLS[atom.predicate](hand, atom, style)
         if core.is_success():
@@ -124,7 +125,7 @@ def solve(hand: Hand, atoms: tuple[Atom, ...], style: Style) -> Motion:
 
 def is_met(core: SimCore, atom: Atom) -> bool:
     """
-    Whether an atom, of the goal or not, holds now.
+    Tell whether an atom, of the goal or not, holds now.
 
     :param core: the simulation
     :param atom: the atom
@@ -134,11 +135,11 @@ def is_met(core: SimCore, atom: Atom) -> bool:
 
 def opening_before(core: SimCore, atom: Atom) -> Atom | None:
     """
-    What has to be open before an atom can be brought about: the drawer or the door of what something is put into.
+    Find what must be open before an atom can be fulfilled: the drawer or door of the target.
 
     :param core: the simulation
     :param atom: the atom
-    :return: the atom ``(Open a)``; None where nothing can be opened
+    :return: the atom ``(Open a)``; None if nothing can be opened
     """
     category = next((name for name in JOINT_RULES if atom.target_site.startswith(name)), "")
     if atom.predicate != "in" or "open" not in JOINT_RULES.get(category, {}):
@@ -155,9 +156,9 @@ def opening_before(core: SimCore, atom: Atom) -> Atom | None:
 
 def in_order(atoms: tuple[Atom, ...]) -> list[Atom]:
     """
-    Atoms in the order in which they are brought about.
+    Sort atoms in the order in which they are fulfilled.
 
-    What is to be put on an object comes after that object has been put where it belongs.
+    An object is put in its place before anything is put on it.
 
     :param atoms: the goal
     """

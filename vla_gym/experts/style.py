@@ -1,4 +1,4 @@
-"""What varies from demonstration to demonstration."""
+"""Variation between demonstrations."""
 
 from __future__ import annotations
 
@@ -13,20 +13,19 @@ HEIGHT_RANGE = (0.03, 0.06)
 CLOSE_STEPS_RANGE = (10, 12)
 MAX_PLACE_OFFSET = 0.008
 MAX_GRASP_OFFSET = 0.003
-CHOICE_TEMPERATURE = 0.05
 
 
 @dataclass(frozen=True)
 class Style:
     """
-    How one episode is carried out.
+    Style of one episode.
 
     :param speed: cap on the norm of a translation command, in (0, 1]
     :param height: distance above a grasp or a surface to approach from (m)
     :param close_steps: control steps spent closing the gripper
-    :param place_offset: where to put an object, from the middle of the target (m), (3,)
-    :param grasp_offset: where to grasp it, from the grasp that was chosen (m), (3,)
-    :param choice: in [0, 1): which of the grasps that are nearly as good as the best
+    :param place_offset: offset of an object from the target's middle (m), (3,)
+    :param grasp_offset: offset of the hand from the chosen grasp (m), (3,)
+    :param choice: in [0, 1): picks one of the grasps that are nearly as good as the best
     """
 
     speed: float

@@ -1,1 +1,1 @@
-"""Processes that may hang or die: workers, programs, and messages and time limits for both."""
+"""Worker processes and programs, with time limits; any of them may hang or die."""

@@ -1,4 +1,4 @@
-"""The asking side's end of a worker's connection: neither sending nor receiving outlasts its deadline."""
+"""Messages to and from a worker process, with deadlines for sending and receiving."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _LARGEST_SHORT = 0x7FFFFFFF
 
 class Channel:
     """
-    Messages to and from a process that may stop in the middle of one.
+    Exchange messages with a process that may stop in the middle of one.
 
-    The other end is a ``multiprocessing.connection.Connection``, whose framing this is: length as a signed 32-bit
-    integer, or -1 and an unsigned 64-bit one. An interrupted or timed-out call loses nothing: the rest of a message
-    goes out before the next, and what has arrived of one is kept.
+    The other end is a ``multiprocessing.connection.Connection``; the framing is the same: length as a signed 32-bit
+    integer, or -1 and an unsigned 64-bit one. A call that is interrupted or times out loses nothing: the rest of a
+    message is sent before the next one, and bytes that have arrived are kept.
 
     :param end: one end of a pair of connected stream sockets
     """
@@ -32,7 +32,7 @@ class Channel:
         self._incoming = bytearray()
 
     def fileno(self) -> int:
-        """File descriptor, readable when there is something to receive."""
+        """Return the file descriptor, which is readable when there is something to receive."""
         return self._socket.fileno()
 
     def send(self, message: Any, deadline: float) -> None:

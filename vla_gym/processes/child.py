@@ -1,7 +1,7 @@
 """
 Worker processes, forked from a server that has loaded and compiled the simulator.
 
-Whether a worker lives and how it ends is asked of the kernel: the server may itself have been killed or stopped.
+The kernel tells whether a worker is alive and how it ended, as the server itself may have been killed or stopped.
 """
 
 from __future__ import annotations
@@ -33,22 +33,22 @@ _PRELOADED = ["vla_gym.vector.preload"]
 _MAX_STARTS = 3
 """Attempts to start a worker, each with a new server."""
 _served_by: int | None = None
-"""Process id of the last server that has started a worker, and so has loaded what it loads."""
+"""Process id of the last server that has started a worker, which shows that it is fully loaded."""
 
 
 class ChildDiedError(Exception):
-    """A worker process is gone; the text says how it ended."""
+    """A worker process is gone; the message says how it ended."""
 
 
 class ChildProcess:
     """
     A worker process and the connection to it.
 
-    :param target: run in the process with its end of the connection, a ``Connection``, and ``args``
+    :param target: called in the process with its end of the connection, a ``Connection``, and ``args``
     :param args: further arguments, pickled
     :param name: name of the process
-    :param timeout: seconds for a server that runs already to start it; a server that takes longer is replaced
-    :param start_timeout: the same for a server that must first be started
+    :param timeout: seconds in which a running server must start it; a server that takes longer is replaced
+    :param start_timeout: the same for a server that is not running yet
     :raises WorkerError: in a daemonic process, or if no server can start it
     """
 
@@ -78,7 +78,7 @@ class ChildProcess:
 
     def send(self, message: Any, deadline: float) -> None:
         """
-        Send an object; that the process is gone or takes nothing is found out when its answer is waited for.
+        Send an object; a process that is gone or does not read is noticed in :meth:`receive`.
 
         :param message: what can be pickled
         :param deadline: as ``time.monotonic`` counts (s)
@@ -103,7 +103,7 @@ class ChildProcess:
             raise ChildDiedError(self.ending()) from None
 
     def is_alive(self) -> bool:
-        """Whether the process runs, or is stopped."""
+        """Tell whether the process exists, running or stopped."""
         if self._pidfd is None:
             return not wait([self._process.sentinel], 0) and _exists(self.pid)
         return not _is_readable(self._pidfd, 0.0)
@@ -112,7 +112,7 @@ class ChildProcess:
         """
         Wait for the end of the process.
 
-        :param timeout: at most so long (s)
+        :param timeout: longest time (s)
         """
         if self._pidfd is not None:
             _is_readable(self._pidfd, timeout)
@@ -120,7 +120,7 @@ class ChildProcess:
             wait([self._process.sentinel], timeout)
 
     def ending(self) -> str:
-        """How the process ended, in words; waits a moment for the server to say it."""
+        """Describe how the process ended; waits up to a second for the server to report it."""
         wait([self._process.sentinel], 1.0)
         code = self._process.exitcode
         return "died" if code is None else f"died with exit code {code}"
@@ -133,7 +133,7 @@ class ChildProcess:
             elif self.is_alive():
                 os.kill(self.pid, signal.SIGKILL)
         self.join(1.0)
-        # a stopped server never reports the code, and the program would wait for it when it ends
+        # a stopped server never reports the exit code, and the program would wait for that at its end
         process._children.discard(self._process)  # type: ignore[attr-defined]
         if self._pidfd is not None:
             os.close(self._pidfd)
@@ -141,13 +141,13 @@ class ChildProcess:
         self.channel.close()
 
 
-def settle_in(environment: Mapping[str, str]) -> None:
+def set_up_worker(environment: Mapping[str, str]) -> None:
     """
-    What a worker does first: leave interrupts to the process that asks, end with it, and take over its environment.
+    Set up this process as a worker: ignore interrupts, end with the parent, take over its environment variables.
 
-    :param environment: environment variables of the process that asks; the server has those of its own start
+    :param environment: the parent's environment variables; the server's are those of the time when it was started
     """
-    # an interrupt from the keyboard is for the asking process to handle
+    # Ctrl-C goes to the whole process group; the parent handles it
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     os.environ.clear()
@@ -155,7 +155,7 @@ def settle_in(environment: Mapping[str, str]) -> None:
 
 
 def _end_with_parent() -> None:
-    """Leave no orphan behind: a worker that is busy when its parent is killed would notice late or never."""
+    """End with the parent: a worker that is busy when its parent is killed would notice late or never."""
     parent = process.parent_process()
     if parent is not None:
         parent.join()
@@ -167,7 +167,7 @@ def wait_for_end(children: list[ChildProcess], timeout: float) -> None:
     Wait until all processes have ended.
 
     :param children: processes
-    :param timeout: at most so long in all (s)
+    :param timeout: longest time for all of them (s)
     """
     deadline = time.monotonic() + timeout
     for child in children:
@@ -193,7 +193,7 @@ def _start(
 ) -> multiprocessing.context.ForkServerProcess:
     global _served_by
     context = multiprocessing.get_context("forkserver")
-    # a server that runs already stays as it is
+    # has no effect on a server that is running
     context.set_forkserver_preload(_PRELOADED)
     for attempt in range(_MAX_STARTS):
         child = context.Process(target=target, args=args, name=name, daemon=True)
@@ -219,11 +219,11 @@ def _start(
 
 
 def _has_ended(server: int | None) -> bool:
-    """Whether the server is gone, or goes within a second."""
+    """Tell whether the server has ended, or ends within a second."""
     deadline = time.monotonic() + 1.0
     while server is not None:
         try:
-            # leaves it to be waited for by who starts the next
+            # WNOWAIT: whoever starts the next server waits for this one
             if os.waitid(os.P_PID, server, os.WEXITED | os.WNOWAIT | os.WNOHANG) is not None:
                 return True
         except ChildProcessError:
@@ -241,7 +241,7 @@ def _server_pid() -> int | None:
 
 @contextmanager
 def _replaced_after(seconds: float, server: int | None) -> Iterator[None]:
-    """Kill a server that does not answer: asking it waits without a limit, and fails when it is gone."""
+    """Kill a server that does not answer in time: a request to it waits forever, but fails once it is gone."""
 
     def kill() -> None:
         if server is not None:
@@ -261,9 +261,9 @@ def _replaced_after(seconds: float, server: int | None) -> Iterator[None]:
 @contextmanager
 def _hidden_main_module() -> Iterator[None]:
     """
-    Keep a process that is started now from importing the caller's script.
+    Keep a process that is being started from importing the caller's script.
 
-    It would run a script without a ``__main__`` guard again, and import what a training script imports, torch for one.
+    It would run a script without a ``__main__`` guard again, and import all that the script imports, such as torch.
     """
     main = sys.modules["__main__"]
     sys.modules["__main__"] = types.ModuleType("__main__")
@@ -274,7 +274,7 @@ def _hidden_main_module() -> Iterator[None]:
 
 
 def _forget_server() -> None:
-    """In a forked process the parent's server is no child, and cannot be waited for; the next worker starts another."""
+    """Forget the parent's server in a forked process, which cannot wait for it; the next worker starts a new one."""
     server: Any = forkserver._forkserver  # type: ignore[attr-defined]
     server._lock = threading.Lock()
     if server._forkserver_pid is not None:

@@ -1,4 +1,4 @@
-"""Programs run to their end, read line by line, within a time limit that tells where they were."""
+"""Run programs with a time limit and read their output line by line."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import IO
 
 _GRACE = 30.0
-"""Seconds that a program gets to say where it hangs before it is killed."""
+"""Seconds that a program has to write its traceback before it is killed."""
 _TAIL = 15
 _TIMEOUT = "Timeout ("
-"""First line of what ``faulthandler`` writes when the time is over."""
+"""First line that ``faulthandler`` writes when the time is over."""
 
 
 class ProgramError(Exception):
@@ -23,7 +23,7 @@ class ProgramError(Exception):
     A program failed or took too long.
 
     :param status: exit status of the process
-    :param output: last lines of its standard error, or where it was when its time was over
+    :param output: last lines of its standard error, or its traceback when the time was over
     """
 
     def __init__(self, status: int, output: str) -> None:
@@ -36,10 +36,10 @@ def run_program(
     command: Sequence[str], folder: Path, environment: Mapping[str, str], time_limit: float
 ) -> Iterator[str]:
     """
-    Run a program that cannot ask, and yield the lines that it prints as they come.
+    Run a program without standard input and yield the lines that it prints as they come.
 
-    A program that minds its time by :func:`restart_clock` says where it was; one that does not is killed half a minute
-    later. It is killed, too, when the caller stops reading.
+    A program that called :func:`restart_clock` writes its traceback when its time is over; any other is killed half a
+    minute later. A program is also killed when the caller stops reading.
 
     :param command: program and arguments
     :param folder: existing folder that it runs in
@@ -74,17 +74,17 @@ def run_program(
 
 
 def restart_clock(time_limit: float) -> None:
-    """Give this process that many seconds (s) from now; then it writes where it is, and ends."""
+    """Let this process write its traceback and exit in that many seconds, unless the clock is restarted or stopped."""
     faulthandler.dump_traceback_later(time_limit, exit=True)
 
 
 def stop_clock() -> None:
-    """Let this process take as long as it likes from now on."""
+    """Stop the clock of :func:`restart_clock`."""
     faulthandler.cancel_dump_traceback_later()
 
 
 def _lines(stream: IO[str], time_limit: float) -> Iterator[str]:
-    """Lines of a stream; ``queue.Empty`` if one takes longer than the limit (s)."""
+    """Yield the lines of a stream; ``queue.Empty`` if one takes longer than the limit (s)."""
     lines: queue.Queue[str | None] = queue.Queue()
 
     def read() -> None:
@@ -99,7 +99,7 @@ def _lines(stream: IO[str], time_limit: float) -> Iterator[str]:
 
 
 def _telling_lines(output: str) -> str:
-    """The end of an output, or the innermost calls where time was over."""
+    """Return the end of an output, or the innermost calls if the time was over."""
     _, timeout, after = output.rpartition(_TIMEOUT)
     if timeout:
         return "\n".join((timeout + after).strip().splitlines()[:_TAIL])

@@ -1,1 +1,1 @@
-"""Scenes: built by LIBERO once, kept as bundles, found again."""
+"""Build scenes with LIBERO once, store them as bundles, and load them."""

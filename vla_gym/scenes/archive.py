@@ -1,14 +1,14 @@
 """
-Scenes as one file that travels: written where LIBERO is installed, read where it is not.
+Export scenes to one file where LIBERO is installed, and import them where it is not.
 
-The file is a zip archive of what the cache holds (see ``bundle.py``), and of ``scenes.json``, which lists size and
-checksum of every other member. Unpacked by any program, the folder can be named in ``VLA_GYM_SCENES``.
+The file is a zip archive of bundles (see ``bundle.py``) and of ``scenes.json``, which lists size and checksum of every
+other member. It may also be unpacked with any program; ``VLA_GYM_SCENES`` can then name the folder.
 
-Reading takes nothing on trust that can be checked: members are those that are listed, under names of a fixed form, of
-bounded size, with the checksums that are listed; descriptions are checked value by value; models must load, and have
-all that the descriptions name. Nothing is unpickled or executed. Nothing can tell whether scenes are those that they
-claim to be, and MuJoCo's loader of binary models was not made for hostile files: import from people you trust, and
-compare the checksum of the file with theirs.
+The import checks all that can be checked: the archive contains exactly the members listed, with names of a fixed form,
+bounded sizes and the listed checksums; every value of a description has the right type; models load, and have all
+elements that the descriptions name. Nothing is unpickled or executed. No check can tell whether a scene is the one that
+it claims to be, and MuJoCo's loader of binary models was not made for hostile files. So import only from people you
+trust, and compare the file's checksum with theirs.
 """
 
 from __future__ import annotations
@@ -48,16 +48,16 @@ _LIMITS: Mapping[str, int] = {
     rf"models/[0-9a-f]{{16}}-[0-9a-f]{{8}}\.(?:physics|{'|'.join(RENDER_QUALITIES)})\.mjb": 1 << 30,
     rf"models/[0-9a-f]{{16}}-[0-9a-f]{{8}}\.(?:physics|{'|'.join(RENDER_QUALITIES)})\.mjb\.sha256": 1 << 16,
 }
-"""Names that a member may have -> its largest size (bytes)."""
+"""Pattern of a member's name -> its largest size (bytes)."""
 _CHUNK = 1 << 20
 
 
 @dataclass(frozen=True)
 class SceneArchive:
     """
-    What was written to, or read from, a file of scenes.
+    Summary of an export or an import.
 
-    :param path: the file, or the folder that its scenes are in now
+    :param path: the file written, or the folder into which scenes were imported
     :param pack: name of the asset pack
     :param tasks: their tasks
     :param n_models: compiled models
@@ -75,7 +75,7 @@ class SceneArchive:
 
 def export_scenes(tasks: Sequence[TaskSpec], pack: AssetPack, quality: str | None, out: Path) -> SceneArchive:
     """
-    Write scenes to one file; those that the cache lacks are built first.
+    Export scenes to one file, building those that the cache lacks.
 
     :param tasks: of any suites
     :param pack: the assets to build with
@@ -102,7 +102,7 @@ def export_scenes(tasks: Sequence[TaskSpec], pack: AssetPack, quality: str | Non
     try:
         with write_then_rename(out) as temporary:
             with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
-                # without time stamps the same scenes make the same file
+                # without time stamps, so that the same scenes give the same file
                 archive.writestr(_member(MANIFEST), json.dumps(manifest, indent=1))
                 for name, path in members.items():
                     with archive.open(_member(name), "w") as target, open(path, "rb") as source:
@@ -122,14 +122,14 @@ def _member(name: str) -> zipfile.ZipInfo:
 
 def import_scenes(file: Path, into: Path | None = None, checksum: str | None = None) -> SceneArchive:
     """
-    Check a file of scenes and put them where environments find them.
+    Check a file of scenes and import them to where environments find them.
 
-    Neither LIBERO nor the asset pack are needed, then or later. Scenes that are there already are replaced.
+    Neither LIBERO nor the asset pack is needed. Existing scenes are replaced.
 
     :param file: what ``export_scenes`` wrote
     :param into: folder to name in ``VLA_GYM_SCENES`` afterwards; ``None``: the cache
     :param checksum: sha256 that the file must have, 64 hexadecimal digits; ``None``: any
-    :raises SceneFileError: if the file is damaged, unsafe or of another version; nothing is put anywhere then
+    :raises SceneFileError: if the file is damaged, unsafe or of another version; nothing is imported then
     """
     root = scene_cache() if into is None else into.absolute()
     try:
@@ -155,11 +155,11 @@ def import_scenes(file: Path, into: Path | None = None, checksum: str | None = N
 
 def unpack(file: Path, folder: Path) -> None:
     """
-    Write the members of a file of scenes into a folder.
+    Unpack a file of scenes into a folder.
 
     :param file: the file
     :param folder: existing, empty
-    :raises ValueError: if it holds anything but what its manifest lists, or that is too large or damaged
+    :raises ValueError: if its members differ from its manifest, or are too large or damaged
     :raises OSError: if the folder cannot take it
     """
     try:
@@ -185,7 +185,7 @@ def unpack(file: Path, folder: Path) -> None:
 
 
 def _read_manifest(archive: zipfile.ZipFile, members: Mapping[str, zipfile.ZipInfo]) -> dict[str, dict[str, Any]]:
-    """Member -> size (bytes) and checksum."""
+    """Read the manifest: member -> size (bytes) and checksum."""
     if MANIFEST not in members:
         raise ValueError(f"no {MANIFEST} in it")
     try:
@@ -237,7 +237,7 @@ def _extract(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path, size
 
 
 def _check_all(folder: Path) -> list[SceneBundle]:
-    """All bundles of an unpacked file; each loads, can be simulated and rendered, and is named as it should be."""
+    """Load and check all bundles of an unpacked file: their names, and that they can be simulated and rendered."""
     bundles = []
     used = set()
     for path in sorted(folder.glob("*/meta.json")):
@@ -272,7 +272,7 @@ def _find_task(suite: str, name: str) -> TaskSpec:
 
 
 def _move(source: Path, root: Path) -> int:
-    """Move checked scenes to where they are found, models first; gives the number of models."""
+    """Move checked scenes to their final place, models first; return the number of models."""
     (root / "models").mkdir(exist_ok=True)
     models = sorted((source / "models").glob("*.mjb"))
     for model in models:

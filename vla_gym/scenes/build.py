@@ -1,4 +1,4 @@
-"""Has LIBERO build scenes in a process of its own, and files the results in the cache."""
+"""Let LIBERO build scenes in a separate process, and store the results in the cache."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from vla_gym.scenes.libero_process import run_libero
 from vla_gym.tasks.registry import TaskSpec
 
 BUILT = "built "
-"""What the builder writes on standard output before the name of a finished task."""
+"""Prefix of the line that the builder prints for a finished task."""
 
 
 def build_bundles(
@@ -44,20 +44,20 @@ def build_bundles(
     by_name = {task.name: task for task in tasks}
     with tempfile.TemporaryDirectory(dir=root, prefix="building-") as temporary:
         out = Path(temporary)
-        # one by one, so that an interruption loses one scene and not a suite
+        # one by one, so that an interruption loses one scene, not a whole suite
         for name in _run_builder(tasks, pack, out, quality):
             _install(root, folders[by_name[name]], by_name[name], pack, out)
 
 
 def _run_builder(tasks: Sequence[TaskSpec], pack: AssetPack, out: Path, quality: str | None) -> Iterator[str]:
-    """Run LIBERO; yields the name of each task as soon as it is built."""
+    """Run LIBERO and yield the name of each task as soon as it is built."""
     libero_folder = out / "libero"
     libero_folder.mkdir()
     arguments = ["--suite", tasks[0].suite, "--task-ids", *(str(task.task_id) for task in tasks)]
     arguments += ["--assets", str(pack.path), "--out", str(out)]
     arguments += ["--quality", quality] if quality else []
     try:
-        # the bar appears on a terminal only
+        # disable=None: the bar appears on terminals only
         with tqdm(total=len(tasks), desc=f"Building {tasks[0].suite}", unit="scene", disable=None) as bar:
             for line in run_libero("vla_gym.scenes.builder", arguments, libero_folder, compiles=False):
                 if line.startswith(BUILT):
@@ -75,7 +75,7 @@ def _run_builder(tasks: Sequence[TaskSpec], pack: AssetPack, out: Path, quality:
 
 
 def _install(root: Path, target: Path, task: TaskSpec, pack: AssetPack, out: Path) -> None:
-    """Move one built task into the cache: the model first, the folder that refers to it last and at once."""
+    """Move one built task into the cache: first the model, then, atomically, the folder that refers to it."""
     meta = json.loads((out / f"{task.name}.json").read_text())
     scene = f"{meta['scene']}-{common_digest(pack)[:8]}"
     models = root / "models"

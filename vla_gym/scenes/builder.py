@@ -1,10 +1,10 @@
 """
-Builds scene bundles with LIBERO's own code; runs in a process of its own (``python -m vla_gym.scenes.builder``).
+Build scene bundles with LIBERO's own code, in a separate process (``python -m vla_gym.scenes.builder``).
 
-The process that steps the simulation imports nothing of LIBERO or robosuite.
+The process that steps the simulation does not import LIBERO or robosuite.
 
-For each task this writes ``<name>.json`` and ``<name>.npz``; tasks that compile to the same scene share the models
-``<hash>.physics.mjb`` and ``<hash>.<render quality>.mjb``. See ``bundle.py`` for their content.
+For each task the builder writes ``<name>.json`` and ``<name>.npz``; tasks that compile to the same scene share the
+models ``<hash>.physics.mjb`` and ``<hash>.<render quality>.mjb``. See ``bundle.py`` for their content.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def build_tasks(
 
 class ModelWriter:
     """
-    Compiles and writes the models of scenes, each once.
+    Compile and write the models of scenes, each once.
 
     :param out: folder to write to
     :param quality: of the render model, or ``None`` for none
@@ -77,7 +77,7 @@ class ModelWriter:
 
     def __call__(self, xml: str, site_rgba: np.ndarray) -> str:
         """
-        Write the models of a scene unless that has been done.
+        Write the models of a scene if they do not exist yet.
 
         :param xml: LIBERO's scene
         :param site_rgba: colours of the sites, most of which robosuite hides at run time, (nsite, 4)
@@ -142,12 +142,11 @@ def _write_task(
 
 def _draw_fixture_poses(control_env: Any) -> tuple[np.ndarray, np.ndarray]:
     """
-    Poses of the fixtures after each of the first 50 resets of OpenVLA's evaluation (seed 0).
+    Draw the fixtures' poses after each of the first 50 resets of OpenVLA's evaluation (seed 0).
 
-    The scene is not rebuilt between resets, which consumes no random numbers; two traces that rebuilding leaves are
-    imitated. Each rebuilding registers the samplers of doors, drawers and knobs once more, without dropping the older
-    ones, so that every reset draws more numbers than the one before; and it puts the fixtures back to where the scene
-    has them.
+    The scene is not rebuilt between resets, as rebuilding consumes no random numbers, but two of its side effects are
+    imitated. Each rebuilding registers the samplers of doors, drawers and knobs again without dropping the old ones, so
+    that every reset draws more numbers than the one before. And it moves the fixtures back to their original poses.
     """
     env = control_env.env
     samplers = env.object_property_initializers
@@ -168,7 +167,7 @@ def _draw_fixture_poses(control_env: Any) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _fixture_regions(env: Any) -> dict[str, Any]:
-    """Where LIBERO's samplers may put each fixture: rectangles (m, world frame), height (m) and yaw range (rad)."""
+    """Read the samplers' region of each fixture: rectangles (m, world frame), height (m) and yaw range (rad)."""
     regions: dict[str, Any] = {}
     for sampler in env.placement_initializer.samplers.values():
         for thing in sampler.mujoco_objects:
@@ -185,7 +184,7 @@ def _fixture_regions(env: Any) -> dict[str, Any]:
 
 
 def _heat_sites(env: Any) -> list[dict[str, Any]]:
-    """Sites that LIBERO shows while an appliance is on (the stove's burner), with the joints that decide it."""
+    """Find the sites that LIBERO shows while an appliance is on (the stove's burner), and the joints that decide it."""
     return [
         {"site": site, "joints": list(thing.joints), "category": thing.category_name}
         for thing in env.fixtures_dict.values()

@@ -1,7 +1,7 @@
 """
-Scene bundles: what LIBERO's builder produces for a task, as files and as an object.
+Scene bundles: all that is stored for a task, as files and as an object.
 
-Layout of the cache of scenes, and of folders with scenes that were built elsewhere::
+Layout of the scene cache, and of folders with imported scenes::
 
     <key>-<source>/meta.json             names, goal, what it was built with
                    arrays.npz            init_states (50, 1+nq+nv), fixture_pos (50, F, 3), fixture_quat
@@ -12,11 +12,11 @@ Layout of the cache of scenes, and of folders with scenes that were built elsewh
            <scene>.<kind>.mjb.sha256     checksum of each
 
 The key is a hash of task, asset pack and MuJoCo's version, which every machine can compute. The source is a hash of
-LIBERO's version and files; a machine without LIBERO takes what it finds. The binary model is stored rather than an XML
-saved from it, because a re-saved XML loses ``inertiagrouprange`` and would compile to other masses.
+LIBERO's version and files; a machine without LIBERO takes any source. Models are stored in binary form because an XML
+that MuJoCo saves loses ``inertiagrouprange`` and would compile to other masses.
 
-Every file is compared with its checksum, once per process. ``store.py`` finds bundles and has missing ones built. The
-simulation reads this module and nothing else of ``scenes``.
+Every file is compared with its checksum once per process. ``store.py`` finds bundles and builds missing ones. The
+simulation imports only this module of ``scenes``.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ from vla_gym.tasks.registry import TaskSpec
 from vla_gym.type_aliases import Float64Array
 
 BUNDLE_VERSION = 4
-"""Raised whenever the content of a bundle changes."""
+"""Incremented whenever the content of a bundle changes."""
 SUMS = "SHA256SUMS"
 
 
 @dataclass(frozen=True)
 class RobotIds:
     """
-    Where the robot is in a compiled model.
+    Addresses of the robot in a compiled model.
 
     :param qpos: addresses of the arm joints in qpos, (7,)
     :param qvel: addresses of the arm joints in qvel, (7,)
@@ -69,7 +69,7 @@ class RobotIds:
     @classmethod
     def from_names(cls, model: mujoco.MjModel, robot: Mapping[str, Any]) -> RobotIds:
         """
-        Look the names up.
+        Look up the robot's names in a model.
 
         :param model: compiled scene
         :param robot: names, as stored in a scene bundle
@@ -96,7 +96,7 @@ class HeatSite:
 
     :param site: the site in the compiled model
     :param qpos: addresses in qpos of the joints that turn it on
-    :param rule: what each of them is compared with
+    :param rule: rule that each of them is compared with
     """
 
     site: int
@@ -112,7 +112,7 @@ class SceneBundle:
     :param task: the task
     :param pack: name of the asset pack it was built with
     :param scene: hash of the scene's source; equal for tasks that share a model
-    :param folder: where its description and arrays are
+    :param folder: folder of its description and arrays
     :param models: folder of the compiled models
     :param goal: atoms of the goal
     :param init_states: (50, 1 + nq + nv) float64: time (s), qpos, qvel
@@ -143,15 +143,15 @@ class SceneBundle:
     robot: Mapping[str, Any]
 
     def load_model(self) -> mujoco.MjModel:
-        """A copy of the model to simulate; the environment changes fixture poses in its own."""
+        """Copy the model to simulate, as each environment changes fixture poses in its own."""
         return copy.copy(_physics_model(self.model_file("physics")))
 
     def fixture_ids(self, model: mujoco.MjModel) -> list[int]:
-        """Root bodies of the fixtures in the compiled model, in order of ``fixture_bodies``."""
+        """Look up the root bodies of the fixtures in the compiled model, in the order of ``fixture_bodies``."""
         return [model.body(name).id for name in self.fixture_bodies]
 
     def heat_site_ids(self, model: mujoco.MjModel) -> list[HeatSite]:
-        """The sites of ``heat_sites`` in the compiled model, in order."""
+        """Look up the sites of ``heat_sites`` in the compiled model, in order."""
         return [
             HeatSite(
                 site=model.site(entry["site"]).id,
@@ -163,7 +163,7 @@ class SceneBundle:
 
     def model_file(self, kind: str) -> Path:
         """
-        File of a compiled model.
+        Return the file of a compiled model.
 
         :param kind: ``physics``, ``full`` or ``fast``
         """
@@ -216,7 +216,7 @@ def load_bundle(root: Path, folder: Path, task: TaskSpec, pack: AssetPack, quali
 
 
 def facts(task: TaskSpec, pack: AssetPack) -> dict[str, Any]:
-    """What a bundle says of itself in ``meta.json``, and must say to be used."""
+    """Return what ``meta.json`` must state for a bundle to be used."""
     return {
         "version": BUNDLE_VERSION,
         "mujoco": mujoco.__version__,
@@ -227,24 +227,24 @@ def facts(task: TaskSpec, pack: AssetPack) -> dict[str, Any]:
 
 
 def bundle_keys(tasks: Sequence[TaskSpec], pack: AssetPack) -> dict[TaskSpec, str]:
-    """Per task a hash of task, pack and MuJoCo's version, 16 hexadecimal digits."""
+    """Compute each task's key, a hash of task, pack and MuJoCo's version, 16 hexadecimal digits."""
     common = common_digest(pack)
     return {task: hashlib.sha256(f"{common}\0{task.suite}/{task.name}".encode()).hexdigest()[:16] for task in tasks}
 
 
 def common_digest(pack: AssetPack) -> str:
-    """Hash of what decides how all scenes of a pack are compiled."""
+    """Compute the hash of all that decides how a pack's scenes are compiled."""
     return hashlib.sha256(f"bundle {BUNDLE_VERSION}\0{mujoco.__version__}\0{pack.fingerprint()}".encode()).hexdigest()
 
 
 def model_sums(path: Path) -> Path:
-    """File with the checksum of a model."""
+    """Return the file with the checksum of a model."""
     return path.with_name(f"{path.name}.sha256")
 
 
 def check_model(path: Path) -> None:
     """
-    Compare a compiled model with its checksum, and with what it says of its own size.
+    Compare a compiled model with its checksum and with the size that it declares.
 
     :param path: the model; its checksum lies beside it
     :raises ValueError: if they differ
@@ -256,7 +256,7 @@ def check_model(path: Path) -> None:
 
 def check_names(bundle: SceneBundle) -> None:
     """
-    Make sure that a bundle from elsewhere can be simulated: its model loads, and has all that the bundle names.
+    Make sure that an imported bundle can be simulated: its model loads and has all elements that the bundle names.
 
     :param bundle: the bundle
     :raises ValueError: if it cannot be simulated

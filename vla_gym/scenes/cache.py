@@ -1,4 +1,4 @@
-"""What the scene cache holds, and filling it ahead of time."""
+"""Inspect the scene cache, and fill it ahead of time."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class CacheUsage:
 @dataclass(frozen=True)
 class FilledSuite:
     """
-    What ``fill_cache`` did for a suite.
+    Result of ``fill_cache`` for a suite.
 
     :param n_tasks: tasks that are now in the cache
     :param n_scenes: different scenes among them
@@ -52,7 +52,7 @@ class FilledSuite:
 
 
 def cache_usage() -> CacheUsage:
-    """Look into the cache folder, without making it if it is not there."""
+    """Inspect the cache folder without creating it."""
     path = cache_dir()
     existing = next(folder for folder in (path, *path.parents) if folder.exists())
     return CacheUsage(
@@ -73,7 +73,7 @@ def _size(path: Path) -> int:
 
 
 def _is_writable(folder: Path) -> bool:
-    # permission bits say nothing on a read-only file system, nor to the superuser
+    # permission bits mean nothing on a read-only file system or to the superuser
     try:
         with tempfile.TemporaryFile(dir=folder):
             return True
@@ -83,7 +83,7 @@ def _is_writable(folder: Path) -> bool:
 
 def fill_cache(suite: SuiteSpec, task_ids: Iterable[int] | None, pack: AssetPack, quality: str | None) -> FilledSuite:
     """
-    Build those scenes of a suite that the cache lacks.
+    Build the scenes of a suite that the cache lacks.
 
     :param suite: the suite
     :param task_ids: some of its tasks, or None for all

@@ -1,4 +1,4 @@
-"""Meshes with fewer triangles, for fast rendering."""
+"""Reduce the triangles of meshes, for fast rendering."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import numpy as np
 from vla_gym.type_aliases import Float64Array, Int64Array
 
 PLAIN_SHARE = 0.1
-"""Share of the triangles that is kept of a mesh of one colour; LIBERO's scenes are bound by the robot's 150,000."""
+"""Share of triangles kept in a mesh of one colour; the robot's 150,000 dominate LIBERO's scenes."""
 TEXTURED_SHARE = 0.15
-"""Share that is kept of a mesh with a picture on it, which shows every shift."""
+"""Share kept in a mesh with a picture on it, where every shift is visible."""
 MIN_TRIANGLES = 400
 
 
@@ -35,7 +35,7 @@ class TriangleMesh:
     texcoords: Float64Array | None = None
 
     def digest(self) -> str:
-        """Hash of the content."""
+        """Compute a hash of the content."""
         arrays = (self.vertices, self.triangles, self.normals, self.texcoords)
         content = hashlib.sha256()
         for array in arrays:
@@ -45,9 +45,10 @@ class TriangleMesh:
 
 def read_mesh(model: mujoco.MjModel, mesh: int, textured: bool) -> TriangleMesh:
     """
-    A mesh of a compiled model.
+    Read a mesh of a compiled model.
 
-    Corners at the same place become one vertex. Where the picture has a seam they stay apart if ``textured``.
+    Corners at the same position are merged into one vertex; if ``textured``, corners at a seam of the picture stay
+    separate.
 
     :param model: compiled model
     :param mesh: number of the mesh
@@ -57,7 +58,7 @@ def read_mesh(model: mujoco.MjModel, mesh: int, textured: bool) -> TriangleMesh:
     matrix = np.empty(9)
     mujoco.mju_quat2Mat(matrix, model.mesh_quat[mesh])
     rotation = matrix.reshape(3, 3)
-    # the compiler moved the mesh into its inertial frame
+    # undo the compiler's move into the mesh's inertial frame
     vertices = _rows(model.mesh_vert, model.mesh_vertadr[mesh], model.mesh_vertnum[mesh]) @ rotation.T
     vertices += model.mesh_pos[mesh]
     corners = vertices[model.mesh_face[triangles]].reshape(-1, 3).astype(np.float32)
@@ -79,9 +80,9 @@ def read_mesh(model: mujoco.MjModel, mesh: int, textured: bool) -> TriangleMesh:
 
 def decimate(mesh: TriangleMesh) -> TriangleMesh:
     """
-    A mesh with fewer triangles (quadric edge collapse); small meshes are returned as they are.
+    Decimate a mesh by quadric edge collapse; small meshes are returned unchanged.
 
-    A vertex of the result takes normal and texture coordinates from the nearest of the vertices that fell into it.
+    Each new vertex takes normal and texture coordinates from the nearest of the vertices that were merged into it.
 
     :param mesh: the mesh
     """
@@ -105,7 +106,7 @@ def decimate(mesh: TriangleMesh) -> TriangleMesh:
 
 
 def _nearest(points: Float64Array, vertices: Float64Array, new_index: Int64Array) -> Int64Array:
-    """For each new vertex, the nearest of the old points that became it, (len(vertices),)."""
+    """Find, for each new vertex, the nearest of the old points that were merged into it, (len(vertices),)."""
     distance = np.linalg.norm(points - vertices[new_index], axis=1)
     order = np.lexsort((distance, new_index))
     _, first = np.unique(new_index[order], return_index=True)

@@ -1,4 +1,4 @@
-"""Fresh poses for fixtures, drawn as LIBERO's samplers draw them."""
+"""Draw new fixture poses as LIBERO's samplers do."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from vla_gym.type_aliases import Float64Array
 
 def sample_fixture_poses(bundle: SceneBundle, rng: np.random.Generator) -> tuple[Float64Array, Float64Array]:
     """
-    Uniform positions in each fixture's region and uniform yaw in its range.
+    Draw positions uniformly in each fixture's region, and yaws uniformly in its range.
 
     :param bundle: the task
     :param rng: source of randomness

@@ -1,8 +1,9 @@
 """
-Reads LIBERO's initial states (pickles inside zip archives) without executing what a pickle asks for.
+Read LIBERO's initial states (pickles in zip archives) without executing anything that a pickle requests.
 
-- Names in the pickle stand for the classes below, never for NumPy's: nothing is allocated that the file does not hold.
-- The pickle is read by Python's own unpickler: the C one allocates memory for as many objects as a file declares.
+- Names in the pickle resolve to the classes below, never to NumPy's, so that a file cannot allocate more than it
+  contains.
+- The pure-Python unpickler reads it: the C one allocates memory for as many objects as a file declares.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ class _Array:
 
 
 def _encoded(text: str, encoding: str) -> bytes:
-    """Bytes as protocol 2 writes them."""
+    """Encode bytes as protocol 2 does."""
     if encoding != "latin1":
         raise pickle.UnpicklingError(f"refused to encode with {encoding}")
     return text.encode("latin1")
@@ -71,7 +72,7 @@ _ALLOWED: dict[tuple[str, str], Any] = {
 
 
 class _ArrayUnpickler(pickle._Unpickler):
-    """Resolves the names that a pickled array of numbers needs, and refuses all others."""
+    """Resolve the names that a pickled array of numbers needs, and refuse all others."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _ALLOWED:
@@ -81,7 +82,7 @@ class _ArrayUnpickler(pickle._Unpickler):
 
 def read_init_states(path: Path) -> Float64Array:
     """
-    Initial states of one task.
+    Read the initial states of one task.
 
     :param path: a ``.pruned_init`` file as LIBERO ships it
     :return: (n, 1 + nq + nv) float64: time (s), qpos, qvel
@@ -101,7 +102,7 @@ def read_init_states(path: Path) -> Float64Array:
 
 
 def _pickle_in(content: bytes) -> bytes:
-    """The only pickle of an archive, of bounded size, stored or deflated: LZMA reserves the memory it declares."""
+    """Read an archive's only pickle: bounded in size, stored or deflated, as LZMA allocates what it declares."""
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         members = [member for member in archive.infolist() if member.filename.endswith("data.pkl")]
         if len(members) != 1:

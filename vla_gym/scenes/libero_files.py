@@ -1,4 +1,4 @@
-"""Files of the installed LIBERO, found without importing it."""
+"""Find files of the installed LIBERO without importing it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from vla_gym.tasks.registry import TaskSpec
 
 def libero_root() -> Path:
     """
-    Folder of the installed ``libero.libero`` package, found without importing it.
+    Find the folder of the installed ``libero.libero`` package.
 
     :raises ModuleNotFoundError: if hf-libero is not installed
     """
@@ -25,7 +25,7 @@ def libero_root() -> Path:
 
 @lru_cache(maxsize=1)
 def libero_versions() -> dict[str, str] | None:
-    """Versions of LIBERO and of what it builds scenes with; ``None`` if one of them is not installed."""
+    """Return the versions of LIBERO and its scene-building dependencies; ``None`` if one is not installed."""
     try:
         libero_root()
         return {name: importlib.metadata.version(name) for name in ("hf-libero", "robosuite", "bddl")}
@@ -34,7 +34,7 @@ def libero_versions() -> dict[str, str] | None:
 
 
 def task_files(task: TaskSpec) -> tuple[Path, Path]:
-    """BDDL file and initial-state file of a task in the installed LIBERO."""
+    """Return the BDDL file and the initial-state file of a task in the installed LIBERO."""
     root = libero_root()
     return (
         root / "bddl_files" / task.suite / f"{task.name}.bddl",
@@ -43,7 +43,7 @@ def task_files(task: TaskSpec) -> tuple[Path, Path]:
 
 
 def write_libero_config(folder: Path) -> None:
-    """Write the ``config.yaml`` whose absence would make LIBERO ask on standard input."""
+    """Write ``config.yaml``; without it LIBERO would ask questions on standard input."""
     root = libero_root()
     entries = {
         "benchmark_root": root,

@@ -1,12 +1,12 @@
 """
-Runs LIBERO's and robosuite's own code in a separate process that cannot ask, hang, or write where it likes.
+Run LIBERO's and robosuite's own code in a separate process that cannot ask questions, hang, or write anywhere.
 
-Habits of theirs that users are spared:
+This protects users from their habits:
 
 - LIBERO asks a question on standard input when its configuration folder is missing, and downloads assets.
-- robosuite opens ``/tmp/robosuite.log`` when it is imported, which only the first user of a machine can.
-- ``ControlEnv.reset`` swallows every exception, Ctrl-C included, and tries again for ever.
-- Its dependencies keep caches in the user's home folder.
+- robosuite opens ``/tmp/robosuite.log`` when it is imported, which fails for all but the first user of a machine.
+- ``ControlEnv.reset`` swallows every exception, even Ctrl-C, and retries forever.
+- Their dependencies write caches into the user's home folder.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from vla_gym.processes.program import restart_clock, run_program, stop_clock
 from vla_gym.scenes.libero_files import write_libero_config
 
 TIME_LIMIT = 600.0
-"""Seconds that LIBERO may take for one scene or one recording, some fifty times what it needs."""
+"""Seconds that LIBERO may take for one scene or one recording, about fifty times what it needs."""
 MAX_RESETS = 20
-"""Attempts to place the objects of a scene at random before they are given up."""
+"""Attempts to place the objects of a scene at random."""
 
 
 def run_libero(
@@ -39,7 +39,7 @@ def run_libero(
 
     :param module: dotted name
     :param arguments: of its command line; paths must be absolute
-    :param folder: existing folder for everything that the process and its libraries write by themselves
+    :param folder: existing folder for all that the process and its libraries write on their own
     :param time_limit: for each line, and for the end after the last one (s); ``None``: ``TIME_LIMIT``
     :param compiles: whether numba compiles robosuite's functions (5 s), which pays if the simulation is stepped
     :raises ProgramError: if it fails or takes longer
@@ -65,7 +65,7 @@ def _environment(folder: Path) -> dict[str, str]:
         **os.environ,
         **{name: str(place) for name, place in places.items()},
         "LIBERO_CONFIG_PATH": str(config),
-        # robosuite imports a GL back end although nothing is rendered; this one needs no GPU, display or EGL library
+        # robosuite imports a GL back end even without rendering; this one needs no GPU, display or EGL library
         "MUJOCO_GL": "glx",
         "PYTHONDONTWRITEBYTECODE": "1",
         "PYTHONPATH": os.pathsep.join([str(package_parent), *map(os.path.abspath, python_path)]),
@@ -74,7 +74,7 @@ def _environment(folder: Path) -> dict[str, str]:
 
 def call_libero(parser: argparse.ArgumentParser, work: Callable[[argparse.Namespace], int], argv: list[str]) -> int:
     """
-    Entry point of the separate process: parse its command line and do its work, within its time limit.
+    Entry point of the separate process: parse the command line and do the work within the time limit.
 
     :param parser: of the work's own options
     :param work: called with the options; gives the exit status
@@ -98,7 +98,7 @@ def call_libero(parser: argparse.ArgumentParser, work: Callable[[argparse.Namesp
 
 def import_libero(assets: Path) -> Any:
     """
-    Import LIBERO; it reads assets from a folder of ours and opens no file to write.
+    Import LIBERO so that it reads assets from a given folder and writes no files.
 
     :param assets: root of the asset pack
     :return: class ``ControlEnv``
@@ -119,7 +119,7 @@ def _no_log_files() -> Iterator[None]:
 
 def reset_libero(control_env: Any) -> None:
     """
-    Do what ``ControlEnv.reset`` is meant to do: draw new places for the objects where the first ones did not fit.
+    Do what ``ControlEnv.reset`` is meant to do: place the objects, and try again if they did not fit.
 
     :param control_env: a ``ControlEnv``
     :raises RandomizationError: robosuite's, if ``MAX_RESETS`` attempts did not succeed; other errors as they come

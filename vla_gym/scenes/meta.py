@@ -1,7 +1,7 @@
 """
-Reads what describes a scene bundle, whoever wrote it: nothing is unpickled, and every size, type and name is checked.
+Read the description of a scene bundle from any source: nothing is unpickled; every size, type and name is checked.
 
-``meta.json`` and ``arrays.npz`` are read whole, within bounds. What they name is compared with the model elsewhere.
+``meta.json`` and ``arrays.npz`` are read whole, within bounds. Their names are compared with the model elsewhere.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from vla_gym.tasks.registry import N_INIT_STATES
 from vla_gym.type_aliases import Float64Array
 
 SCENE_NAME = re.compile(r"[0-9a-f]{16}-[0-9a-f]{8}")
-"""Hash of a scene's source, and of what else decides how it is compiled."""
+"""Name of a scene: hash of its source, and hash of all else that decides how it is compiled."""
 HEADER_BYTES = 1 << 12
 MAX_ARRAYS = 1 << 24
-"""Largest size of ``arrays.npz``, packed and unpacked (bytes); those of the 130 tasks have some 40,000."""
+"""Largest size of ``arrays.npz``, packed and unpacked (bytes); those of the 130 tasks have about 40,000."""
 MAX_ARENA = 1 << 32
-"""Largest working memory that a model may ask for (bytes); LIBERO asks for 1.3e9, and touches little of it."""
+"""Largest working memory that a model may request (bytes); LIBERO's request 1.3e9, and use little of it."""
 ARRAYS = ("init_states", "fixture_pos", "fixture_quat")
 _N_ARM, _N_FINGERS = 7, 2
 _LONGEST = 512
@@ -42,7 +42,7 @@ def read_bundle_meta(path: Path) -> dict[str, Any]:
     Read and check a ``meta.json``.
 
     :param path: the file
-    :return: its content; names are texts, numbers are finite, and all keys are there
+    :return: its content: all keys exist, names are strings, numbers are finite
     :raises ValueError: if anything differs; the message names the key
     :raises OSError: if it cannot be read
     """
@@ -90,7 +90,7 @@ def _read_array(archive: zipfile.ZipFile, name: str) -> Float64Array:
     if len(data) > MAX_ARRAYS or np.lib.format.read_magic(stream) != (1, 0):
         raise ValueError(f"{name} is too large, or of another version")
     shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(stream, max_header_size=HEADER_BYTES)
-    # the declared shape is believed only if as many bytes follow
+    # trust the declared shape only if as many bytes follow
     if dtype != np.float64 or is_fortran or math.prod(shape) * dtype.itemsize != len(data) - stream.tell():
         raise ValueError(f"{name} is declared as {dtype} {shape}, which its {len(data)} bytes do not hold")
     return np.frombuffer(data, dtype=np.float64, offset=stream.tell()).reshape(shape).copy()
@@ -98,7 +98,7 @@ def _read_array(archive: zipfile.ZipFile, name: str) -> Float64Array:
 
 def check_model_header(path: Path) -> None:
     """
-    Make sure that a compiled model is as large as it says, before MuJoCo allocates what it says.
+    Make sure that a compiled model is as large as it declares, before MuJoCo allocates that much.
 
     :param path: ``*.mjb``: five 32-bit numbers (magic number, bytes per float, how many sizes of 32 and of 64 bits
             follow, number of arrays), the sizes of 32 bits, those of 64 bits: working memory, all arrays together
@@ -131,7 +131,7 @@ def _is_text(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    # a bool is an int, and an int may be too large for a float
+    # a bool is an int, and an int may overflow a float
     return (
         isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e300 and math.isfinite(value)
     )
@@ -219,7 +219,7 @@ _META: Mapping[str, _Check] = {
         init_qpos=_list_of(_is_number, _N_ARM),
     ),
 }
-"""Key of ``meta.json`` -> whether a value is one."""
+"""Key of ``meta.json`` -> check of its value."""
 
 
 def _shortened(value: Any) -> str:

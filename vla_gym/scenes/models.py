@@ -1,8 +1,8 @@
 """
-The compiled models of a scene: one to simulate, two to look at.
+Compile the models of a scene: one to simulate, two to render.
 
-- ``physics_model`` lacks everything that is only seen: 3 MB instead of 100 to 200, loaded in a millisecond, and the
-  same numbers in every field that physics reads.
+- ``physics_model`` lacks all that is only visible: 3 MB instead of 100 to 200, loaded in a millisecond, with the same
+  numbers in every field that physics reads.
 - ``full_model`` is upstream's.
 - ``fast_model`` has meshes with a tenth of the triangles, pictures of at most 512 pixels and no multisampling.
 """
@@ -25,13 +25,13 @@ MAX_PICTURE = 512
 
 def physics_model(xml: str) -> mujoco.MjModel:
     """
-    The model to simulate.
+    Compile the model to simulate.
 
     :param xml: LIBERO's scene
     """
     spec = mujoco.MjSpec.from_string(xml)
     for geom in list(spec.geoms):
-        # what collides with nothing has no mass either: only the collision group counts for inertia
+        # a geom that collides with nothing has no mass either: only the collision group counts for inertia
         if not geom.contype and not geom.conaffinity and geom.group != COLLISION_GROUP:
             spec.delete(geom)
     for element in [*spec.geoms, *spec.sites]:
@@ -45,7 +45,7 @@ def physics_model(xml: str) -> mujoco.MjModel:
 
 def full_model(xml: str) -> mujoco.MjModel:
     """
-    The model upstream renders, triangle by triangle.
+    Compile the model that upstream renders, triangle by triangle.
 
     :param xml: LIBERO's scene
     """
@@ -54,7 +54,7 @@ def full_model(xml: str) -> mujoco.MjModel:
 
 def fast_model(xml: str, decimated: dict[str, TriangleMesh]) -> mujoco.MjModel:
     """
-    The model for fast rendering.
+    Compile the model for fast rendering.
 
     :param xml: LIBERO's scene
     :param decimated: results of decimation by content, read and added to; scenes share the robot and most objects
@@ -74,7 +74,7 @@ def fast_model(xml: str, decimated: dict[str, TriangleMesh]) -> mujoco.MjModel:
     for texture in spec.textures:
         if texture.name:
             _shrink(texture, full)
-    # the compiler would derive the camera's depth range from the changed meshes
+    # otherwise the compiler would derive the camera's depth range from the changed meshes
     spec.stat.extent, spec.stat.center, spec.stat.meansize = full.stat.extent, full.stat.center, full.stat.meansize
     quality = spec.visual.quality
     quality.offsamples, quality.numquads, quality.numslices, quality.numstacks = 0, 1, 14, 8
@@ -88,7 +88,7 @@ def _textured_meshes(model: mujoco.MjModel) -> set[int]:
 
 
 def _replace_mesh(mesh: Any, content: TriangleMesh) -> None:
-    """Put triangles in the place of a mesh's file."""
+    """Replace a mesh's file by triangles."""
     mesh.file = ""
     mesh.scale, mesh.refpos, mesh.refquat = [1, 1, 1], [0, 0, 0], [1, 0, 0, 0]
     mesh.uservert = content.vertices.ravel().tolist()
@@ -103,7 +103,7 @@ def _replace_mesh(mesh: Any, content: TriangleMesh) -> None:
 
 
 def _shrink(texture: Any, model: mujoco.MjModel) -> None:
-    """Average the pixels of a picture wider than ``MAX_PICTURE``."""
+    """Shrink a picture wider than ``MAX_PICTURE`` by averaging its pixels."""
     number = model.texture(texture.name).id
     width, height = int(model.tex_width[number]), int(model.tex_height[number])
     channels, start = int(model.tex_nchannel[number]), int(model.tex_adr[number])

@@ -1,8 +1,8 @@
 """
-Where scene bundles are kept: in a folder named by the user, in the cache, or, where that cannot be written, in memory.
+Find scene bundles: in a folder named by the user, in the cache, or, if the cache cannot be written, in memory.
 
-Missing bundles are built, by one process while the others wait. A damaged file in the cache is built again; one in a
-folder named in ``VLA_GYM_SCENES`` is an error.
+One process builds missing bundles while the others wait. A damaged file in the cache is rebuilt; in the folder that
+``VLA_GYM_SCENES`` names it is an error.
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ _OWNER = "owner.lock"
 
 def load_bundles(tasks: Sequence[TaskSpec], pack: AssetPack, quality: str | None = None) -> list[SceneBundle]:
     """
-    Bundles of some tasks of one suite: from ``VLA_GYM_SCENES``, from the cache, or newly built.
+    Load bundles of tasks of one suite from ``VLA_GYM_SCENES`` or the cache, and build missing ones.
 
-    Any number of processes may ask at once: one builds, the others wait for it. Where the cache cannot be written (full
-    disk, read-only folder), scenes are built into a temporary folder, which is lost when the process ends.
+    Any number of processes may call this at once: one builds, the others wait. If the cache cannot be written (full
+    disk, read-only folder), scenes are built into a temporary folder that is removed when the process ends.
 
     :param tasks: tasks of one suite
     :param pack: the assets to build with
     :param quality: render model that is needed too: ``full`` or ``fast``
     :return: one bundle per task, in order
-    :raises SceneBuildError: if LIBERO cannot build a scene, or is needed and not there
+    :raises SceneBuildError: if LIBERO cannot build a scene, or is needed but not installed
     :raises SceneFileError: if a scene in ``VLA_GYM_SCENES`` is damaged
     """
     pack = replace(pack, digest=pack.fingerprint())
@@ -80,7 +80,7 @@ def load_bundles(tasks: Sequence[TaskSpec], pack: AssetPack, quality: str | None
 
 
 def sweep_unfinished(root: Path) -> None:
-    """Remove what killed processes have left half built; the caller holds the lock, so none of them is alive."""
+    """Remove half-built scenes of killed processes; the caller holds the lock, so none of these is alive."""
     for pattern in _UNFINISHED:
         for folder in root.glob(pattern):
             logger.info("Removing %s, which a process that was killed has left.", folder)
@@ -88,18 +88,18 @@ def sweep_unfinished(root: Path) -> None:
 
 
 def cache_lock(root: Path) -> Path:
-    """File that is locked by whoever writes to a folder of scenes."""
+    """Return the lock file for writing to a folder of scenes."""
     return root / "build.lock"
 
 
 _checked: set[tuple[Path, str]] = set()
-"""Bundles in ``VLA_GYM_SCENES`` that can be simulated, as this process has seen."""
+"""Bundles in ``VLA_GYM_SCENES`` that this process has checked."""
 
 
 def _load_named(
     tasks: Sequence[TaskSpec], keys: Mapping[TaskSpec, str], pack: AssetPack, quality: str | None
 ) -> dict[TaskSpec, SceneBundle]:
-    """Those of ``VLA_GYM_SCENES``, whatever version of LIBERO built them."""
+    """Load the bundles in ``VLA_GYM_SCENES``, built by any version of LIBERO."""
     root = named_scenes()
     if root is None:
         return {}
@@ -134,7 +134,7 @@ def _stay_inside(root: Path, folder: Path) -> None:
 
 
 def _cached_folder(root: Path, key: str, task: TaskSpec, pack: AssetPack) -> Path:
-    """Where the bundle of a task is or belongs; without LIBERO, the newest of those that are there."""
+    """Return a task's folder, existing or not; without LIBERO, the newest that exists."""
     versions = libero_versions() if pack.has_files else None
     if versions is None:
         return _newest(root, key) or root / f"{key}-{'0' * 16}"
@@ -154,7 +154,7 @@ def _newest(root: Path, key: str) -> Path | None:
 def _load_all(
     root: Path, folders: Mapping[TaskSpec, Path], pack: AssetPack, quality: str | None
 ) -> dict[TaskSpec, SceneBundle]:
-    """The cached bundles, but those that are missing, damaged (which is logged) or lack the render model."""
+    """Load cached bundles; those that are missing, damaged (which is logged) or lack the render model are left out."""
     bundles = {}
     for task, folder in folders.items():
         try:
@@ -170,13 +170,13 @@ def _load_all(
 def _build_missing(
     root: Path, tasks: Sequence[TaskSpec], folders: Mapping[TaskSpec, Path], pack: AssetPack, quality: str | None
 ) -> dict[TaskSpec, SceneBundle]:
-    # imported here because environments whose scenes are there need neither it nor what it imports
+    # imported here because environments with existing scenes do not need it
     from vla_gym.scenes.build import build_bundles
 
     root.mkdir(parents=True, exist_ok=True)
     with locked(cache_lock(root)):
         sweep_unfinished(root)
-        # another process may have built some while this one waited
+        # another process may have built some meanwhile
         bundles = _load_all(root, folders, pack, quality)
         missing = [task for task in tasks if task not in bundles]
         if missing:
@@ -186,7 +186,7 @@ def _build_missing(
 
 
 def _why_not_there(tasks: Sequence[TaskSpec], pack: AssetPack, quality: str | None) -> str:
-    """Message for scenes that are neither there nor can be built here; says what similar ones lack."""
+    """Explain why scenes neither exist nor can be built here, and what similar ones lack."""
     reasons = set()
     wanted = {(task.suite, task.name): facts(task, pack) for task in tasks}
     for root in filter(None, (named_scenes(), scene_cache())):
@@ -223,11 +223,11 @@ def _why_not_there(tasks: Sequence[TaskSpec], pack: AssetPack, quality: str | No
 
 @lru_cache(maxsize=1)
 def _temporary_root() -> Path:
-    """Folder of this process for scenes that the cache cannot take; in memory where the system has such a folder."""
+    """Create this process's folder for scenes that the cache cannot take, in memory if the system has such a folder."""
     memory = Path("/dev/shm")
     parent = memory if os.access(memory, os.W_OK) else Path(tempfile.gettempdir())
     _sweep_temporary(parent)
-    # visible to others only once it is locked
+    # hidden from others until it is locked
     hidden = Path(tempfile.mkdtemp(prefix=".vla_gym-", dir=parent))
     owner = os.open(hidden / _OWNER, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC)  # stays open until the process ends
     fcntl.flock(owner, fcntl.LOCK_EX)
@@ -242,7 +242,7 @@ def _remove_own(folder: Path, owner: int) -> None:
 
 
 def _sweep_temporary(parent: Path) -> None:
-    """Remove temporary folders of this user whose processes are gone: nobody holds their locks."""
+    """Remove this user's temporary folders whose processes are gone, as nobody holds their locks."""
     for folder in parent.glob("vla_gym-*"):
         try:
             if folder.stat().st_uid != os.getuid():

@@ -1,8 +1,8 @@
 """
-Upstream LIBERO itself, run in a process of its own: what it makes of commands that were recorded here.
+Replay recorded commands in upstream LIBERO itself, in a separate process.
 
-It is brought into an episode's initial state as OpenVLA's evaluation does: seed 0, as many resets as fixtures need to
-stand where they stand in that initial state, the state, the settle commands.
+It is brought into an episode's initial state as in OpenVLA's evaluation: seed 0, resets until the fixtures stand as in
+that initial state, the state, the settle commands.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from vla_gym.type_aliases import BoolArray, Float64Array
 
 class UpstreamReplay(NamedTuple):
     """
-    What upstream LIBERO makes of T commands.
+    States and success in upstream LIBERO during T commands.
 
     :param states: time (s), qpos, qvel: row t from before command t, the last one from after all of them,
         (T + 1, 1 + nq + nv) float64
@@ -44,9 +44,9 @@ def replay_upstream(
     task: TaskSpec, init_state: Float64Array, init_state_id: int, commands: Float64Array, assets: Path
 ) -> UpstreamReplay:
     """
-    Give upstream LIBERO commands, whatever happens.
+    Execute commands in upstream LIBERO, ignoring success and failure.
 
-    A reset of upstream takes about a second, and ``init_state_id + 1`` are made.
+    This takes ``init_state_id + 1`` resets of about a second each.
 
     :param task: the task
     :param init_state: stored initial state, not settled yet, (1 + nq + nv,)
@@ -74,7 +74,7 @@ def replay_upstream(
 
 
 def _replay(arguments: argparse.Namespace) -> int:
-    """The separate process's part: replay what lies in the folder."""
+    """Replay the commands in the folder, in the separate process."""
     control_env = import_libero(arguments.assets)(
         bddl_file_name=str(arguments.bddl), has_offscreen_renderer=False, use_camera_obs=False
     )

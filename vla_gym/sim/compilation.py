@@ -1,4 +1,4 @@
-"""Compiles the control step before its first use, and says so where that takes long."""
+"""Compile the control step ahead of its first use, and announce it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,14 @@ from numba.core import event
 
 from vla_gym.messages import announce
 from vla_gym.scenes.bundle import RobotIds
-from vla_gym.sim.control_step import Observed, control_step, make_arm_memory, make_views, read_arm, sense
+from vla_gym.sim.control_step import (
+    ObservedState,
+    control_step,
+    make_controller_state,
+    make_sim_arrays,
+    read_arm,
+    read_sensors,
+)
 from vla_gym.sim.mujoco_calls import mujoco_calls
 
 typeof: Any = numba.typeof
@@ -28,7 +35,7 @@ _ANY_SCENE = """
 
 
 class _FirstCompilation(event.Listener):  # type: ignore[misc]
-    """Announces the first function that numba compiles; what it loads from its cache causes no event."""
+    """Announce the first function that numba compiles; loading from its cache causes no event."""
 
     def __init__(self) -> None:
         self._is_announced = False
@@ -45,19 +52,20 @@ class _FirstCompilation(event.Listener):  # type: ignore[misc]
 @lru_cache(maxsize=1)
 def compile_control_step() -> None:
     """
-    Compile what :class:`vla_gym.sim.core.SimCore` calls, or load it from numba's cache; nothing is executed.
+    Compile the functions that :class:`vla_gym.sim.core.SimCore` calls, or load them from numba's cache, without running
+    them.
 
-    Compiling takes some 10 s, and is announced. A server of processes does it before it forks them; otherwise every one
-    would do it by itself at its first reset, all at once.
+    Compiling takes about 10 s. The server of worker processes does it before it forks them; otherwise all workers would
+    compile at their first reset, at the same time.
     """
     model = mujoco.MjModel.from_xml_string(_ANY_SCENE)
     # types do not depend on the scene, so any joint and any actuator will do
     first = np.zeros(1, dtype=np.int64)
     ids = RobotIds(qpos=first, qvel=first, ctrl=first, gripper_qpos=first, gripper_ctrl=first, eef_site=0, eef_body=1)
-    calls, views = typeof(mujoco_calls()), typeof(make_views(model, mujoco.MjData(model), ids))
-    arm = typeof(make_arm_memory(np.zeros(7), model.nv))
-    observed = typeof(Observed(*(np.zeros(1) for _ in Observed._fields)))
+    calls, arrays = typeof(mujoco_calls()), typeof(make_sim_arrays(model, mujoco.MjData(model), ids))
+    arm = typeof(make_controller_state(np.zeros(7), model.nv))
+    observed = typeof(ObservedState(*(np.zeros(1) for _ in ObservedState._fields)))
     with event.install_listener("numba:compile", _FirstCompilation()):
-        read_arm.compile((calls, views, arm))
-        sense.compile((views, observed))
-        control_step.compile((calls, views, arm, observed, typeof(np.zeros(7)), typeof(True)))
+        read_arm.compile((calls, arrays, arm))
+        read_sensors.compile((arrays, observed))
+        control_step.compile((calls, arrays, arm, observed, typeof(np.zeros(7)), typeof(True)))

@@ -1,11 +1,11 @@
 """
-The control step, fused: controller, gripper and 25 sub-steps of MuJoCo in one call that needs no interpreter.
+The fused control step: controller, gripper and 25 sub-steps of MuJoCo in one compiled call without the interpreter.
 
-``reference.ReferenceStepper`` is its slow readable twin, which the tests compare it with. Two sequences are offered:
+The tests compare it with its slow, readable twin ``reference.ReferenceStepper``. There are two sequences of calls:
 
-- ``exact``: upstream's own, ``mj_forward``, controller with pseudo-inverses, ``mj_step``.
-- ``fast``: ``mj_step1``, controller with Cholesky factors, ``mj_step2``. The forward pass leaves no trace in the state,
-  so this computes the same trajectory up to rounding in the controller, at half the cost.
+- ``exact`` is upstream's: ``mj_forward``, controller with pseudo-inverses, ``mj_step``.
+- ``fast``: ``mj_step1``, controller with Cholesky factors, ``mj_step2``. The forward pass has no effect on the
+  state, so the trajectory is the same up to rounding in the controller, at half the cost.
 """
 
 from __future__ import annotations
@@ -35,15 +35,39 @@ from vla_gym.tasks.registry import OBSERVED_SUBSTEP, SUBSTEPS
 from vla_gym.type_aliases import Float64Array, Int64Array
 
 MIN_PIVOT_RATIO = 1e-10
-"""Smallest ratio of Cholesky pivots; below it the arm is singular, and upstream's pseudo-inverse decides."""
+"""Smallest ratio of Cholesky pivots; below it the arm counts as singular, and upstream's pseudo-inverse is used."""
 
 
-# numba compiles np.linalg only where SciPy is there
+# numba compiles np.linalg only if SciPy is installed
 _exact_torques: Any = plain_osc_torques if importlib.util.find_spec("scipy") is None else osc_torques
 
 
-class Views(NamedTuple):
-    """Arrays of a running simulation, which MuJoCo writes to, and where the robot is in them."""
+class SimArrays(NamedTuple):
+    """
+    Arrays of a running simulation, which MuJoCo writes to, and the robot's place in them, for compiled code.
+
+    :param model: address of the ``mjModel``
+    :param data: address of its ``mjData``
+    :param qpos: joint positions (m, rad), (nq,)
+    :param qvel: joint velocities (m/s, rad/s), (nv,)
+    :param ctrl: inputs of the actuators (N m, m), (nu,)
+    :param bias: gravity, Coriolis and centrifugal forces (N, N m), (nv,)
+    :param inertia: joint-space inertia in MuJoCo's sparse layout, (nM,)
+    :param site_pos: positions of all sites (m), (nsite, 3)
+    :param site_mat: their orientations, row by row, (nsite, 9)
+    :param body_quat: orientations of all bodies (wxyz), (nbody, 4)
+    :param dof_parent: parent of each degree of freedom, -1 for none, (nv,)
+    :param dof_inertia_address: where each degree of freedom's entries begin in ``inertia``, (nv,)
+    :param arm_of_dof: number of the arm joint of each degree of freedom, -1 for others, (nv,)
+    :param arm_qpos: addresses of the arm joints in ``qpos``, (7,)
+    :param arm_qvel: addresses of the arm joints in ``qvel``, (7,)
+    :param arm_ctrl: arm actuators, (7,)
+    :param arm_ctrl_range: their lowest and highest torque (N m), (7, 2)
+    :param finger_ctrl: finger actuators, (2,)
+    :param finger_range: their lowest and highest position (m), (2, 2)
+    :param eef_site: site that is controlled
+    :param eef_body: body whose orientation is observed
+    """
 
     model: int
     data: int
@@ -68,11 +92,23 @@ class Views(NamedTuple):
     eef_body: int
 
 
-class ArmMemory(NamedTuple):
+class ControllerState(NamedTuple):
     """
-    What controller and gripper remember, and the arm as last read.
+    State of controller and gripper between sub-steps, and the arm as it was last read.
 
-    ``is_stale`` (1,) is 1 when the next sub-step shall work with the arm as it was read before.
+    :param goal_pos: goal of the end effector (m), (3,)
+    :param goal_mat: its orientation there, (3, 3)
+    :param rest: joint positions that null-space torques pull to (rad), (7,)
+    :param fingers: normalised finger targets in [-1, 1], (2,)
+    :param is_stale: 1 if the next sub-step works with the arm as it was read before, else 0, (1,)
+    :param eef_pos: position of the end effector (m), (3,)
+    :param eef_mat: its orientation, (3, 3)
+    :param joint_pos: arm joints (rad), (7,)
+    :param joint_vel: their velocities (rad/s), (7,)
+    :param eef_vel: linear (m/s) and angular (rad/s) velocity of the end effector, (6,)
+    :param jacobian: of the end effector with respect to the arm joints, translation above rotation, (6, 7)
+    :param mass: joint-space inertia of the arm (kg m^2), (7, 7)
+    :param full_jacobian: scratch space for the Jacobian with respect to all degrees of freedom, (6, nv)
     """
 
     goal_pos: Float64Array
@@ -90,12 +126,19 @@ class ArmMemory(NamedTuple):
     full_jacobian: Float64Array
 
 
-class Observed(NamedTuple):
+class ObservedState(NamedTuple):
     """
-    What the observation shows: positions of all joints as rendered, and pose and fingers as sensed.
+    What the observation shows; it is older than the simulation's state.
 
-    ``derived_qpos`` and ``derived_qvel`` are the joint state that MuJoCo's derived quantities (poses, contacts) belong
-    to: that before the last integration. With them a simulation can be restored to the bit.
+    ``derived_qpos`` and ``derived_qvel`` are the joint state before the last integration, to which MuJoCo's derived
+    quantities (poses, contacts) belong. With them a simulation can be restored to the bit.
+
+    :param qpos: joint positions as rendered (m, rad), (nq,)
+    :param sensed_qpos: joint positions as sensed, one integration later, (nq,)
+    :param eef_pos: position of the end effector (m), (3,)
+    :param eef_quat: its orientation (wxyz), (4,)
+    :param derived_qpos: joint positions of the derived quantities, (nq,)
+    :param derived_qvel: joint velocities of the derived quantities, (nv,)
     """
 
     qpos: Float64Array
@@ -106,9 +149,9 @@ class Observed(NamedTuple):
     derived_qvel: Float64Array
 
 
-def make_views(model: mujoco.MjModel, data: mujoco.MjData, ids: RobotIds) -> Views:
+def make_sim_arrays(model: mujoco.MjModel, data: mujoco.MjData, ids: RobotIds) -> SimArrays:
     """
-    Views into a simulation; they stay valid as long as it lives.
+    Collect the arrays of a simulation; they are valid as long as it exists.
 
     :param model: compiled scene
     :param data: its state
@@ -116,7 +159,7 @@ def make_views(model: mujoco.MjModel, data: mujoco.MjData, ids: RobotIds) -> Vie
     """
     arm_of_dof = np.full(model.nv, -1, dtype=np.int64)
     arm_of_dof[ids.qvel] = np.arange(len(ids.qvel))
-    return Views(
+    return SimArrays(
         model=model._address,
         data=data._address,
         qpos=data.qpos,
@@ -141,14 +184,14 @@ def make_views(model: mujoco.MjModel, data: mujoco.MjData, ids: RobotIds) -> Vie
     )
 
 
-def make_arm_memory(rest_joint_pos: Float64Array, nv: int) -> ArmMemory:
+def make_controller_state(rest_joint_pos: Float64Array, nv: int) -> ControllerState:
     """
-    Memory at the start.
+    Make the controller's state for a new simulation.
 
     :param rest_joint_pos: joint positions the null-space torques pull to (rad), (7,)
     :param nv: degrees of freedom of the scene
     """
-    return ArmMemory(
+    return ControllerState(
         goal_pos=np.zeros(3),
         goal_mat=np.eye(3),
         rest=np.array(rest_joint_pos, dtype=np.float64),
@@ -166,34 +209,34 @@ def make_arm_memory(rest_joint_pos: Float64Array, nv: int) -> ArmMemory:
 
 
 @njit(cache=True, nogil=True)
-def read_arm(calls: MujocoCalls, views: Views, arm: ArmMemory) -> None:
+def read_arm(calls: MujocoCalls, arrays: SimArrays, arm: ControllerState) -> None:
     """
     Read the arm from a simulation whose derived quantities are up to date.
 
     :param calls: MuJoCo's functions
-    :param views: the simulation
+    :param arrays: the simulation
     :param arm: written to
     """
     rows = arm.full_jacobian
     start = rows.ctypes.data
     half = 3 * rows.shape[1] * 8
-    call_jac_site(calls.jac_site, views.model, views.data, start, start + half, views.eef_site)
-    arm.eef_pos[:] = views.site_pos[views.eef_site]
-    arm.eef_mat[:] = views.site_mat[views.eef_site].reshape(3, 3)
+    call_jac_site(calls.jac_site, arrays.model, arrays.data, start, start + half, arrays.eef_site)
+    arm.eef_pos[:] = arrays.site_pos[arrays.eef_site]
+    arm.eef_mat[:] = arrays.site_mat[arrays.eef_site].reshape(3, 3)
     for i in range(7):
-        dof = views.arm_qvel[i]
-        arm.joint_pos[i] = views.qpos[views.arm_qpos[i]]
-        arm.joint_vel[i] = views.qvel[dof]
+        dof = arrays.arm_qvel[i]
+        arm.joint_pos[i] = arrays.qpos[arrays.arm_qpos[i]]
+        arm.joint_vel[i] = arrays.qvel[dof]
         arm.jacobian[:, i] = rows[:, dof]
-        # inertia is stored along the chain of parents of each degree of freedom
-        address = views.dof_inertia_address[dof]
+        # each row of the sparse inertia matrix lists a degree of freedom, then its parents up to the root
+        address = arrays.dof_inertia_address[dof]
         other = dof
         while other >= 0:
-            j = views.arm_of_dof[other]
+            j = arrays.arm_of_dof[other]
             if j >= 0:
-                arm.mass[i, j] = arm.mass[j, i] = views.inertia[address]
+                arm.mass[i, j] = arm.mass[j, i] = arrays.inertia[address]
             address += 1
-            other = views.dof_parent[other]
+            other = arrays.dof_parent[other]
     for k in range(6):
         # no other joint moves the end effector
         total = 0.0
@@ -204,14 +247,19 @@ def read_arm(calls: MujocoCalls, views: Views, arm: ArmMemory) -> None:
 
 @njit(cache=True, nogil=True)
 def control_step(
-    calls: MujocoCalls, views: Views, arm: ArmMemory, observed: Observed, command: Float64Array, exact: bool
+    calls: MujocoCalls,
+    arrays: SimArrays,
+    arm: ControllerState,
+    observed: ObservedState,
+    command: Float64Array,
+    exact: bool,
 ) -> None:
     """
     Execute one command for 1/20 s.
 
     :param calls: MuJoCo's functions
-    :param views: the simulation
-    :param arm: memory of controller and gripper, updated
+    :param arrays: the simulation
+    :param arm: state of controller and gripper, updated
     :param observed: written at the sub-step at which upstream samples its observations
     :param command: in [-1, 1], (7,)
     :param exact: upstream's sequence of calls instead of the fast one
@@ -219,15 +267,15 @@ def control_step(
     torques = np.empty(7)
     bias = np.empty(7)
     for substep in range(SUBSTEPS):
-        call_model_data(calls.forward if exact else calls.step1, views.model, views.data)
+        call_model_data(calls.forward if exact else calls.step1, arrays.model, arrays.data)
         if arm.is_stale[0]:
             arm.is_stale[0] = 0
         else:
-            read_arm(calls, views, arm)
+            read_arm(calls, arrays, arm)
         if substep == 0:
             set_goal(arm, command)
         for i in range(7):
-            bias[i] = views.bias[views.arm_qvel[i]]
+            bias[i] = arrays.bias[arrays.arm_qvel[i]]
         if exact or not _fast_torques(arm, bias, torques):
             torques[:] = _exact_torques(
                 arm.goal_pos,
@@ -242,38 +290,38 @@ def control_step(
                 bias,
             )
         for i in range(7):
-            low, high = views.arm_ctrl_range[i, 0], views.arm_ctrl_range[i, 1]
-            views.ctrl[views.arm_ctrl[i]] = min(max(torques[i], low), high)
-        _move_fingers(views, arm, command[6])
+            low, high = arrays.arm_ctrl_range[i, 0], arrays.arm_ctrl_range[i, 1]
+            arrays.ctrl[arrays.arm_ctrl[i]] = min(max(torques[i], low), high)
+        _move_fingers(arrays, arm, command[6])
         if substep == OBSERVED_SUBSTEP:
-            observed.qpos[:] = views.qpos
+            observed.qpos[:] = arrays.qpos
         if substep == SUBSTEPS - 1:
-            observed.derived_qpos[:] = views.qpos
-            observed.derived_qvel[:] = views.qvel
-        call_model_data(calls.step if exact else calls.step2, views.model, views.data)
+            observed.derived_qpos[:] = arrays.qpos
+            observed.derived_qvel[:] = arrays.qvel
+        call_model_data(calls.step if exact else calls.step2, arrays.model, arrays.data)
         if substep == OBSERVED_SUBSTEP:
-            sense(views, observed)
+            read_sensors(arrays, observed)
 
 
 @njit(cache=True, nogil=True)
-def sense(views: Views, observed: Observed) -> None:
+def read_sensors(arrays: SimArrays, observed: ObservedState) -> None:
     """
-    Note what the sensors say now.
+    Read the sensors as they are now.
 
-    :param views: the simulation
+    :param arrays: the simulation
     :param observed: written to
     """
-    observed.sensed_qpos[:] = views.qpos
-    observed.eef_pos[:] = views.site_pos[views.eef_site]
-    observed.eef_quat[:] = views.body_quat[views.eef_body]
+    observed.sensed_qpos[:] = arrays.qpos
+    observed.eef_pos[:] = arrays.site_pos[arrays.eef_site]
+    observed.eef_quat[:] = arrays.body_quat[arrays.eef_body]
 
 
 @njit(cache=True, nogil=True)
-def set_goal(arm: ArmMemory, command: Float64Array) -> None:
+def set_goal(arm: ControllerState, command: Float64Array) -> None:
     """
     Set the goal relative to the pose as last read.
 
-    :param arm: memory of the controller, updated
+    :param arm: state of the controller, updated
     :param command: in [-1, 1] (clipped), (7,)
     """
     rotation = np.empty(3)
@@ -291,13 +339,13 @@ def set_goal(arm: ArmMemory, command: Float64Array) -> None:
 
 @njit(cache=True, nogil=True)
 def _rotation_matrix(axis_angle: Float64Array) -> Float64Array:
-    """As ``controller.rotation_matrix``, with its roundings to single precision."""
+    """Same as ``controller.rotation_matrix``, including its rounding to single precision."""
     angle = math.sqrt(axis_angle[0] ** 2 + axis_angle[1] ** 2 + axis_angle[2] ** 2)
     q = np.empty(4, dtype=np.float32)
     q[0] = np.float32(math.cos(angle / 2.0))
     for k in range(3):
         q[1 + k] = np.float32(axis_angle[k] / angle * math.sin(angle / 2.0))
-    # single precision products, summed in double precision: what the original's call of BLAS does
+    # single-precision products summed in double precision, as BLAS does in the original
     norm = 0.0
     for k in range(4):
         norm += float(q[k] * q[k])
@@ -319,21 +367,21 @@ def _rotation_matrix(axis_angle: Float64Array) -> Float64Array:
 
 
 @njit(cache=True, nogil=True)
-def _move_fingers(views: Views, arm: ArmMemory, command: float) -> None:
+def _move_fingers(arrays: SimArrays, arm: ControllerState, command: float) -> None:
     direction = np.sign(command) * GRIPPER_SPEED
     for i in range(2):
         moved = arm.fingers[i] - direction if i == 0 else arm.fingers[i] + direction
         arm.fingers[i] = min(max(moved, -1.0), 1.0)
-        low, high = views.finger_range[i, 0], views.finger_range[i, 1]
-        views.ctrl[views.finger_ctrl[i]] = 0.5 * (low + high) + 0.5 * (high - low) * arm.fingers[i]
+        low, high = arrays.finger_range[i, 0], arrays.finger_range[i, 1]
+        arrays.ctrl[arrays.finger_ctrl[i]] = 0.5 * (low + high) + 0.5 * (high - low) * arm.fingers[i]
 
 
 @njit(cache=True, nogil=True)
-def _fast_torques(arm: ArmMemory, bias: Float64Array, torques: Float64Array) -> bool:
+def _fast_torques(arm: ControllerState, bias: Float64Array, torques: Float64Array) -> bool:
     """
-    The torques of ``controller.osc_torques`` from Cholesky factors, or ``False`` near a singularity.
+    Compute the torques of ``controller.osc_torques`` with Cholesky factors; ``False`` near a singularity.
 
-    With M the inertia, J the Jacobian, A = J M^-1 J' and u the posture acceleration, they are
+    With inertia M, Jacobian J, A = J M^-1 J' and posture acceleration u, they are
     J' [A_pos^-1 f; A_ori^-1 t] - J' A^-1 J u + M u + bias.
     """
     a = np.empty((6, 6))
@@ -365,7 +413,7 @@ def _fast_torques(arm: ArmMemory, bias: Float64Array, torques: Float64Array) -> 
 
 
 @njit(cache=True, nogil=True)
-def _inverse_task_inertia(arm: ArmMemory, a: Float64Array) -> bool:
+def _inverse_task_inertia(arm: ControllerState, a: Float64Array) -> bool:
     """Write J M^-1 J' to ``a``, (6, 6); ``False`` if M is near singular."""
     factor = arm.mass.copy()
     if not _cholesky(factor):
@@ -388,7 +436,7 @@ def _inverse_task_inertia(arm: ArmMemory, a: Float64Array) -> bool:
 
 
 @njit(cache=True, nogil=True)
-def _pose_errors(arm: ArmMemory, force: Float64Array, torque: Float64Array) -> None:
+def _pose_errors(arm: ControllerState, force: Float64Array, torque: Float64Array) -> None:
     """Write the accelerations (m/s^2, rad/s^2) that pull the end effector to its goal."""
     for i in range(3):
         force[i] = KP * (arm.goal_pos[i] - arm.eef_pos[i]) - KD * arm.eef_vel[i]

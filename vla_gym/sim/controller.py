@@ -1,11 +1,11 @@
 """
-robosuite's OSC_POSE controller and Panda gripper, without robosuite: its equations and constants.
+Equations and constants of robosuite's OSC_POSE controller and Panda gripper, without robosuite.
 
 Operational-space control after Khatib (1987), as configured by LIBERO: position and orientation decoupled, gains
 kp = 150 at critical damping, commands of at most 5 cm and 0.5 rad relative to the current pose, null-space torques that
 pull the arm to its initial joint positions. Reference: robosuite 1.4.0, ``controllers/osc.py``.
 
-Two habits of the original are kept because trajectories depend on them:
+Two quirks of the original are kept because trajectories depend on them:
 
 - A rotation command of exactly zero keeps the old goal orientation; any other re-anchors it to the current one.
 - The rotation matrix of a command is computed in single precision.
@@ -34,7 +34,7 @@ GRIPPER_SPEED = 0.01
 
 def rotation_matrix(axis_angle: Float64Array) -> Float64Array:
     """
-    Rotation matrix of an axis-angle vector, rounded to single precision as the original does.
+    Compute the rotation matrix of an axis-angle vector, rounded to single precision as in the original.
 
     :param axis_angle: rotation vector (rad), (3,)
     :return: (3, 3) float64 holding float32 values
@@ -71,7 +71,7 @@ def osc_torques(
     bias: Float64Array,
 ) -> Float64Array:
     """
-    Torques of decoupled operational-space control; plain NumPy, which numba compiles (``.py_func`` is the original).
+    Compute torques of decoupled operational-space control, in plain NumPy compiled by numba (original: ``.py_func``).
 
     :param goal_pos: goal position (m), (3,)
     :param goal_mat: goal orientation, (3, 3)

@@ -1,9 +1,9 @@
 """
-``SimCore``: one MuJoCo simulation of one scene, stepped command by command as LIBERO steps it.
+``SimCore``: a MuJoCo simulation of one scene, stepped by commands exactly as in LIBERO.
 
-Positions in ``data`` lag the joint state by one sub-step after a control step, because MuJoCo computes them before it
-integrates; goals are evaluated in that state, as upstream does. Upstream samples observations after the 24th sub-step
-(its timer counts the two forced samples at reset); what they show is kept in ``observed``.
+After a control step the positions in ``data`` lag the joint state by one sub-step, because MuJoCo computes them before
+it integrates; goals are evaluated in that state, as upstream does. Upstream samples observations after the 24th
+sub-step (its timer counts the two forced samples at reset); :class:`ObservedState` keeps that sample.
 """
 
 from __future__ import annotations
@@ -15,21 +15,29 @@ from typing import Any, NamedTuple
 import mujoco
 import numpy as np
 
+from vla_gym.appearance import Appearance
 from vla_gym.errors import SnapshotError, UnknownNameError
 from vla_gym.scenes.bundle import RobotIds, SceneBundle
 from vla_gym.sim.compilation import compile_control_step
-from vla_gym.sim.control_step import Observed, control_step, make_arm_memory, make_views, read_arm, sense
+from vla_gym.sim.control_step import (
+    ObservedState,
+    control_step,
+    make_controller_state,
+    make_sim_arrays,
+    read_arm,
+    read_sensors,
+)
 from vla_gym.sim.mujoco_calls import mujoco_calls
 from vla_gym.tasks.goals import Goal
 from vla_gym.type_aliases import Float32Array, Float64Array
 
 PHYSICS = ("exact", "fast")
-"""``exact`` makes upstream's calls in upstream's order, ``fast`` the fewest that give the same trajectory."""
+"""``exact`` makes upstream's calls in upstream's order, ``fast`` only those that the trajectory depends on."""
 _DIVERGENCE = [
     int(kind)
     for kind in (mujoco.mjtWarning.mjWARN_BADQPOS, mujoco.mjtWarning.mjWARN_BADQVEL, mujoco.mjtWarning.mjWARN_BADQACC)
 ]
-# newer releases of 3.3 leave writing the matrix to mj_makeM
+# in newer releases of 3.3 mj_makeM writes the inertia matrix
 _make_inertia = getattr(mujoco, "mj_makeM", mujoco.mj_crb)
 _SNAPSHOT = int(mujoco.mjtState.mjSTATE_INTEGRATION)
 _ENTRIES = {
@@ -39,34 +47,38 @@ _ENTRIES = {
     7: ("/x", "/y", "/z", "/qw", "/qx", "/qy", "/qz"),
     6: ("/vx", "/vy", "/vz", "/wx", "/wy", "/wz"),
 }
-"""Endings of the names of a joint's entries, by their number."""
+"""Number of a joint's entries -> endings of their names."""
 _HIDDEN_ALPHA, _SHOWN_ALPHA = -1.0, 2.0  # the two values between which LIBERO toggles a burner's site
 
 
 @dataclass(frozen=True)
-class View:
+class SceneView:
     """
-    What a camera would see of a simulation.
+    State of a simulation that a camera can see.
 
     :param qpos: joint positions, (nq,)
     :param body_pos: positions of all bodies in their parents (m), (nbody, 3); fixtures are moved by these
     :param body_quat: orientations (wxyz), (nbody, 4)
     :param site_rgba: colours of all sites, (nsite, 4)
+    :param appearance: overrides of the scene's appearance; None: none
     """
 
     qpos: Float64Array
     body_pos: Float64Array
     body_quat: Float64Array
     site_rgba: Float64Array
+    appearance: Appearance | None = None
 
-    def copy(self) -> View:
-        """The same view, which the simulation does not change any more."""
-        return View(self.qpos.copy(), self.body_pos.copy(), self.body_quat.copy(), self.site_rgba.copy())
+    def copy(self) -> SceneView:
+        """Copy the arrays, so that the simulation does not change them any more."""
+        return SceneView(
+            self.qpos.copy(), self.body_pos.copy(), self.body_quat.copy(), self.site_rgba.copy(), self.appearance
+        )
 
 
-class Sensed(NamedTuple):
+class RobotState(NamedTuple):
     """
-    The robot's own state in an observation.
+    State of the robot in an observation.
 
     :param eef_pos: end-effector position (m), (3,) float64
     :param eef_quat: its orientation (wxyz), (4,) float64
@@ -84,7 +96,7 @@ class Sensed(NamedTuple):
 
 class SimCore:
     """
-    The simulation of one scene; the task on it can be changed without reloading the model.
+    Simulate one scene, on which the task can change without reloading the model.
 
     :param bundle: the first task
     :param physics: ``exact`` or ``fast``
@@ -100,12 +112,14 @@ class SimCore:
         self.data = mujoco.MjData(self.model)
         self.robot = RobotIds.from_names(self.model, bundle.robot)
         self._calls = mujoco_calls()
-        self.views = make_views(self.model, self.data, self.robot)
-        self.arm = make_arm_memory(np.array(bundle.robot["init_qpos"]), self.model.nv)
+        self.arrays = make_sim_arrays(self.model, self.data, self.robot)
+        self.arm = make_controller_state(np.array(bundle.robot["init_qpos"]), self.model.nv)
         nq, nv = self.model.nq, self.model.nv
-        self._observed = Observed(*(np.zeros(size) for size in (nq, nq, 3, 4, nq, nv)))
+        self._observed = ObservedState(*(np.zeros(size) for size in (nq, nq, 3, 4, nq, nv)))
         self._warnings = self.data.warning
         self._has_failed = False
+        self.appearance: Appearance | None = None
+        """Overrides that views carry to the renderer; nothing else reads them."""
         self.bundle = bundle
         self.set_task(bundle)
 
@@ -127,15 +141,15 @@ class SimCore:
 
     @property
     def state_size(self) -> int:
-        """1 + nq + nv."""
+        """Length of a state: 1 + nq + nv."""
         return int(1 + self.model.nq + self.model.nv)
 
     def reset(self, state: Float64Array, fixture_pos: Float64Array, fixture_quat: Float64Array) -> None:
         """
         Start an episode as upstream's ``reset`` followed by ``set_init_state`` does.
 
-        Upstream's controller does not notice the new state until its second sub-step: the first one still works with
-        the arm in its rest pose. That shifts the first commands by some 0.004 rad, and is reproduced here.
+        Upstream's controller does not see the new state before its second sub-step; in the first it still takes the arm
+        to be in its rest pose. This shifts the first commands by about 0.004 rad, and is reproduced here.
 
         :param state: initial state, (1 + nq + nv,)
         :param fixture_pos: positions of the fixtures (m), (F, 3)
@@ -146,7 +160,7 @@ class SimCore:
         self.model.body_pos[self._fixtures] = fixture_pos
         self.model.body_quat[self._fixtures] = fixture_quat
         self.data.qpos[self.robot.qpos] = self.arm.rest
-        # what the controller reads; a whole forward pass would also collide objects that all lie at the origin
+        # compute only what the controller reads; a full forward pass would also collide the objects, all at the origin
         mujoco.mj_kinematics(self.model, self.data)
         mujoco.mj_comPos(self.model, self.data)
         _make_inertia(self.model, self.data)
@@ -168,12 +182,12 @@ class SimCore:
         return ("time", *positions, *velocities)
 
     def get_state(self) -> Float64Array:
-        """Time (s), qpos, qvel, (1 + nq + nv,) float64."""
+        """Return time (s), qpos, qvel, (1 + nq + nv,) float64."""
         return np.concatenate(([self.data.time], self.data.qpos, self.data.qvel))
 
     def set_state(self, state: Float64Array) -> None:
         """
-        Go to a state within an episode; the controller's goal becomes the pose there, the gripper's target is kept.
+        Set the state within an episode; its pose becomes the controller's goal, and the gripper keeps its target.
 
         :param state: as returned by ``get_state``
         """
@@ -182,8 +196,10 @@ class SimCore:
 
     def snapshot(self) -> dict[str, Float64Array]:
         """
-        Everything that the rest of the episode depends on: MuJoCo's state with its warm start, controller, gripper,
-        fixtures, burners, and what the current observation shows. :meth:`restore` takes it.
+        Take a snapshot of all that the rest of the episode depends on, for :meth:`restore`.
+
+        It contains MuJoCo's state with its warm start, controller, gripper, fixtures, burners and the current
+        observation.
 
         :return: arrays by name, copies
         """
@@ -201,7 +217,7 @@ class SimCore:
 
     def restore(self, snapshot: Mapping[str, Any]) -> None:
         """
-        Go back to a moment of an episode, to the bit.
+        Restore a snapshot, to the bit.
 
         :param snapshot: of a simulation with the same scene, task and physics
         :raises SnapshotError: if an array is missing, has another shape, or is not finite; nothing is changed
@@ -212,7 +228,7 @@ class SimCore:
             if given.dtype.kind not in "fi" or given.shape != array.shape or not np.isfinite(given).all():
                 raise SnapshotError(
                     f"{name!r} of the snapshot is {given.dtype} of shape {given.shape}; expected finite numbers of "
-                    f"shape {array.shape}. It was made by another scene, or by another version."
+                    f"shape {array.shape}. It comes from another scene or another version."
                 )
         arrays = {name: np.asarray(snapshot[name]) for name in expected}
         for group, target in (("arm", self.arm), ("observed", self._observed)):
@@ -224,17 +240,17 @@ class SimCore:
         self._observed_alpha = arrays["observed_alpha"].astype(np.float64)
         self._has_failed = False
         mujoco.mj_resetData(self.model, self.data)
-        # derived quantities lag the joint state by one sub-step: compute them where they were computed
+        # derived quantities lag the joint state by one sub-step: compute them from the state they belong to
         mujoco.mj_setState(self.model, self.data, arrays["state"], _SNAPSHOT)
         self.data.qpos[:] = self._observed.derived_qpos
         self.data.qvel[:] = self._observed.derived_qvel
         mujoco.mj_forward(self.model, self.data)
-        # which also puts back the warm start that mj_forward has written
+        # also restores the warm start, which mj_forward has overwritten
         mujoco.mj_setState(self.model, self.data, arrays["state"], _SNAPSHOT)
 
     def _hold_pose(self) -> None:
         """Make the current pose the controller's goal."""
-        read_arm(self._calls, self.views, self.arm)
+        read_arm(self._calls, self.arrays, self.arm)
         self.arm.goal_pos[:] = self.arm.eef_pos
         self.arm.goal_mat[:] = self.arm.eef_mat
         self.arm.is_stale[0] = 0
@@ -248,7 +264,7 @@ class SimCore:
         self._update_heat_sites()
         self._observed.qpos[:] = self._observed.derived_qpos[:] = self.data.qpos
         self._observed.derived_qvel[:] = self.data.qvel
-        sense(self.views, self._observed)
+        read_sensors(self.arrays, self._observed)
         self._observed_alpha = self._heat_alpha()
 
     def step(self, command: Float64Array) -> None:
@@ -259,25 +275,25 @@ class SimCore:
         """
         self._observed_alpha = self._heat_alpha()
         try:
-            control_step(self._calls, self.views, self.arm, self._observed, command, self._exact)
+            control_step(self._calls, self.arrays, self.arm, self._observed, command, self._exact)
         except np.linalg.LinAlgError:  # the controller's matrices overflow before MuJoCo looks at the state
             self._has_failed = True
         self._update_heat_sites()
 
     def is_success(self) -> bool:
-        """Whether the goal holds in the current state."""
+        """Tell whether the goal holds in the current state."""
         return self.goal.is_satisfied(self.data)
 
     def is_stable(self) -> bool:
-        """Whether the state is finite and neither controller nor MuJoCo has failed since the last reset."""
+        """Tell whether the state is finite and neither controller nor MuJoCo has failed since the last reset."""
         if self._has_failed or not (np.isfinite(self.data.qpos).all() and np.isfinite(self.data.qvel).all()):
             return False
         return not self._warnings.number[_DIVERGENCE].any()
 
-    def sensed(self) -> Sensed:
-        """The robot as the current observation shows it, in double precision."""
+    def robot_state(self) -> RobotState:
+        """Return the robot's state in the current observation, in double precision."""
         observed = self._observed
-        return Sensed(
+        return RobotState(
             eef_pos=observed.eef_pos.copy(),
             eef_quat=observed.eef_quat.copy(),
             eef_axis_angle=axis_angle(observed.eef_quat),
@@ -286,15 +302,15 @@ class SimCore:
         )
 
     def proprio(self) -> Float32Array:
-        """End-effector position (m), axis-angle orientation (rad), two finger positions (m), (8,) float32."""
-        sensed = self.sensed()
-        return np.concatenate((sensed.eef_pos, sensed.eef_axis_angle, sensed.fingers)).astype(np.float32)
+        """Return end-effector position (m), axis-angle orientation (rad) and two finger positions (m), (8,) float32."""
+        robot = self.robot_state()
+        return np.concatenate((robot.eef_pos, robot.eef_axis_angle, robot.fingers)).astype(np.float32)
 
-    def view(self) -> View:
-        """What a camera shows in the current observation."""
+    def view(self) -> SceneView:
+        """Return what cameras see in the current observation."""
         rgba = self.model.site_rgba.copy()
         rgba[self._heat_sites, 3] = self._observed_alpha
-        return View(self._observed.qpos, self.model.body_pos, self.model.body_quat, rgba)
+        return SceneView(self._observed.qpos, self.model.body_pos, self.model.body_quat, rgba, self.appearance)
 
     def _heat_alpha(self) -> Float64Array:
         return np.asarray(self.model.site_rgba[self._heat_sites, 3], dtype=np.float64)
@@ -307,7 +323,7 @@ class SimCore:
 
 def axis_angle(quat: Float64Array) -> Float64Array:
     """
-    Rotation vector of a quaternion, with robosuite's convention (angle in [0, 2 pi], no sign flip).
+    Convert a quaternion to a rotation vector, in robosuite's convention (angle in [0, 2 pi], no sign flip).
 
     :param quat: (w, x, y, z), (4,)
     :return: (3,) rad

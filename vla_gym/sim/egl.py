@@ -1,4 +1,4 @@
-"""EGL devices of this machine, asked of the driver library without creating displays or contexts."""
+"""List EGL devices through the driver library, without creating displays or contexts."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from typing import Any
 _EGL_EXTENSIONS = 0x3055
 _EGL_CUDA_DEVICE_NV = 0x323A
 _SOFTWARE = b"EGL_MESA_device_software"
-# mujoco asks for no more than these
+# mujoco considers no more than these
 _MAX_DEVICES = 10
 
 
 def egl_device_count() -> int:
-    """Number of EGL devices, software renderers included; 0 where there is no EGL."""
+    """Count EGL devices, software renderers included; 0 if there is no EGL."""
     return len(_query_devices()[1])
 
 
 def egl_device_ids() -> list[int]:
     """
-    Devices to spread rendering over, as ``MUJOCO_EGL_DEVICE_ID`` counts them.
+    List the devices to spread rendering over, as ``MUJOCO_EGL_DEVICE_ID`` counts them.
 
-    Graphics cards if there are any, else the software renderers; of several cards, those in ``CUDA_VISIBLE_DEVICES``
-    (matched by the number that the driver gives them in CUDA).
+    These are the graphics cards, or the software renderers if there are none. Of several cards, those in
+    ``CUDA_VISIBLE_DEVICES`` count (matched by their CUDA numbers, which the driver knows).
 
-    :return: device numbers, empty where there is no EGL
+    :return: device numbers, empty if there is no EGL
     """
     get, devices = _query_devices()
     if not devices:
@@ -44,9 +44,9 @@ def egl_device_ids() -> list[int]:
 
 def choose_egl_device(index: int) -> None:
     """
-    Let this process render on EGL device ``index`` modulo their number; to be called before anything is rendered.
+    Let this process render on EGL device ``index`` modulo their number; call it before the first image.
 
-    A ``MUJOCO_EGL_DEVICE_ID`` that is already set, and a machine with a single device, are left as they are.
+    It has no effect if ``MUJOCO_EGL_DEVICE_ID`` is already set or there is a single device.
 
     :param index: number of the environment that runs here
     """
@@ -58,7 +58,7 @@ def choose_egl_device(index: int) -> None:
 
 
 def _query_devices() -> tuple[Any, list[ctypes.c_void_p]]:
-    """The library's function look-up and its devices."""
+    """Return the library's function look-up and its devices."""
     try:
         get = ctypes.CDLL("libEGL.so.1").eglGetProcAddress
     except (OSError, AttributeError):
@@ -87,7 +87,7 @@ def _cuda_number(get: Any, device: ctypes.c_void_p) -> int | None:
 
 
 def _visible_cuda_devices() -> set[int] | None:
-    """Numbers in ``CUDA_VISIBLE_DEVICES``; None if it is unset, or names devices in another way."""
+    """Return the numbers in ``CUDA_VISIBLE_DEVICES``; None if it is unset, or names devices otherwise."""
     try:
         return {int(part) for part in os.environ["CUDA_VISIBLE_DEVICES"].split(",")}
     except (KeyError, ValueError):

@@ -1,11 +1,11 @@
 """
-The one thread of this process that calls OpenGL; the others have it work for them and wait.
+The only thread of this process that calls OpenGL; other threads submit calls to it and wait.
 
-Software drivers are not safe to use from several threads at once, whatever their contexts, and a context belongs to the
-thread where it is current. With a single thread environments may be reset, stepped and closed in any thread.
+Software drivers crash when several threads use them at once, even with a context each, and a context belongs to the
+thread where it is current. With a single OpenGL thread, environments may be reset, stepped and closed in any thread.
 
-OpenGL does not survive a fork: the driver's threads exist in the parent alone, and a child that draws would wait for
-them for ever. A child is told so instead.
+OpenGL does not survive a fork: the driver's threads exist in the parent only, and a child that draws would wait for
+them forever. A child gets an error instead.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Result = TypeVar("Result")
 
 
 class _Job:
-    """A call, and what came of it."""
+    """A call and its result."""
 
     def __init__(self, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
         self._function, self._args = function, args
@@ -41,7 +41,7 @@ class _Job:
     def wait(self) -> Any:
         self._is_done.acquire()
         if self._error is not None:
-            # without the local name the traceback would keep this frame and itself alive
+            # a local variable would form a cycle: the error's traceback refers to this frame
             error, self._error = self._error, None
             try:
                 raise error
@@ -51,7 +51,7 @@ class _Job:
 
 
 class GLThread:
-    """A thread that starts with the first call and ends with ``stop``."""
+    """Run functions in a thread that starts with the first call and ends with ``stop``."""
 
     def __init__(self) -> None:
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
@@ -62,7 +62,7 @@ class GLThread:
 
     @property
     def is_usable(self) -> bool:
-        """Whether calls are still carried out: not after ``stop``, nor in a process forked from one that has drawn."""
+        """Whether calls are accepted: not after ``stop``, nor in a process forked from one that has rendered."""
         return not self._is_stopped and not self._is_forked
 
     def call(self, function: Callable[..., Result], *args: Any) -> Result:
@@ -72,12 +72,12 @@ class GLThread:
         :param function: what to run
         :param args: its arguments
         :return: its result
-        :raises RenderingError: after ``stop``, and in a process that was forked from one that has drawn
+        :raises RenderingError: after ``stop``, and in a process forked from one that has rendered
         """
         if self._is_forked:
             raise RenderingError(
                 f"This process ({os.getpid()}) was forked from one that has rendered images, and OpenGL does not "
-                "survive a fork. Start the workers before the first image is rendered, or start them otherwise: "
+                "survive a fork. Start the workers before the first image is rendered, or without fork:  "
                 "vla_gym.make_vec(..., backend='process'), vector_kwargs={'context': 'forkserver'} for "
                 "gymnasium.make_vec, start_method='forkserver' for SubprocVecEnv, multiprocessing_context='forkserver' "
                 "for a DataLoader."
@@ -118,6 +118,6 @@ class GLThread:
         :return: whether it had
         """
         self._is_forked = self._is_forked or self._thread is not None
-        # another thread of the parent may have held it
+        # another thread of the parent may have held the lock
         self._start_lock = threading.Lock()
         return self._is_forked

@@ -1,8 +1,8 @@
 """
 MuJoCo's C functions for compiled code.
 
-numba can call a function whose address it is given, without the interpreter and its lock. Addresses are passed at run
-time rather than compiled in, so that the compiled code can be cached on disk.
+numba calls them by address, without the interpreter and its lock. Addresses are passed at run time rather than compiled
+in, so that the compiled code can be cached on disk.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class MujocoCalls(NamedTuple):
 @lru_cache(maxsize=1)
 def mujoco_calls() -> MujocoCalls:
     """
-    Addresses in the library that the ``mujoco`` package itself has loaded.
+    Look up addresses in the library that the ``mujoco`` package has loaded.
 
     :raises OSError: if the library is not in the package's folder
     """

@@ -1,4 +1,4 @@
-"""Which off-screen OpenGL back end a process uses, and contexts of it whose failures name their remedy."""
+"""Choose an off-screen OpenGL back end and create contexts, with errors that name the remedy."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def gl_backend() -> str:
         if platform in BACKENDS:
             choice, reason = platform, f"PYOPENGL_PLATFORM={platform} asks for it"
         else:
-            # PyOpenGL commits to a platform at its first import, so the choice is made before
+            # PyOpenGL commits to a platform at its first import, so choose before that
             choice = "egl" if ctypes.util.find_library("EGL") else "osmesa"
             reason = "there is no EGL either"
     if platform and platform != choice:
@@ -71,7 +71,7 @@ def make_context(width: int, height: int) -> Any:
     except Exception as error:  # PyOpenGL raises what it likes when a library is missing or unusable
         raise RenderingError(f"The OpenGL back end {choice!r} cannot be loaded ({error}). {_INSTALL}") from error
 
-    # GLContext.__del__ reads these, and would fail again for a context that was never made
+    # GLContext.__del__ reads these, and would raise again for a context that was never created
     context_class = type("Context", (GLContext,), {"_context": None, "_buffer": None})
     try:
         return context_class(width, height)
@@ -95,19 +95,19 @@ def _check_egl_device() -> None:
 
 
 def _check_loaded_platform(choice: str) -> None:
-    """PyOpenGL that was imported for another platform would call into another library."""
+    """Refuse a PyOpenGL that was imported for another platform: it would call another library."""
     module = sys.modules.get("OpenGL.platform")
     loaded = type(module.PLATFORM).__name__.removesuffix("Platform").lower() if module else choice  # type: ignore[attr-defined]
     if loaded != choice:
         raise RenderingError(
-            f"PyOpenGL was imported before with platform {loaded!r}; images are rendered with {choice!r}. Set "
+            f"PyOpenGL was imported with platform {loaded!r}; images are rendered with {choice!r}. Set "
             f"PYOPENGL_PLATFORM={choice} before the program imports OpenGL."
         )
 
 
 def share_out_rendering(index: int, n_processes: int) -> None:
     """
-    Share graphics cards and cores out among processes that render; each calls this before it renders.
+    Share graphics cards and cores among rendering processes; call it in each before its first image.
 
     :param index: number of this process
     :param n_processes: how many there are
@@ -115,5 +115,5 @@ def share_out_rendering(index: int, n_processes: int) -> None:
     choose_egl_device(index)
     # a software renderer starts as many threads as there are cores
     share = available_cpus() // n_processes
-    # 0 makes Mesa's llvmpipe draw in the thread that asks, which with one core per process is faster than one thread
+    # 0: Mesa's llvmpipe draws in the calling thread, which is faster than one extra thread on a single core
     os.environ.setdefault("LP_NUM_THREADS", str(share if share > 1 else 0))

@@ -1,7 +1,7 @@
 """
-The controller's torques without LAPACK and BLAS, which numba takes from SciPy: what runs where SciPy is not installed.
+The controller's torques without LAPACK and BLAS, for machines without SciPy, from which numba takes these.
 
-``controller.osc_torques`` is the readable twin, and what runs where SciPy is there. The two differ by rounding.
+``controller.osc_torques`` is the readable twin, used if SciPy is installed. The two differ by rounding.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def plain_osc_torques(
     joint_vel: Float64Array,
     bias: Float64Array,
 ) -> Float64Array:
-    """Torques (N m), (7,); parameters as of ``controller.osc_torques``."""
+    """Compute torques (N m), (7,); same parameters as ``controller.osc_torques``."""
     force, torque = np.empty(3), np.empty(3)
     for k in range(3):
         force[k] = KP * (goal_pos[k] - eef_pos[k]) - KD * eef_vel[k]
@@ -55,7 +55,7 @@ def plain_osc_torques(
 
 @njit(cache=True, nogil=True)
 def product(a: Float64Array, b: Float64Array) -> Float64Array:
-    """Matrix product, (n, m) by (m, k)."""
+    """Multiply two matrices, (n, m) by (m, k)."""
     result = np.zeros((a.shape[0], b.shape[1]))
     for i in range(a.shape[0]):
         for k in range(a.shape[1]):
@@ -67,7 +67,7 @@ def product(a: Float64Array, b: Float64Array) -> Float64Array:
 @njit(cache=True, nogil=True)
 def pseudo_inverse(matrix: Float64Array) -> Float64Array:
     """
-    Pseudo-inverse of a symmetric matrix, from its eigenvalues.
+    Compute the pseudo-inverse of a symmetric matrix from its eigenvalues.
 
     Reference: cyclic Jacobi rotations (Golub and Van Loan, Matrix Computations, 8.5).
 
@@ -102,7 +102,7 @@ def pseudo_inverse(matrix: Float64Array) -> Float64Array:
 
 @njit(cache=True, nogil=True)
 def _rotate(a: Float64Array, vectors: Float64Array, i: int, j: int) -> None:
-    """One Jacobi rotation, which makes ``a[i, j]`` zero."""
+    """Apply a Jacobi rotation that makes ``a[i, j]`` zero."""
     n = a.shape[0]
     theta = 0.5 * (a[j, j] - a[i, i]) / a[i, j]
     t = math.copysign(1.0, theta) / (abs(theta) + math.sqrt(theta * theta + 1.0))

@@ -1,10 +1,10 @@
 """
-A drop test that tells whether contacts behave as they did when LIBERO's results were made.
+A drop test that tells whether contacts behave as they did when LIBERO's results were produced.
 
-In task 5 of LIBERO-Spatial every stored state lets a bowl fall from 11 cm onto the centre of a ramekin. Where it comes
-to rest depends on how MuJoCo treats contacts between boxes: on LIBERO's assets it leans on the ramekin's rim up to
-MuJoCo 3.3.7, and from 3.4.0 on it slides off. The primitive bowl and ramekin are symmetric and rest centred with
-either, so on primitives the probe finds a damaged scene or simulation, but not another version of MuJoCo.
+In task 5 of LIBERO-Spatial every stored state drops a bowl from 11 cm onto the centre of a ramekin. Where it comes to
+rest depends on how MuJoCo treats contacts between boxes: with LIBERO's assets it leans on the ramekin's rim up to
+MuJoCo 3.3.7, and slides off from 3.4.0 on. The primitive bowl and ramekin are symmetric and rest centred in either
+case, so with primitives the probe finds a damaged scene or simulation, but not another version of MuJoCo.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from vla_gym.sim.core import SimCore
 from vla_gym.tasks.registry import SETTLE_COMMAND, TaskSpec, get_suite
 
 PROBE_STEPS = 20
-"""Control steps until the bowl is at rest with certainty; the evaluation's 10 leave it 2 mm/s at most."""
+"""Control steps after which the bowl is certainly at rest; after the evaluation's 10 it may still move at 2 mm/s."""
 OFFSET_TOLERANCE = 0.002
 """Accepted difference of the offset (m)."""
 TILT_TOLERANCE = 2.0
@@ -30,7 +30,7 @@ TILT_TOLERANCE = 2.0
 @dataclass(frozen=True)
 class Settled:
     """
-    How the bowl lies on the ramekin.
+    Resting place of the bowl on the ramekin.
 
     :param offset: horizontal distance of the bowl's origin from the ramekin's (m)
     :param tilt: angle between the bowl's axis and the vertical (degrees)
@@ -40,7 +40,7 @@ class Settled:
     tilt: float
 
     def agrees_with(self, expected: Settled) -> bool:
-        """Whether both figures are within the tolerances."""
+        """Tell whether both figures are within the tolerances."""
         return (
             abs(self.offset - expected.offset) <= OFFSET_TOLERANCE and abs(self.tilt - expected.tilt) <= TILT_TOLERANCE
         )
@@ -56,13 +56,13 @@ EXPECTED: Mapping[str, Settled] = MappingProxyType(
 
 
 def probe_task() -> TaskSpec:
-    """The task with the bowl on the ramekin."""
+    """Return the task with the bowl on the ramekin."""
     return get_suite("spatial").task(5)
 
 
 def probe_settling(bundle: SceneBundle) -> Settled:
     """
-    Drop the bowl of initial state 0 onto the ramekin and see where it comes to rest.
+    Drop the bowl of initial state 0 onto the ramekin and measure where it comes to rest.
 
     :param bundle: bundle of ``probe_task()``
     """

@@ -1,7 +1,8 @@
 """
-Slow readable twins of the controller, the gripper and the control step, in plain NumPy.
+Test oracles: slow, readable twins of the controller, the gripper and the control step, in plain NumPy.
 
-Only the tests use them: they compare the compiled code of ``control_step`` with these, and with robosuite.
+Nothing in the library calls them. The tests compare the compiled code of ``control_step`` with them, and them with
+robosuite.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from vla_gym.type_aliases import Float64Array
 @dataclass
 class ArmState:
     """
-    What the controller knows of the arm.
+    State of the arm as the controller reads it.
 
     :param eef_pos: position of the end effector (m), (3,)
     :param eef_mat: its orientation, (3, 3)
@@ -44,7 +45,7 @@ class ArmState:
 
 def read_arm_state(model: mujoco.MjModel, data: mujoco.MjData, ids: RobotIds) -> ArmState:
     """
-    Arm state from a simulation whose derived quantities are up to date (after ``mj_forward``).
+    Read the arm from a simulation whose derived quantities are up to date (after ``mj_forward``).
 
     :param model: compiled scene
     :param data: simulation state
@@ -67,7 +68,7 @@ def read_arm_state(model: mujoco.MjModel, data: mujoco.MjData, ids: RobotIds) ->
 
 class OSCPoseController:
     """
-    Turns pose commands into joint torques.
+    Turn pose commands into joint torques.
 
     :param rest_joint_pos: joint positions the null-space torques pull to (rad), (7,)
     """
@@ -97,7 +98,7 @@ class OSCPoseController:
 
     def torques(self, arm: ArmState, bias: Float64Array) -> Float64Array:
         """
-        Joint torques towards the goal.
+        Compute joint torques towards the goal.
 
         :param arm: current arm state
         :param bias: gravity and Coriolis torques at the arm joints (N m), (7,)
@@ -118,13 +119,13 @@ class OSCPoseController:
 
 
 class GripperIntegrator:
-    """The Panda gripper's binary command, moved at a fixed speed; a full swing takes eight control steps."""
+    """Integrate the Panda gripper's binary command at a fixed speed; a full swing takes eight control steps."""
 
     def __init__(self) -> None:
         self.position = np.zeros(2)
 
     def reset(self) -> None:
-        """Back to the middle, where every episode starts."""
+        """Return to the middle, where every episode starts."""
         self.position = np.zeros(2)
 
     def substep(self, command: float) -> Float64Array:
@@ -141,7 +142,7 @@ class GripperIntegrator:
 
 class ReferenceStepper:
     """
-    Steps a simulation with the NumPy controller, making upstream's calls in upstream's order.
+    Step a simulation with the NumPy controller, making upstream's calls in upstream's order.
 
     :param core: a simulation that has just been reset; its own controller is not used
     """

@@ -1,8 +1,8 @@
 """
-Goal predicates evaluated on ``MjData``, with LIBERO's own contact and region rules.
+Evaluate goal predicates on ``MjData`` with LIBERO's contact and region rules.
 
-A goal is a conjunction of atoms. What an atom needs of the scene (bodies, geoms, sites, joints) is looked up by
-LIBERO's code when the scene is built and travels as plain names; here they become ids once and arrays at run time.
+A goal is a conjunction of atoms. When a scene is built, LIBERO's code looks up the elements that an atom depends on
+(bodies, geoms, sites, joints). Their names are stored; here they are resolved to ids once per model.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ SPELLING = MappingProxyType(
 @dataclass(frozen=True)
 class JointRule:
     """
-    When a joint position fulfils a predicate.
+    Range of joint positions that fulfils a predicate.
 
     :param above: whether the position must exceed (``True``) or stay below (``False``) the threshold
     :param threshold: rad or m
@@ -44,13 +44,13 @@ class JointRule:
     inclusive: bool = False
 
     def __call__(self, qpos: float) -> bool:
-        """Whether ``qpos`` fulfils the rule."""
+        """Tell whether ``qpos`` fulfils the rule."""
         if qpos == self.threshold:
             return self.inclusive
         return bool(qpos > self.threshold) is self.above
 
     def distance(self, qpos: float) -> float:
-        """How far (rad or m) ``qpos`` is from the threshold, if on the wrong side of it, else 0."""
+        """Return the distance (rad or m) of ``qpos`` from the threshold if it is on the wrong side, else 0."""
         return max(0.0, self.threshold - qpos if self.above else qpos - self.threshold)
 
 
@@ -68,7 +68,7 @@ JOINT_RULES: Mapping[str, Mapping[str, JointRule]] = MappingProxyType(
 @dataclass(frozen=True)
 class Atom:
     """
-    One predicate of a goal, in names.
+    One predicate of a goal, with the names of all elements that it depends on.
 
     :param predicate: lower-case name
     :param arguments: names as in the BDDL file
@@ -99,12 +99,12 @@ class Atom:
         return f"({' '.join((SPELLING.get(self.predicate, self.predicate), *self.arguments))})"
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-serialisable form."""
+        """Convert to a JSON-serialisable form."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Atom:
-        """Inverse of ``to_dict`` (JSON turns tuples into lists)."""
+        """Invert ``to_dict`` (JSON turns tuples into lists)."""
         fields: dict[str, Any] = {
             key: tuple(value) if isinstance(value, list) else value for key, value in data.items()
         }
@@ -117,7 +117,7 @@ class _Predicate(Protocol):
 
 class Goal:
     """
-    A conjunction of atoms, bound to a compiled scene.
+    Evaluate a conjunction of atoms in a compiled scene.
 
     :param atoms: the atoms, in BDDL order
     :param model: the scene
@@ -131,7 +131,7 @@ class Goal:
 
     def evaluate(self, data: mujoco.MjData) -> dict[str, bool]:
         """
-        Value of each atom.
+        Evaluate each atom.
 
         :param data: simulation state with contacts and poses computed
         :return: BDDL text -> value
@@ -139,13 +139,13 @@ class Goal:
         return {atom.text: predicate(data) for atom, predicate in zip(self.atoms, self._predicates, strict=True)}
 
     def is_satisfied(self, data: mujoco.MjData) -> bool:
-        """Whether all atoms hold."""
+        """Tell whether all atoms hold."""
         return all(predicate(data) for predicate in self._predicates)
 
 
 def in_contact(data: mujoco.MjData, is_first: BoolArray, is_second: BoolArray) -> bool:
     """
-    Whether any geom of one group touches any geom of another.
+    Tell whether any geom of one group touches any geom of another.
 
     :param data: simulation state
     :param is_first: membership of each geom in the first group, (ngeom,) bool
@@ -158,7 +158,7 @@ def in_contact(data: mujoco.MjData, is_first: BoolArray, is_second: BoolArray) -
 
 def is_over_region(size: Float64Array, site_pos: Float64Array, site_mat: Float64Array, pos: Float64Array) -> bool:
     """
-    LIBERO's rule for being on a region; it multiplies by the region's matrix, not by its transpose.
+    Apply LIBERO's rule for being on a region, which multiplies by the region's matrix, not by its transpose.
 
     :param size: half extents of the region (m), (3,)
     :param site_pos: its position (m), (3,)
@@ -172,7 +172,9 @@ def is_over_region(size: Float64Array, site_pos: Float64Array, site_mat: Float64
 
 def is_inside_region(size: Float64Array, site_pos: Float64Array, site_mat: Float64Array, pos: Float64Array) -> bool:
     """
-    LIBERO's rule for being in a region: within its axis-aligned box, 1 cm more below; parameters as ``is_over_region``.
+    Apply LIBERO's rule for being in a region: inside its axis-aligned box, extended by 1 cm below.
+
+    Parameters: see ``is_over_region``.
     """
     half = np.abs(site_mat @ size)
     low, high = site_pos - half, site_pos + half

@@ -1,7 +1,7 @@
 """
-Suites, tasks and every constant of LIBERO that results depend on, each stated once.
+Suites, tasks and all constants of LIBERO that results depend on, each defined once.
 
-Those of the action and camera space stand in ``vla_gym.spec``.
+The constants of the action and observation spaces are in ``vla_gym.spec``.
 
 Sources: LIBERO (https://github.com/Lifelong-Robot-Learning/LIBERO, task order of its benchmark) and OpenVLA's LIBERO
 evaluation (horizons, settle steps, image rotation, gripper convention).
@@ -36,7 +36,7 @@ EVALUATION_SEED = 0
 RENDER_QUALITIES = ("full", "fast")
 """``full``: upstream's pixels; ``fast``: simpler meshes, smaller pictures, no shadows, reflections or multisampling."""
 COLLISION_GROUP, VISUAL_GROUP = 0, 1
-"""robosuite's groups of geoms."""
+"""robosuite's geom groups."""
 
 _SCENE_PREFIX = re.compile(r"^[A-Z_]+SCENE\d+_")
 
@@ -57,7 +57,7 @@ class TaskSpec:
 
     @property
     def instruction(self) -> str:
-        """Instruction as OpenVLA's evaluation gives it: the file name in words, without the name of the scene."""
+        """Instruction as in OpenVLA's evaluation: the file name in words, without the scene's name."""
         return _SCENE_PREFIX.sub("", self.name).replace("_", " ")
 
 
@@ -79,7 +79,7 @@ class SuiteSpec:
 
     def task(self, task_id: int) -> TaskSpec:
         """
-        Task by number.
+        Look up a task by number.
 
         :raises UnknownNameError: if the suite has no such task
         """
@@ -109,7 +109,7 @@ SUITES: Mapping[str, SuiteSpec] = MappingProxyType(
 
 def get_suite(suite: str) -> SuiteSpec:
     """
-    Suite by Gymnasium id (``LIBERO-Goal-v0``) or short name (``goal``, ``libero_goal``).
+    Look up a suite by Gymnasium id (``LIBERO-Goal-v0``) or short name (``goal``, ``libero_goal``).
 
     :raises UnknownNameError: if there is no such suite
     """

@@ -1,4 +1,4 @@
-"""What all vector environments have in common; a back end adds where the environments run."""
+"""Base class of the vector environments; a back end decides where the environments run."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ EnvFns = Sequence[Callable[[], gym.Env[Any, Any]]]
 
 def derive_seeds(seed: int, n: int) -> list[int]:
     """
-    Seeds of the environments of a run; those of different runs have nothing to do with each other.
+    Derive the seeds of a run's environments, independent of those of other runs.
 
-    With ``seed + i`` the runs of seeds 0 and 1 would have all but one environment in common.
+    With ``seed + i``, the runs with seeds 0 and 1 would share all environments but one.
 
     :param seed: of the run, at least 0
     :param n: number of environments
@@ -36,25 +36,25 @@ def derive_seeds(seed: int, n: int) -> list[int]:
 
 class VLAVectorEnv(VectorEnv[Any, Any, Any]):
     """
-    N environments stepped as one; same seed and actions, same bits on every back end.
+    Step N environments as one; the same seed and actions give the same bits on every back end.
 
-    **Observations are views** of two alternating slots: what ``reset`` and ``step`` return holds until the next but one
-    of these calls, and is then overwritten. Who keeps it longer copies it, or asks for ``copy=True``.
-    ``infos["final_obs"]`` holds copies.
+    **Observations are views** of two alternating slots: the observations that ``reset`` or ``step`` returns are valid
+    until the second call after it, which overwrites them. Copy them to keep them longer, or pass ``copy=True``.
+    ``infos["final_obs"]`` contains copies.
 
-    **Episodes** restart by themselves. ``SAME_STEP``: in the step that ended them; the last observation and info are in
+    **Episodes** restart automatically. ``SAME_STEP``: in the step that ends them; the last observation and info are in
     ``infos["final_obs"]`` and ``infos["final_info"]``. ``NEXT_STEP``: in the following step, which ignores the action.
 
-    **Some of them**: ``step_some`` steps those named and asks nothing of the others.
+    **Partial steps**: ``step_some`` steps some environments and leaves the others alone.
 
-    ``reset(seed=s)`` gives each environment a seed of its own, which derives from ``s`` (:func:`derive_seeds`); a list
-    names them. In ``reset(options=...)`` a list, tuple or array holds one value per environment (None: that environment
-    gets no such option), anything else goes to all.
+    ``reset(seed=s)`` derives a seed for each environment from ``s`` (:func:`derive_seeds`); a list gives them directly.
+    In ``reset(options=...)`` a list, tuple or array has one value per environment (None: that environment does not get
+    the option); any other value goes to all.
 
-    An exception raised by an environment reaches the caller, as it is, after all environments have answered. What the
-    others did in that call is not reported; they can be stepped on or reset.
+    An exception in an environment is raised unchanged after all environments have answered. The results of the others
+    are lost; they can be stepped or reset afterwards.
 
-    :param env_fns: makers of the environments, one each; they must agree in their spaces
+    :param env_fns: functions that make one environment each, all with the same spaces
     :param autoreset_mode: ``SAME_STEP`` or ``NEXT_STEP`` of ``gymnasium.vector.AutoresetMode``, or its value
     :param copy: return copies of observations
     :raises UnknownNameError: for any other mode
@@ -81,7 +81,7 @@ class VLAVectorEnv(VectorEnv[Any, Any, Any]):
         self._slot = 0
         self._number = 0
         self._has_reset = False
-        # only NEXT_STEP: the next step starts a new episode
+        # NEXT_STEP only: the next step starts a new episode
         self._is_over = np.zeros(self.num_envs, dtype=np.bool_)
         # the episode ended in a step without autoreset
         self._needs_reset = np.zeros(self.num_envs, dtype=np.bool_)
@@ -108,25 +108,25 @@ class VLAVectorEnv(VectorEnv[Any, Any, Any]):
 
     @abstractmethod
     def _start(self) -> Sequence[Description]:
-        """Make the environments and ``_slots``; ``close`` follows if this fails half-way."""
+        """Make the environments and ``_slots``; on an error ``close`` is called."""
 
     @abstractmethod
     def _send(self, index: int, request: Request) -> None:
-        """Pass a request to an environment, without waiting."""
+        """Send a request to an environment without waiting."""
 
     @abstractmethod
     def _receive(self, index: int, request: Request) -> Reply:
-        """Wait for the answer to a request that was sent."""
+        """Wait for the reply to a request."""
 
     def _exchange(self, requests: Mapping[int, tuple[Any, ...]]) -> dict[int, Reply]:
         """
-        Ask several environments at once.
+        Send requests to several environments and wait for all replies.
 
         :param requests: command and arguments by environment
         :return: replies in the same order
         """
         if self.closed:
-            raise gym.error.ClosedEnvironmentError("The vector environment is closed; make it anew.")
+            raise gym.error.ClosedEnvironmentError("The vector environment is closed; make a new one.")
         self._number += 1
         numbered = {i: Request(self._number, command, tuple(args)) for i, (command, *args) in requests.items()}
         for i, request in numbered.items():
@@ -148,8 +148,8 @@ class VLAVectorEnv(VectorEnv[Any, Any, Any]):
         """
         Start an episode in every environment.
 
-        :param seed: of all environments, whose own derive from it; or one for each
-        :param options: options of the environments' ``reset``; lists, tuples and arrays hold one value for each
+        :param seed: seed from which those of the environments are derived, or a list of them
+        :param options: options of the environments' ``reset``; lists, tuples and arrays have one value for each
         :return: observations (N, ...), infos
         :raises ValueError: if a list does not have N entries
         """
@@ -179,16 +179,16 @@ class VLAVectorEnv(VectorEnv[Any, Any, Any]):
         self, indices: Iterable[int], actions: Any, autoreset: bool = True
     ) -> tuple[Any, Float64Array, BoolArray, BoolArray, dict[str, Any]]:
         """
-        Execute one action in some of the environments; the others are asked for nothing.
+        Execute one action in some of the environments and leave the others alone.
 
-        The environments stepped give the same bits as in a step of all. The others keep their last observation, with
-        reward 0, no termination, no truncation, and no info.
+        Stepped environments give the same bits as in a step of all. The others keep their last observation, with reward
+        0, no termination, no truncation and no info.
 
         :param indices: environments to step, K different numbers
         :param actions: (K, ...), in the order of ``indices``
         :param autoreset: restart environments whose episode ends, as ``autoreset_mode`` says. False: leave them at
             their last observation, without ``final_obs`` and ``final_info``; their next step needs ``reset()`` first
-        :return: as of :meth:`step`, for all N environments
+        :return: same as :meth:`step`, for all N environments
         :raises ValueError: if there are not K actions, or a number comes twice
         :raises IndexError: if a number is out of range
         """
@@ -239,7 +239,7 @@ class VLAVectorEnv(VectorEnv[Any, Any, Any]):
         return self._observations(slot), rewards, terminations, truncations, infos
 
     def render(self) -> tuple[Any, ...]:
-        """The image of every environment, (H, W, 3) uint8 each, or ``None`` without a render mode."""
+        """Render every environment, (H, W, 3) uint8 each, or ``None`` without a render mode."""
         return self.call("render")
 
     def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
@@ -288,7 +288,7 @@ class VLAVectorEnv(VectorEnv[Any, Any, Any]):
 
     def snapshot(self) -> dict[str, Any] | None:
         """
-        State of all environments in mid-episode, with their wrappers; :meth:`restore` takes it, on any back end.
+        Take a snapshot of all environments and their wrappers in mid-episode, for :meth:`restore` on any back end.
 
         :return: plain data; None if an environment does not offer ``snapshot()`` and ``restore(snapshot)``
         """
@@ -306,12 +306,12 @@ class VLAVectorEnv(VectorEnv[Any, Any, Any]):
 
     def restore(self, snapshot: Mapping[str, Any]) -> Any:
         """
-        Go on from a snapshot, to the bit.
+        Resume from a snapshot, to the bit.
 
-        :param snapshot: of a vector environment of equal environments
+        :param snapshot: of a vector environment with the same environments
         :return: the observations of that moment, (N, ...)
-        :raises SnapshotError: if it is of another number of environments or of other observations, or an environment
-            refuses its part
+        :raises SnapshotError: if it has another number of environments or other observations, or an environment refuses
+            its part
         """
         observations = snapshot["observations"]
         if len(snapshot["envs"]) != self.num_envs:
@@ -334,19 +334,19 @@ class VLAVectorEnv(VectorEnv[Any, Any, Any]):
         return self._observations(slot)
 
     def class_names(self) -> tuple[tuple[str, ...], ...]:
-        """``module.Class`` of each environment, of the wrappers around it and of all their base classes."""
+        """List ``module.Class`` of each environment, its wrappers, and all their base classes."""
         return tuple(self._values(self._exchange({i: ("class_names",) for i in range(self.num_envs)})))
 
     @property
     def slots(self) -> ObservationSlots:
-        """Where the observations are."""
+        """Storage of the observations."""
         if self._slots is None:
-            raise gym.error.ClosedEnvironmentError("The vector environment is closed; make it anew.")
+            raise gym.error.ClosedEnvironmentError("The vector environment is closed; make a new one.")
         return self._slots
 
     @property  # type: ignore[misc]
     def np_random(self) -> tuple[np.random.Generator, ...]:  # type: ignore[override]
-        """Random generator of each environment; with processes, copies."""
+        """Random generator of each environment; copies, if they run in processes."""
         return self.get_attr("np_random")
 
     @property
@@ -387,6 +387,6 @@ class VLAVectorEnv(VectorEnv[Any, Any, Any]):
 
 
 def _layout(observations: Any) -> dict[str, tuple[Any, ...]]:
-    """Shape and type of each array of a batch."""
+    """Describe shape and dtype of each array of a batch."""
     arrays = observations if isinstance(observations, Mapping) else {"": observations}
     return {name: (np.shape(array), str(np.asarray(array).dtype)) for name, array in arrays.items()}

@@ -23,7 +23,7 @@ BACKENDS = {
     "thread": "vla_gym.vector.thread:ThreadVectorEnv",
     "process": "vla_gym.vector.process:ProcessVectorEnv",
 }
-"""Where each back end is; a further one is a row here and a file with a subclass of ``VLAVectorEnv``."""
+"""Back end -> class. To add one, write a subclass of ``VLAVectorEnv`` and add a row here."""
 
 
 def make_vec(
@@ -89,15 +89,17 @@ def _wrappers(
     if wrapper_class is not None:
         layers.append(partial(wrapper_class, **wrapper_kwargs) if wrapper_kwargs else wrapper_class)
     elif wrapper_kwargs:
-        raise InvalidArgumentError("wrapper_kwargs is given without wrapper_class; name the class that they are for.")
+        raise InvalidArgumentError("wrapper_kwargs is given without wrapper_class; name the class that takes them.")
     for wrapper in layers:
         if not callable(wrapper):
-            raise InvalidArgumentError(f"Wrapper {wrapper!r} cannot be called; expected a class, or a function of env.")
+            raise InvalidArgumentError(
+                f"Wrapper {wrapper!r} cannot be called; expected a class, or a function of the environment."
+            )
     return layers
 
 
 def _portable(spec: EnvSpec) -> EnvSpec:
-    """A specification whose entry point is found in a process that does not import the caller's script."""
+    """Make a specification whose entry point also resolves in a process that does not import the caller's script."""
     spec = copy.deepcopy(spec)
     if isinstance(spec.entry_point, str) and spec.entry_point.startswith("__main__:"):
         spec.entry_point = load_env_creator(spec.entry_point)  # type: ignore[assignment]
@@ -106,7 +108,7 @@ def _portable(spec: EnvSpec) -> EnvSpec:
 
 def vector_env_class(backend: str) -> type[VLAVectorEnv]:
     """
-    Class of a back end, to be called with makers of environments.
+    Look up the class of a back end, which takes functions that make environments.
 
     :param backend: one of ``BACKENDS``
     :return: the class

@@ -1,4 +1,4 @@
-"""Storage of a batch of observations: two alternating slots, and one for the last observations of episodes."""
+"""Storage for batches of observations: two alternating slots, and one for the last observations of episodes."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _ARRAY_SPACES = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.Multi
 
 class ObservationSlots:
     """
-    Observations of N environments in one block of memory, which may be shared between processes.
+    Keep observations of N environments in one block of memory, which processes may share.
 
-    A batch is written to slot ``t % 2`` while the batch before it stays as it is, so a batch can be handed out as views
-    that hold until the next but one is written. Last observations of episodes have a place of their own.
+    Batch ``t`` is written to slot ``t % 2``, so that the previous batch stays intact: views of a batch are valid until
+    the second batch after it is written. The last observations of episodes are stored separately.
 
     :param space: observation space of one environment: arrays, or a flat ``Dict`` of arrays
     :param n_envs: N
@@ -43,7 +43,7 @@ class ObservationSlots:
     @staticmethod
     def size(space: spaces.Space[Any], n_envs: int) -> int:
         """
-        Bytes needed.
+        Compute the number of bytes needed.
 
         :param space: observation space of one environment
         :param n_envs: number of environments
@@ -84,7 +84,7 @@ class ObservationSlots:
 
     def batch(self, slot: int) -> Any:
         """
-        Observations of all environments.
+        Return the observations of all environments.
 
         :param slot: 0 or 1
         :return: views, (N, ...) each
@@ -94,7 +94,7 @@ class ObservationSlots:
 
     def row(self, slot: int, index: int) -> Any:
         """
-        One environment's observation.
+        Return one environment's observation.
 
         :param slot: 0 or 1
         :param index: the environment
@@ -105,7 +105,7 @@ class ObservationSlots:
 
     def final(self, index: int) -> Any:
         """
-        Last observation of the environment's latest episode.
+        Return the last observation of the environment's latest episode.
 
         :param index: the environment
         :return: a copy

@@ -1,7 +1,7 @@
 """
-Imported once by the server process that workers are forked from, and nowhere else: importing it compiles.
+Load and compile the simulator, and nothing else, before workers are forked.
 
-What is loaded here need not be loaded by each worker. It is the simulator and nothing more.
+Only the server process imports this module, so that workers need not load the same again.
 """
 
 from __future__ import annotations
@@ -15,5 +15,5 @@ from vla_gym.sim.compilation import compile_control_step
 try:
     compile_control_step()
 except Exception:
-    # the server would end without a word; a worker that fails at the same thing says why
+    # an exception would end the server silently; a worker that fails in the same way reports it
     logging.getLogger(__name__).exception("The control step could not be compiled ahead of time.")

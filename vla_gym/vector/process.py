@@ -26,22 +26,22 @@ from vla_gym.vector.worker import run_worker
 logger = logging.getLogger(__name__)
 
 _CLOSING_TIME = 0.5
-"""Seconds that workers get to close their environments before they are killed."""
+"""Seconds that workers have to close their environments before they are killed."""
 _MAX_DEATHS = 3
-"""Deaths of a worker in a row, without an answer in between, that end the attempts to restart it."""
+"""Deaths of a worker without an answer in between after which it is not restarted."""
 _RESTARTED = {"worker_restarted": True}
 
 
 class WorkerTracebackError(Exception):
-    """Cause of an exception that was raised in a worker: the traceback there."""
+    """Traceback in the worker, as the cause of an exception that was raised there."""
 
 
 class _WorkerDiedError(Exception):
-    """The worker is gone or does not answer; the text says which."""
+    """The worker is dead or does not answer; the message says which."""
 
 
 class _Restart(NamedTuple):
-    """An episode that ended with its worker, and the one that its successor started."""
+    """An episode that ended because its worker died, and the next one, in the new worker."""
 
     last_observation: Any
     last_info: dict[str, Any]
@@ -52,26 +52,26 @@ class _Restart(NamedTuple):
 
 class ProcessVectorEnv(VLAVectorEnv):
     """
-    Every environment runs in a process of its own and writes its observations to shared memory.
+    Run every environment in its own process, which writes observations to shared memory.
 
-    Workers are forked from a server process that has loaded and compiled the simulator and nothing else; in particular
-    not the caller's script, so they never load what that imports, and the script needs no ``__main__`` guard. What
-    cannot be imported there (functions of the script, lambdas) is sent by value. The shared memory has no name, so it
-    is gone with the last process that maps it, however that ends; arrays handed out stay valid after ``close``.
+    Workers are forked from a server process that has loaded and compiled the simulator and nothing else. They do not
+    import the caller's script, so the script needs no ``__main__`` guard, and its imports are not loaded. Functions
+    that workers cannot import (of the script, lambdas) are sent by value. The shared memory has no name, so the system
+    frees it with the last process that maps it, even a killed one; arrays handed out stay valid after ``close``.
 
-    **A worker that dies or hangs** is killed and restarted, with a warning in the log. Its episode is reported as
-    truncated, with reward 0, the last known observation and ``info["worker_restarted"] = True``; the next episode
-    starts as ``autoreset_mode`` says. Its seed derives from the environment's last seed and the number of restarts. The
-    environment is made anew by its maker: what ``set_attr`` set is set again, what ``call`` did is not repeated. Three
-    deaths without an answer in between are an error.
+    **A worker that dies or hangs** is replaced, with a warning in the log. Its episode is reported as truncated, with
+    reward 0, the last known observation and ``info["worker_restarted"] = True``; the next episode starts as
+    ``autoreset_mode`` says. Its seed is derived from the environment's last seed and the number of restarts. The new
+    environment gets the attributes that ``set_attr`` has set; effects of ``call`` are lost. Three deaths without an
+    answer in between are an error.
 
     **EGL devices**: environment i renders on device i modulo their number, see ``vla_gym.sim.egl``.
 
-    :param env_fns: makers of the environments
+    :param env_fns: functions that make one environment each
     :param autoreset_mode: see :class:`VLAVectorEnv`
     :param copy: see :class:`VLAVectorEnv`
-    :param worker_timeout: seconds within which a worker must take a request and answer it
-    :param start_timeout: the same for making its environment, which may include building scenes
+    :param worker_timeout: seconds within which a worker must answer a request
+    :param start_timeout: seconds within which it must make its environment, which may include building scenes
     :raises WorkerError: if a worker cannot be kept alive
     """
 
@@ -88,7 +88,7 @@ class ProcessVectorEnv(VLAVectorEnv):
         n_envs = len(env_fns)
         self._memory = _SharedMemory()
         self._workers: list[_EnvWorker] = []
-        # runs when the object is collected or the program ends, if close() has not been called
+        # runs when the object is collected or the program ends, unless close() was called
         self._finalizer = weakref.finalize(self, _shut_down, self._workers, self._memory, os.getpid())
         self._deaths = [0] * n_envs
         self._restarts = [0] * n_envs
@@ -103,20 +103,20 @@ class ProcessVectorEnv(VLAVectorEnv):
         return tuple(worker.pid for worker in self._workers)
 
     def snapshot(self) -> dict[str, Any] | None:
-        """As of :class:`VLAVectorEnv`; None, too, while the restart of a worker waits to be reported by a step."""
+        """Same as in :class:`VLAVectorEnv`; also None while a worker's restart has not been reported by a step yet."""
         snapshot = super().snapshot()
-        # asked afterwards: the worker may have died of the question
+        # after the exchange, in which the worker may have died
         if snapshot is None or any(pending is not None for pending in self._pending):
             return None
         return {**snapshot, "last_infos": [plain_part(info) for info in self._last_infos]}
 
     def restore(self, snapshot: Mapping[str, Any]) -> Any:
         """
-        As of :class:`VLAVectorEnv`.
+        Same as in :class:`VLAVectorEnv`.
 
         :param snapshot: of any back end
         :return: the observations of that moment, (N, ...)
-        :raises SnapshotError: see there
+        :raises SnapshotError: same as there
         """
         observations = super().restore(snapshot)
         self._pending = [None] * self.num_envs
@@ -134,7 +134,7 @@ class ProcessVectorEnv(VLAVectorEnv):
 
     def _bring_up(self, index: int) -> tuple[Description, dict[str, Any]]:
         """
-        Wait until a worker that was launched is ready for requests, launching it again if it dies.
+        Wait until a new worker is ready for requests; launch it again if it dies.
 
         :return: its description, and the info of its first episode if the others are running already
         """
@@ -207,7 +207,7 @@ class ProcessVectorEnv(VLAVectorEnv):
         return reply.value
 
     def _note(self, index: int, request: Request, reply: Reply) -> Reply:
-        """Remember what a restart would need."""
+        """Remember what a restart needs."""
         if reply.error is not None:
             return _with_cause(reply)
         if request.command == "set_attr":
@@ -223,7 +223,7 @@ class ProcessVectorEnv(VLAVectorEnv):
         return reply
 
     def _restart(self, index: int, death: _WorkerDiedError) -> None:
-        """Put a new worker in the place of a dead one and start an episode there, to be reported by the next step."""
+        """Replace a dead worker and start an episode in the new one, for the next step to report."""
         self._bury(index, death)
         self._restarts[index] += 1
         self._workers[index] = self._launch(index)
@@ -233,12 +233,12 @@ class ProcessVectorEnv(VLAVectorEnv):
             if "executed_steps" in last_info:
                 last_info["executed_steps"] = 0
             last_seen, first = (self.slots.row(slot, index) for slot in (self._slot, 1 - self._slot))
-            # an earlier restart that no step has reported yet has the last of what the caller saw
+            # an earlier restart that no step has reported yet knows what the caller saw last
             pending = self._pending[index] or _Restart(last_seen, last_info, first, info)
             self._pending[index] = pending._replace(observation=first, info=info)
 
     def _report_restart(self, index: int, request: Request) -> Reply:
-        """Answer a step in place of the worker that died."""
+        """Answer a step on behalf of the worker that died."""
         restart, slot = self._pending[index], request.args[0]
         assert restart is not None
         self._last_infos[index] = restart.info
@@ -265,7 +265,7 @@ class ProcessVectorEnv(VLAVectorEnv):
 
 
 class _SharedMemory:
-    """Anonymous memory that other processes map through its file descriptor."""
+    """Unnamed memory that other processes map through its file descriptor."""
 
     def __init__(self) -> None:
         self.file_descriptor = -1
@@ -276,14 +276,14 @@ class _SharedMemory:
         return mmap.mmap(self.file_descriptor, size)
 
     def close(self) -> None:
-        """Give up the descriptor; the memory lives as long as it is mapped."""
+        """Close the descriptor; the memory exists as long as it is mapped."""
         if self.file_descriptor >= 0:
             os.close(self.file_descriptor)
             self.file_descriptor = -1
 
 
 class _EnvWorker:
-    """The asking side of a worker process."""
+    """A worker process, seen from the process that sends requests."""
 
     def __init__(self, index: int, env_fn: bytes, n_envs: int, timeout: float, start_timeout: float) -> None:
         args = (index, env_fn, n_envs, dict(os.environ))
@@ -304,7 +304,7 @@ class _EnvWorker:
             pass
 
     def receive(self, number: int, timeout: float) -> Reply:
-        """Answer to the request of that number; late answers to interrupted calls are dropped."""
+        """Receive the reply to a request; late replies to interrupted calls are dropped."""
         while True:
             try:
                 reply: Reply = self.process.receive(self._sent_at + timeout)
@@ -326,7 +326,7 @@ def _with_cause(reply: Reply) -> Reply:
 
 
 def _shut_down(workers: list[_EnvWorker], memory: _SharedMemory, owner: int) -> None:
-    """End all workers; in a process forked from the owner, where they are not ours to end, do nothing."""
+    """End all workers, unless this process was forked from their owner."""
     if os.getpid() != owner:
         return
     for worker in workers:

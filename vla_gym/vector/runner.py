@@ -1,4 +1,4 @@
-"""What a vector environment asks of each of its environments, carried out in the same way on every back end."""
+"""Requests of a vector environment to one environment, answered in the same way on every back end."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from vla_gym.vector.observations import ObservationSlots
 
 
 class Description(NamedTuple):
-    """What the vector environment has to know about one of its environments."""
+    """Spaces, metadata and render mode of an environment."""
 
     observation_space: spaces.Space[Any]
     action_space: spaces.Space[Any]
@@ -22,7 +22,7 @@ class Description(NamedTuple):
 
 
 class Request(NamedTuple):
-    """A method of ``EnvRunner`` and its arguments; ``number`` tells the answer from late ones."""
+    """A method of ``EnvRunner`` and its arguments; replies are matched to requests by ``number``."""
 
     number: int
     command: str
@@ -30,7 +30,7 @@ class Request(NamedTuple):
 
 
 class Reply(NamedTuple):
-    """Answer to the request of the same number: a value or an exception, ``trace`` if that comes from far away."""
+    """Reply to the request with the same number: a value or an exception, with its traceback from another process."""
 
     number: int
     value: Any = None
@@ -39,7 +39,7 @@ class Reply(NamedTuple):
 
 
 class StepResult(NamedTuple):
-    """One step; ``final_info`` belongs to the episode that ended in it if the environment was reset at once."""
+    """Result of a step; ``final_info`` is that of the episode that ended, if the environment was reset at once."""
 
     reward: float
     terminated: bool
@@ -50,9 +50,9 @@ class StepResult(NamedTuple):
 
 class EnvRunner:
     """
-    One environment, its observations written to the batch.
+    Run one environment and write its observations to the batch.
 
-    :param env_fn: maker of the environment
+    :param env_fn: function that makes the environment
     :param index: its number in the batch
     """
 
@@ -62,13 +62,13 @@ class EnvRunner:
         self._slots: ObservationSlots | None = None
 
     def describe(self) -> Description:
-        """Spaces, metadata and render mode."""
+        """Return spaces, metadata and render mode."""
         env = self.env
         return Description(env.observation_space, env.action_space, dict(env.metadata), env.render_mode)
 
     def attach(self, slots: ObservationSlots) -> None:
         """
-        Say where observations go.
+        Set where observations are written.
 
         :param slots: storage of the batch
         """
@@ -78,7 +78,7 @@ class EnvRunner:
     def slots(self) -> ObservationSlots:
         """Storage of the batch."""
         if self._slots is None:
-            raise RuntimeError("The environment has no place for its observations yet; attach() comes first.")
+            raise RuntimeError("The environment has nowhere to write its observations yet; call attach() first.")
         return self._slots
 
     def answer(self, request: Request) -> Reply:
@@ -155,19 +155,19 @@ class EnvRunner:
         self.env.set_wrapper_attr(name, value)
 
     def snapshot(self) -> list[dict[str, Any]] | None:
-        """State of the environment and of the wrappers around it; None if it does not offer one."""
+        """Take a snapshot of the environment and its wrappers; None if it does not offer one."""
         return take_snapshot(self.env)
 
     def restore(self, snapshot: list[dict[str, Any]]) -> None:
         """
-        Go back to a snapshot.
+        Restore a snapshot.
 
-        :param snapshot: of an environment wrapped alike
+        :param snapshot: of an environment with the same wrappers
         """
         restore_snapshot(self.env, snapshot)
 
     def class_names(self) -> tuple[str, ...]:
-        """``module.Class`` of the environment, of the wrappers around it and of all their base classes."""
+        """List ``module.Class`` of the environment, its wrappers, and all their base classes."""
         layers: list[Any] = [self.env]
         while isinstance(layers[-1], gym.Wrapper):
             layers.append(layers[-1].env)

@@ -12,7 +12,7 @@ from vla_gym.vector.runner import Description, EnvRunner, Reply, Request
 
 class SyncVectorEnv(VLAVectorEnv):
     """
-    All environments in turn; the reference that the other back ends are compared with.
+    Step the environments one after the other; the tests compare the other back ends with this one.
 
     Images are rendered on the process's own EGL device. Parameters: see :class:`VLAVectorEnv`.
     """
@@ -28,7 +28,7 @@ class SyncVectorEnv(VLAVectorEnv):
         return descriptions
 
     def _send(self, index: int, request: Request) -> None:
-        """Nothing to do before the answer is asked for."""
+        """Do nothing; the request is answered when the reply is asked for."""
 
     def _receive(self, index: int, request: Request) -> Reply:
         return self._runners[index].answer(request)

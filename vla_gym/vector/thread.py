@@ -23,12 +23,11 @@ _guard: threading.Thread | None = None
 
 class ThreadVectorEnv(VLAVectorEnv):
     """
-    Every environment lives in a thread of its own, from making it to closing it, as OpenGL contexts require.
+    Run every environment in its own thread, in which it is made, stepped and closed.
 
-    Threads run side by side where the simulation lets go of Python's interpreter lock, and need neither start-up time
-    nor copies of the scenes. A step that hangs cannot be ended from outside: ``close`` does not wait for it, but only
-    the process's end frees its thread. Images are rendered on the process's own EGL device. Parameters: see
-    :class:`VLAVectorEnv`.
+    Threads run in parallel while the simulation has released Python's interpreter lock, and share the scenes. A step
+    that hangs cannot be interrupted: ``close`` does not wait for it, but its thread ends only with the process. Images
+    are rendered on the process's own EGL device. Parameters: see :class:`VLAVectorEnv`.
     """
 
     def _start(self) -> Sequence[Description]:
@@ -46,7 +45,7 @@ class ThreadVectorEnv(VLAVectorEnv):
         self._threads[index].requests.put(request)
 
     def _receive(self, index: int, request: Request) -> Reply:
-        # an interrupted call leaves late answers behind
+        # replies to an interrupted call may still arrive
         while (reply := self._threads[index].replies.get()).number != request.number:
             pass
         return reply
@@ -58,7 +57,7 @@ class ThreadVectorEnv(VLAVectorEnv):
 
 
 class _EnvThread:
-    """A thread that makes an environment and then serves requests until it is told to close."""
+    """A thread that makes an environment and serves requests until it is told to close."""
 
     def __init__(self, env_fn: Callable[[], gym.Env[Any, Any]], index: int) -> None:
         self.requests: SimpleQueue[Request | None] = SimpleQueue()
@@ -98,9 +97,9 @@ def _close_threads(threads: Sequence[_EnvThread]) -> None:
 
 def _watch_main_thread() -> None:
     """
-    See to it that what is still open when the program ends is closed in its own thread.
+    Close environments in their own threads when the program ends.
 
-    Exit handlers come too late for that: they run in the main thread, and renderers' among them touch the contexts.
+    Exit handlers would be too late: they run in the main thread, and those of renderers use the OpenGL contexts.
     """
     global _guard
     if _guard is None:

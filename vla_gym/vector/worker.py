@@ -1,4 +1,4 @@
-"""The process that one environment runs in; imports neither the caller's script nor what that imports."""
+"""The process of one environment; it does not import the caller's script."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.reduction import recv_handle
 
 from vla_gym.errors import WorkerError
-from vla_gym.processes.child import settle_in
+from vla_gym.processes.child import set_up_worker
 from vla_gym.sim.opengl import share_out_rendering
 from vla_gym.vector.observations import ObservationSlots
 from vla_gym.vector.runner import EnvRunner, Reply, Request
@@ -21,16 +21,16 @@ def run_worker(connection: Connection, index: int, env_fn: bytes, n_envs: int, e
     """
     Make an environment and serve requests until told to close, or until the other side is gone.
 
-    Protocol: the first reply is the description; the first request is ``attach``, followed by the file descriptor of
-    the shared memory; then every request gets one reply.
+    Protocol: the first reply is the description. The first request is ``attach``, followed by the file descriptor of
+    the shared memory. Then every request gets one reply.
 
-    :param connection: to the process that asks
+    :param connection: to the requesting process
     :param index: number of the environment
-    :param env_fn: pickled maker of the environment
+    :param env_fn: pickled function that makes the environment
     :param n_envs: number of environments that share the memory
-    :param environment: environment variables of the process that asks
+    :param environment: environment variables of the requesting process
     """
-    settle_in(environment)
+    set_up_worker(environment)
     share_out_rendering(index, n_envs)
     try:
         runner = EnvRunner(pickle.loads(env_fn), index)
@@ -62,7 +62,7 @@ def _serve(connection: Connection, runner: EnvRunner, n_envs: int) -> None:
 
 
 def _map_memory(file_descriptor: int) -> mmap.mmap:
-    # the mapping keeps a descriptor of its own
+    # the mapping has its own descriptor
     memory = mmap.mmap(file_descriptor, 0)
     os.close(file_descriptor)
     return memory
@@ -82,7 +82,7 @@ def _send(connection: Connection, reply: Reply) -> None:
 
 
 def _portable(error: Exception) -> Exception:
-    """The exception if it survives pickling, else one that carries its type and message."""
+    """Return the exception if it can be pickled, else a :class:`WorkerError` with its type and message."""
     try:
         twin = pickle.loads(pickle.dumps(error))
         if type(twin) is type(error) and str(twin) == str(error):

@@ -1,4 +1,4 @@
-"""A fixed list of episodes, walked one per reset, so that auto-resetting vector environments can run an evaluation."""
+"""Run a fixed list of episodes, one per reset, in an auto-resetting vector environment."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from vla_gym.type_aliases import Int64Array, Observation
 
 class EpisodeSequence(gym.Wrapper[Observation, Int64Array, Observation, Int64Array]):
     """
-    Every reset starts the next (task, initial state) of a list.
+    Start the next (task, initial state) of a list at every reset.
 
-    After the last episode the environment below is not touched any more: reset and step return its last observation, no
-    reward and no end of episode, with ``info["sequence_finished"] = True``, so that the others of a batch can go on.
+    After the last episode the wrapped environment is left alone: reset and step return its last observation with reward
+    0, no end of episode and ``info["sequence_finished"] = True``, so that the rest of a batch can continue.
 
     :param env: environment whose ``reset`` takes ``options={"task_id": ..., "init_state_id": ...}``
     :param episodes: (task_id, init_state_id) of each episode, in order, at least one
@@ -39,7 +39,7 @@ class EpisodeSequence(gym.Wrapper[Observation, Int64Array, Observation, Int64Arr
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
         """
-        Start the next episode of the list; both arguments are ignored, as the list decides.
+        Start the next episode of the list; both arguments are ignored.
 
         :param seed: ignored
         :param options: ignored
@@ -59,7 +59,7 @@ class EpisodeSequence(gym.Wrapper[Observation, Int64Array, Observation, Int64Arr
         """
         Step the current episode.
 
-        :param action: action of the environment below
+        :param action: action of the wrapped environment
         :return: observation, reward, terminated, truncated, info
         """
         if self._is_finished:
@@ -79,9 +79,9 @@ def make_sequence(
     env_fn: Callable[[], gym.Env[Observation, Int64Array]], episodes: Sequence[tuple[int, int]], seed: int = 0
 ) -> EpisodeSequence:
     """
-    Make an environment and wrap it; as a function of the library it can be sent to a worker process.
+    Make an environment and wrap it; workers can import this function.
 
-    :param env_fn: maker of the environment
+    :param env_fn: function that makes the environment
     :param episodes: see :class:`EpisodeSequence`
     :param seed: see :class:`EpisodeSequence`
     :return: the wrapped environment

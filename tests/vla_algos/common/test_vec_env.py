@@ -31,7 +31,7 @@ import vla_gym
 from vla_algos import TokenPPO
 from vla_algos.common.vec_env import SB3VecEnv, info_of, seed_environments
 from vla_gym.envs.toy_env import ToyLiberoEnv
-from vla_gym.sim.core import View
+from vla_gym.sim.core import SceneView
 from vla_gym.sim.render import CameraRenderer
 from vla_gym.vector import BACKENDS, vector_env_class
 from vla_gym.wrappers import EpisodeSequence, make_sequence
@@ -336,7 +336,7 @@ class Camera(gym.Env):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
         renderer = CameraRenderer(self._model_file, 32, ["above"])
-        image = renderer.render("above", View(np.zeros(0), np.zeros((1, 3)), np.eye(1, 4), np.zeros((0, 4))))
+        image = renderer.render("above", SceneView(np.zeros(0), np.zeros((1, 3)), np.eye(1, 4), np.zeros((0, 4))))
         renderer.close()
         return image, {}
 

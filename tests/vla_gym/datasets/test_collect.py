@@ -12,6 +12,8 @@ from vla_gym.datasets.collect import collect_episode, replay_episode
 from vla_gym.errors import InvalidActionError
 from vla_gym.experts.scripted import ScriptedExpert
 
+pytestmark = pytest.mark.usefixtures("goal_scenes")
+
 
 def make_env(**kwargs) -> gym.Env:
     kwargs = {"action_type": "continuous", "cameras": ()} | kwargs
@@ -40,7 +42,7 @@ def test_replaying_the_commands_gives_the_stored_observations() -> None:
 
 
 def test_a_replay_ends_with_its_commands_and_has_the_same_trace() -> None:
-    env = make_env(cameras=("wrist",), image_size=16)
+    env = make_env(cameras=("wrist",), image_size=16, render_quality="fast")
     episode = collect_episode(env, ScriptedExpert(env, np.random.default_rng(1)), {"init_state_id": 4})
     replayed = replay_episode(env, episode.commands[:9], {"init_state_id": 4})
     assert len(replayed) == 9 and not replayed.success

@@ -23,6 +23,8 @@ from vla_gym.errors import AssetsError, DemonstrationFileError, FolderInUseError
 from vla_gym.experts import scripted
 from vla_gym.owned import own_folder
 
+pytestmark = pytest.mark.usefixtures("goal_scenes")
+
 BOWL, UNKNOWN = 8, 7
 NAME = "put_the_bowl_on_the_plate"
 BLIND = RecordingSettings("goal", cameras=(), assets="primitive")

@@ -15,6 +15,8 @@ import pytest
 
 from vla_gym.envs.libero_env import LiberoEnv
 
+pytestmark = pytest.mark.usefixtures("goal_scenes")
+
 ACTION = np.array([200, 90, 40, 127, 150, 127, 0])
 KEYWORDS = {"assets": "primitive", "image_size": 32, "render_quality": "fast", "settle_steps": 1, "task_ids": [3, 8]}
 

@@ -14,6 +14,8 @@ from vla_gym.envs.libero_env import LiberoEnv
 from vla_gym.errors import AssetsError, InvalidActionError, UnknownNameError
 from vla_gym.tasks.registry import get_suite
 
+pytestmark = pytest.mark.usefixtures("goal_scenes")
+
 ENV_ID = "LIBERO-Goal-v0"
 NO_MOTION = np.array([127] * 6 + [255])
 
@@ -32,7 +34,8 @@ def env() -> Iterator[LiberoEnv]:
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("action_type", ["tokens", "continuous"])
 def test_environment_checkers_pass(action_type: str) -> None:
-    env = make(action_type=action_type, cameras=("agentview", "wrist"), settle_steps=1, render_mode="rgb_array")
+    seeing = {"cameras": ("agentview", "wrist"), "image_size": 16, "render_mode": "rgb_array", "render_quality": "fast"}
+    env = make(action_type=action_type, settle_steps=1, **seeing)
     check_gymnasium(env.unwrapped)
     check_sb3(env.unwrapped)
     env.close()
@@ -52,7 +55,7 @@ def test_spaces_and_observation() -> None:
 
 def test_same_seed_same_trajectory() -> None:
     def rollout() -> list[np.ndarray]:
-        env = make(cameras=("agentview",), image_size=32)
+        env = make(cameras=("agentview",), image_size=32, render_quality="fast")
         trace = []
         env.action_space.seed(3)
         for seed in (5, None):

@@ -24,6 +24,8 @@ from vla_gym.tasks.goals import SPELLING
 from vla_gym.tasks.registry import SUITES, get_suite
 from vla_gym.vector import BACKENDS
 
+pytestmark = pytest.mark.usefixtures("goal_scenes")
+
 ENV_ID = "LIBERO-Goal-v0"
 NO_MOTION = np.array([127] * 6 + [255])
 MIDDLE_DRAWER, DRAWER_AND_BOWL, STOVE, BOWL_ON_PLATE = 0, 3, 7, 8
@@ -101,13 +103,13 @@ def test_entries_follow_the_object_and_its_target(env: LiberoEnv) -> None:
     env.set_state(state)
     entries = named(observer.observe(0.25))
 
-    eef, bowl_pos, plate_pos = env.core.sensed().eef_pos, qpos[bowl.qposadr[0] :][:3], qpos[plate.qposadr[0] :][:3]
+    eef, bowl_pos, plate_pos = env.core.robot_state().eef_pos, qpos[bowl.qposadr[0] :][:3], qpos[plate.qposadr[0] :][:3]
     jacobian = np.zeros((3, model.nv))
     mujoco.mj_jacSite(model, data, jacobian, None, env.core.robot.eef_site)
     assert_near(entries["eef_pos"], eef)
     assert_near(entries["eef_velocity"], jacobian @ qvel)
     assert np.linalg.norm(entries["eef_velocity"]) > 0.05
-    assert_near(entries["finger_pos"], env.core.sensed().fingers)
+    assert_near(entries["finger_pos"], env.core.robot_state().fingers)
     assert_near(entries["elapsed"], 0.25)
     assert_near(entries["atom0/subject_from_eef"], bowl_pos - eef)
     assert_near(entries["atom0/subject_velocity"], [0.3, -0.2, 0.1])

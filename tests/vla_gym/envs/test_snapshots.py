@@ -12,6 +12,8 @@ from vla_gym.envs.libero_env import LiberoEnv
 from vla_gym.envs.toy_env import ToyLiberoEnv
 from vla_gym.errors import SnapshotError, UnknownNameError
 
+pytestmark = pytest.mark.usefixtures("goal_scenes")
+
 # a drawer, a bowl that is pushed about, a burner whose site changes colour
 TASKS = (3, 7, 8)
 

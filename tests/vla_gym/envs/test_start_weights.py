@@ -17,6 +17,8 @@ from vla_gym.envs.toy_env import ToyLiberoEnv
 from vla_gym.errors import UnknownNameError
 from vla_gym.vector import BACKENDS, vector_env_class
 
+pytestmark = pytest.mark.usefixtures("goal_scenes")
+
 KEYWORDS: dict[str, Any] = {"assets": "primitive", "cameras": (), "settle_steps": 0, "task_ids": [1, 4, 8]}
 TOY = partial(ToyLiberoEnv, image_size=16)
 

@@ -61,7 +61,7 @@ def test_opens_a_drawer_and_leaves_it(start, level: str) -> None:
     assert is_met(core, atom)
     assert np.linalg.norm(commands[:, :3], axis=1).max() < 1.0
     hand = core.data.site_xpos[core.robot.eef_site]
-    handle = Part(core, atom.joints[0]).thing.boxes().corners()
+    handle = Part(core, atom.joints[0]).obj.boxes().corners()
     assert np.linalg.norm(handle - hand, axis=1).min() > 0.05
 
 

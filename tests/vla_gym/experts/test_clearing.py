@@ -21,7 +21,7 @@ def drawer(start: Start) -> Part:
 
 
 def test_distance_from_where_the_drawer_will_be(drawer: Part) -> None:
-    corners = drawer.thing.boxes().corners()
+    corners = drawer.obj.boxes().corners()
     low, high, front = corners[:, 0].min(), corners[:, 0].max(), corners[:, 1].max()
     for x, distance, sign in ((low - 0.03, 0.03, -1), (low + 0.02, -0.02, -1), (high + 0.01, 0.01, 1)):
         found, direction = _distance(np.array([x, front + 0.05, 0.9]), drawer, OPEN)

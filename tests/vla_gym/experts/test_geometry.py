@@ -9,7 +9,7 @@ import mujoco
 import numpy as np
 import pytest
 
-from vla_gym.experts.geometry import Obstacles, Thing
+from vla_gym.experts.geometry import Obstacles, SceneObject
 from vla_gym.experts.grasps import candidates
 
 SCENE = """
@@ -35,7 +35,7 @@ def core() -> Any:
 
 
 def test_lines_enter_and_leave_a_turned_box_at_its_faces(core: Any) -> None:
-    boxes = Thing(core, "carton").boxes()
+    boxes = SceneObject(core, "carton").boxes()
     through, past = np.array([0.1, 0.2, 0.05]), np.array([0.1, 0.4, 0.05])
     cuts = boxes.cuts(np.array([through, past]), np.array([1.0, 0.0, 0.0]))
     np.testing.assert_allclose(cuts[0, 0], [-0.02, 0.02], atol=1e-6)
@@ -43,7 +43,7 @@ def test_lines_enter_and_leave_a_turned_box_at_its_faces(core: Any) -> None:
 
 
 def test_heights_and_radius(core: Any) -> None:
-    carton = Thing(core, "carton")
+    carton = SceneObject(core, "carton")
     assert carton.bottom() == pytest.approx(0.0, abs=1e-6)
     assert carton.top() == pytest.approx(0.1)
     assert carton.radius() == pytest.approx(np.hypot(0.08, 0.02))
@@ -52,13 +52,13 @@ def test_heights_and_radius(core: Any) -> None:
 
 
 def test_only_what_stands_on_the_way_counts(core: Any) -> None:
-    obstacles = Obstacles(core, Thing(core, "carton"))
+    obstacles = Obstacles(core, SceneObject(core, "carton"))
     start = np.array([0.1, 0.2])
     assert obstacles.highest_along(start, np.array([0.9, 0.2]), 0.05) == pytest.approx(0.3)
     assert obstacles.highest_along(start, np.array([0.1, 0.9]), 0.05) == -np.inf
 
 
 def test_a_carton_is_grasped_across_its_narrow_side(core: Any) -> None:
-    best = min(candidates(Thing(core, "carton"), np.array([0.1, 0.2, 0.4])), key=lambda grasp: grasp.cost)
+    best = min(candidates(SceneObject(core, "carton"), np.array([0.1, 0.2, 0.4])), key=lambda grasp: grasp.cost)
     assert abs(best.mat[0, 0]) == pytest.approx(1.0, abs=1e-6)  # closes along the world's x
     np.testing.assert_allclose(best.pos[:2], 0.0, atol=1e-6)

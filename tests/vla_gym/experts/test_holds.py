@@ -13,7 +13,7 @@ OPEN, SHUT = -0.15, 0.0
 
 def in_world(part: Part, hold: Hold) -> tuple[np.ndarray, np.ndarray]:
     """End effector at the hold, and the offset from which it comes."""
-    return part.thing.pos + part.thing.mat @ hold.pos, part.thing.mat @ hold.approach
+    return part.obj.pos + part.obj.mat @ hold.pos, part.obj.mat @ hold.approach
 
 
 def test_a_drawer_is_pulled_at_its_handle(start) -> None:

@@ -29,6 +29,8 @@ from vla_gym.scenes.libero_files import libero_versions
 from vla_gym.scenes.store import load_bundles
 from vla_gym.tasks.registry import get_suite
 
+pytestmark = pytest.mark.usefixtures("goal_scenes")
+
 TASKS = (get_suite("goal").task(3), get_suite("goal").task(8))
 
 

@@ -11,6 +11,8 @@ from vla_gym.scenes.fixtures import sample_fixture_poses
 from vla_gym.scenes.store import load_bundles
 from vla_gym.tasks.registry import get_suite
 
+pytestmark = pytest.mark.usefixtures("goal_scenes")
+
 
 def assert_alike(bundle: SceneBundle) -> None:
     fresh = [sample_fixture_poses(bundle, np.random.default_rng(seed)) for seed in range(50)]

@@ -21,6 +21,8 @@ from vla_gym.scenes.bundle import SceneBundle, bundle_keys
 from vla_gym.scenes.store import load_bundles
 from vla_gym.tasks.registry import TaskSpec, get_suite
 
+pytestmark = pytest.mark.usefixtures("goal_scenes")
+
 SUITE = get_suite("goal")
 
 
@@ -63,7 +65,9 @@ def test_collision_geoms_alone_give_mass(pack: AssetPack) -> None:
 def copied(pack: AssetPack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SceneBundle:
     """A bundle in a cache of its own, without LIBERO's slow builder."""
     load_bundles([SUITE.task(0)], pack, "fast")
-    shutil.copytree(cache_dir(), tmp_path / "cache")
+    # other processes may be building scenes there
+    unfinished = shutil.ignore_patterns("building-*", "build.lock")
+    shutil.copytree(cache_dir(), tmp_path / "cache", ignore=unfinished)
     monkeypatch.setenv("VLA_GYM_CACHE", str(tmp_path / "cache"))
     return load_bundles([SUITE.task(0)], pack, "fast")[0]
 
@@ -127,13 +131,19 @@ def test_a_damaged_entry_has_to_be_built_again(
 ) -> None:
     asked = []
     monkeypatch.setattr(build, "build_bundles", lambda root, tasks, *_: asked.append(tasks))
+    unfinished = [copied.models.parent / name for name in ("building-abc", "importing-def")]
+    for folder in unfinished:
+        folder.mkdir()
+        (folder / "half.mjb").write_bytes(b"half")
     damage(change, copied)
     with caplog.at_level(logging.WARNING), pytest.raises(SceneBuildError, match="cannot be read back"):
         load_bundles([copied.task], pack, "fast")
     assert asked == [[copied.task]]
     assert "damaged" in caplog.text and copied.task.name in caplog.text
+    assert not any(folder.exists() for folder in unfinished), "what killed builders left"
 
 
+@pytest.mark.slow
 def test_building_replaces_all_that_is_damaged_and_what_killed_builders_left(
     copied: SceneBundle, pack: AssetPack, tmp_path: Path
 ) -> None:

@@ -15,7 +15,9 @@ from vla_gym.messages import announce
 from vla_gym.sim import compilation, control_step
 from vla_gym.vector.process import ProcessVectorEnv
 
-ENTRIES = ("read_arm", "sense", "control_step")
+pytestmark = pytest.mark.usefixtures("goal_scenes")
+
+ENTRIES = ("read_arm", "read_sensors", "control_step")
 
 
 class Counting(gym.Wrapper):

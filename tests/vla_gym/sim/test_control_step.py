@@ -17,6 +17,8 @@ from vla_gym.sim.plain_torques import plain_osc_torques, pseudo_inverse
 from vla_gym.sim.reference import ReferenceStepper, read_arm_state
 from vla_gym.tasks.registry import get_suite
 
+pytestmark = pytest.mark.usefixtures("goal_scenes")
+
 
 @pytest.fixture(scope="module")
 def bundle() -> SceneBundle:
@@ -69,16 +71,16 @@ def test_arm_is_read_as_mujocos_python_functions_read_it(bundle: SceneBundle) ->
         core.step(command)
     core.set_state(core.get_state())
     expected = read_arm_state(core.model, core.data, core.robot)
-    fused.read_arm(mujoco_calls(), core.views, core.arm)
+    fused.read_arm(mujoco_calls(), core.arrays, core.arm)
     for name in ("eef_pos", "eef_mat", "joint_pos", "joint_vel", "jacobian", "mass"):
         np.testing.assert_array_equal(getattr(core.arm, name), getattr(expected, name), err_msg=name)
     np.testing.assert_allclose(core.arm.eef_vel, expected.eef_vel, atol=1e-15)
 
 
-def random_arm(seed: int) -> fused.ArmMemory:
+def random_arm(seed: int) -> fused.ControllerState:
     rng = np.random.default_rng(seed)
     root = rng.normal(size=(7, 7))
-    return fused.make_arm_memory(rng.normal(size=7), 9)._replace(
+    return fused.make_controller_state(rng.normal(size=7), 9)._replace(
         goal_pos=rng.normal(size=3),
         goal_mat=Rotation.random(random_state=seed).as_matrix(),
         eef_pos=rng.normal(size=3),
@@ -91,7 +93,7 @@ def random_arm(seed: int) -> fused.ArmMemory:
     )
 
 
-def plain_torques(arm: fused.ArmMemory, bias: np.ndarray) -> np.ndarray:
+def plain_torques(arm: fused.ControllerState, bias: np.ndarray) -> np.ndarray:
     pose = (arm.goal_pos, arm.goal_mat, arm.eef_pos, arm.eef_mat, arm.eef_vel, arm.jacobian, arm.mass)
     return osc_torques.py_func(*pose, arm.rest - arm.joint_pos, arm.joint_vel, bias)
 

@@ -11,7 +11,7 @@ import pytest
 
 from vla_gym.errors import RenderingError, UnknownNameError
 from vla_gym.sim import opengl, render
-from vla_gym.sim.core import View
+from vla_gym.sim.core import SceneView
 from vla_gym.sim.render import CameraRenderer
 
 SCENE = """
@@ -34,14 +34,14 @@ def model_file(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def view() -> View:
+def view() -> SceneView:
     model = mujoco.MjModel.from_xml_string(SCENE)
-    return View(np.zeros(model.nq), model.body_pos, model.body_quat, model.site_rgba)
+    return SceneView(np.zeros(model.nq), model.body_pos, model.body_quat, model.site_rgba)
 
 
 @pytest.mark.parametrize("quality", ["full", "fast"])
 def test_image_is_the_raw_one_turned_by_180_degrees_without_collision_geoms(
-    quality: str, model_file: Path, view: View
+    quality: str, model_file: Path, view: SceneView
 ) -> None:
     renderer = CameraRenderer(model_file, 64, ["above"], quality)
     image = renderer.render("above", view)
@@ -54,13 +54,13 @@ def test_image_is_the_raw_one_turned_by_180_degrees_without_collision_geoms(
     assert not ((image[..., 1] > 60) & (image[..., 0] < 40)).any()
 
 
-def test_images_larger_than_the_default_buffer(model_file: Path, view: View) -> None:
+def test_images_larger_than_the_default_buffer(model_file: Path, view: SceneView) -> None:
     renderer = CameraRenderer(model_file, 700, ["above"])
     assert renderer.render("above", view).shape == (700, 700, 3)
     renderer.close()
 
 
-def test_a_closed_renderer_says_so(model_file: Path, view: View) -> None:
+def test_a_closed_renderer_says_so(model_file: Path, view: SceneView) -> None:
     renderer = CameraRenderer(model_file, 32, ["above"])
     assert renderer.device()
     renderer.close()
@@ -87,10 +87,10 @@ def test_without_any_off_screen_library_the_debian_packages_are_named(
         CameraRenderer(model_file, 32, ["above"])
 
 
-def test_renderers_of_one_scene_share_its_memory_and_do_not_mix_their_views(model_file: Path, view: View) -> None:
+def test_renderers_of_one_scene_share_its_memory_and_do_not_mix_their_views(model_file: Path, view: SceneView) -> None:
     first, second = (CameraRenderer(model_file, 32, ["above"]) for _ in range(2))
     assert first._scene is second._scene
-    moved = View(view.qpos, view.body_pos + 0.1, view.body_quat, view.site_rgba)
+    moved = SceneView(view.qpos, view.body_pos + 0.1, view.body_quat, view.site_rgba)
     before = first.render("above", view)
     second.render("above", moved)
     np.testing.assert_array_equal(first.render("above", view), before)
@@ -99,7 +99,19 @@ def test_renderers_of_one_scene_share_its_memory_and_do_not_mix_their_views(mode
     second.close()
 
 
-def test_threads_render_the_same_pixels(model_file: Path, view: View) -> None:
+def test_renderers_of_many_scenes_can_be_closed(
+    tmp_path: Path, view: SceneView, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(render, "_pool", render._Pool())
+    files = [tmp_path / f"{i}.mjb" for i in range(4)]
+    for file in files:
+        mujoco.mj_saveModel(mujoco.MjModel.from_xml_string(SCENE), str(file), None)
+    for renderer in [CameraRenderer(file, 16, ["above"]) for file in files]:
+        renderer.close()
+    assert not render._pool._scenes
+
+
+def test_threads_render_the_same_pixels(model_file: Path, view: SceneView) -> None:
     def draw(_: int) -> np.ndarray:
         renderer = CameraRenderer(model_file, 32, ["above"])
         images = [renderer.render("above", view) for _ in range(5)]
@@ -162,7 +174,7 @@ def test_a_damaged_model_from_elsewhere_stays(tmp_path: Path) -> None:
     assert file.exists()
 
 
-def test_an_image_may_be_drawn_in_another_thread_than_the_renderers_own(model_file: Path, view: View) -> None:
+def test_an_image_may_be_drawn_in_another_thread_than_the_renderers_own(model_file: Path, view: SceneView) -> None:
     with ThreadPoolExecutor(1) as first, ThreadPoolExecutor(1) as second:
         renderer = first.submit(CameraRenderer, model_file, 32, ["above"]).result()
         images = [pool.submit(renderer.render, "above", view).result() for pool in (first, second, first)]
@@ -172,7 +184,7 @@ def test_an_image_may_be_drawn_in_another_thread_than_the_renderers_own(model_fi
         np.testing.assert_array_equal(image, images[0])
 
 
-def test_a_process_forked_after_rendering_is_told_what_to_do(model_file: Path, view: View) -> None:
+def test_a_process_forked_after_rendering_is_told_what_to_do(model_file: Path, view: SceneView) -> None:
     renderer = CameraRenderer(model_file, 32, ["above"])
     expected = renderer.render("above", view)
     reader, writer = multiprocessing.Pipe(duplex=False)
@@ -244,7 +256,7 @@ def test_a_context_that_cannot_be_made_leaves_no_second_traceback(
 
 
 @pytest.mark.slow
-def test_sixteen_threads_that_open_draw_and_close_get_the_right_pixels(model_file: Path, view: View) -> None:
+def test_sixteen_threads_that_open_draw_and_close_get_the_right_pixels(model_file: Path, view: SceneView) -> None:
     renderer = CameraRenderer(model_file, 16, ["above"])
     expected = renderer.render("above", view)
     renderer.close()

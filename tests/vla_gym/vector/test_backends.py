@@ -25,6 +25,8 @@ from vla_gym.tasks.registry import get_suite
 from vla_gym.vector import BACKENDS, vector_env_class
 from vla_gym.wrappers import EpisodeSequence, make_sequence
 
+pytestmark = pytest.mark.usefixtures("goal_scenes")
+
 ROOT = Path(__file__).resolve().parents[3]
 MODES = [AutoresetMode.SAME_STEP, AutoresetMode.NEXT_STEP]
 TOYS = [partial(ToyLiberoEnv, horizon=3, image_size=16)] * 3

@@ -1,8 +1,8 @@
 """
-Tables of the arenas and textures of the primitive pack.
+Arenas and textures of the primitive pack.
 
-Element names, the rooms' dimensions, tables, lights and cameras are LIBERO's, which edits them by name when it builds a
-scene; the furnishings are our own.
+Names, dimensions, tables, lights and cameras are those of LIBERO, which edits them by name when it builds a scene; the
+furnishings are our own.
 """
 
 from __future__ import annotations

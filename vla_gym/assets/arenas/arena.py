@@ -1,4 +1,4 @@
-"""What an arena of the primitive pack is made of, and the parts that several share."""
+"""Elements of the primitive pack's arenas, and parts that several share."""
 
 from __future__ import annotations
 
@@ -55,10 +55,10 @@ class Arena:
     One room.
 
     :param floor_texture: file in ``textures/``; LIBERO replaces it by the style of the scene
-    :param wall_texture: file in ``textures/``; likewise
+    :param wall_texture: file in ``textures/``; LIBERO replaces it, too
     :param table_texture: file in ``textures/`` that wraps the table
     :param table: body that carries the task, if it is not the floor; its unpainted geoms show the texture
-    :param floor_is_body: whether the floor is a body of its own, as LIBERO expects where it resizes no table
+    :param floor_is_body: whether the floor is a separate body, as LIBERO expects in rooms without a resizable table
     :param furnishings: what stands in the background, visual only
     :param walls: walls, visual only
     :param lights: lights
@@ -78,7 +78,7 @@ class Arena:
 
 def resizable_table() -> Body:
     """
-    Table to which LIBERO gives size, height, friction and legs.
+    Make a table that LIBERO gives size, height, friction and legs.
 
     :return: its body
     """

@@ -1,4 +1,4 @@
-"""Episodes written as a LeRobot dataset."""
+"""Write episodes as a LeRobot dataset."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ from vla_gym.spec import COMMAND_DIM
 from vla_gym.tasks.registry import CONTROL_HZ
 
 FRAMES_PER_FILE = 20_000
-"""An episode begins a new file when the current one has this many frames."""
+"""Number of frames in a file after which the next episode starts a new one."""
 FILES_PER_CHUNK = 1000
 CRF = 18
-"""Constant rate factor of H.264: the higher, the smaller and the worse; above 23 compression becomes visible."""
+"""Constant rate factor of H.264: higher is smaller and worse; above 23 compression becomes visible."""
 KEYFRAME_INTERVAL = 2
-"""Every other frame can be decoded by itself, because training reads single steps."""
+"""Distance of key frames: short, because training reads single steps."""
 
 
 def export_lerobot(episodes: Iterable[Episode], folder: str | Path) -> Path:
     """
-    Write episodes as a LeRobot dataset; the folder takes its name when all is written.
+    Write episodes as a LeRobot dataset; the folder gets its name when all is written.
 
     :param episodes: with the same cameras and image sizes; taken one by one
-    :param folder: folder to make
+    :param folder: folder to create
     :return: the folder
     :raises MissingPackageError: without pyarrow
     :raises DemonstrationFileError: if the folder exists
@@ -68,7 +68,7 @@ def export_lerobot(episodes: Iterable[Episode], folder: str | Path) -> Path:
 
 
 class _Exporter:
-    """A dataset that is being written."""
+    """A dataset during writing."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -101,7 +101,7 @@ class _Exporter:
         for key, frames in images.items():
             for frame in frames:
                 self._videos[key].send(np.ascontiguousarray(frame))
-            # some of the pixels are enough for statistics
+            # a subset of the pixels is enough for statistics
             self._note(key, frames.reshape(-1, 3)[:: max(1, frames.size // 300_000)] / 255.0, len(episode))
         self._write_row(episode)
         self._n_frames += len(episode)
@@ -183,7 +183,7 @@ class _Exporter:
         self._statistics.setdefault(key, _Statistics()).add(values, n_steps)
 
     def write_meta(self) -> None:
-        """Write what is where."""
+        """Write the index of episodes and files."""
         import pyarrow
 
         if not self._rows:
@@ -240,7 +240,7 @@ class _Exporter:
 
 
 class _Statistics:
-    """Extremes, mean and standard deviation of a feature, gathered episode by episode."""
+    """Extremes, mean and standard deviation of a feature, accumulated episode by episode."""
 
     def __init__(self) -> None:
         self._low: Any = np.inf
@@ -284,7 +284,7 @@ def _data_schema() -> Any:
 
 
 def _tasks_table(instructions: list[str]) -> Any:
-    """Task numbers, indexed by instruction: pandas reads the index from the schema's metadata."""
+    """Make the table of task numbers, indexed by instruction: pandas reads the index from the schema's metadata."""
     import pyarrow
 
     index = "__index_level_0__"

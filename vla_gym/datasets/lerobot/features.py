@@ -1,4 +1,4 @@
-"""What a LeRobot dataset says of itself in ``meta/info.json``, checked against what an episode needs."""
+"""Read and check a LeRobot dataset's ``meta/info.json``."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ SUCCESS_KEY = "next.success"
 @dataclass(frozen=True)
 class DatasetInfo:
     """
-    A data set as far as it is read.
+    Description of a data set.
 
     :param folder: its folder
     :param version: of the format
-    :param hz: steps per second that it states, by which frames are counted (Hz)
+    :param hz: stated steps per second, which time stamps refer to (Hz)
     :param n_episodes: number of episodes
     :param chunk_size: episodes per folder, in formats before v3.0
     :param data_path: template of the files of steps
@@ -67,16 +67,16 @@ class DatasetInfo:
 
     @property
     def cameras(self) -> tuple[str, ...]:
-        """Fields that hold images."""
+        """Fields with images."""
         return tuple(name for name in _CAMERA_FIELDS if name in self.keys)
 
 
 def read_info(folder: Path, conventions: Conventions) -> DatasetInfo:
     """
-    Read and check what a data set says of itself.
+    Read and check a data set's description.
 
     :param folder: its folder
-    :param conventions: what it means, where that differs from LIBERO
+    :param conventions: how it differs from LIBERO
     :raises DemonstrationFileError: if it is of another version, or has other features
     """
     try:
@@ -114,7 +114,7 @@ def read_info(folder: Path, conventions: Conventions) -> DatasetInfo:
 
 
 def _keys(folder: Path, features: Mapping[str, Any], named: Mapping[str, str]) -> dict[str, str]:
-    """Keys as named, else as known; no camera is left out without a word."""
+    """Return the keys that are named, else known ones; a camera that is neither is an error."""
     found = {
         name: [named[name]] if name in named else [key for key in known if key in features]
         for name, known in KNOWN_KEYS.items()
@@ -161,7 +161,7 @@ def _color_order(feature: Mapping[str, Any]) -> str:
 
 
 def _texts(value: Any) -> Iterator[str]:
-    """Texts in nested lists and mappings."""
+    """Yield the strings in nested lists and mappings."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, (list, dict)):
@@ -170,7 +170,7 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 def _items(value: Any) -> Iterator[tuple[str, Any]]:
-    """Names and values in nested mappings."""
+    """Yield names and values in nested mappings."""
     if isinstance(value, dict):
         for name, part in value.items():
             yield name, part

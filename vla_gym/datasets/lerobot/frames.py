@@ -1,4 +1,4 @@
-"""Frames of videos and of image columns, decoded as a stream as long as they are asked for in order."""
+"""Decode frames of videos and image columns as a stream, as long as they are requested in order."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _IMAGES_AT_ONCE = 16
 
 
 class FrameStream(ABC):
-    """Frames of one camera, from one file after the other."""
+    """Frames of one camera, across files."""
 
     def __init__(self) -> None:
         self._path: Path | None = None
@@ -32,13 +32,13 @@ class FrameStream(ABC):
 
     def frames(self, path: Path, first: int, count: int) -> UInt8Array:
         """
-        Successive frames.
+        Read successive frames.
 
         :param path: file
         :param first: number of the first one
         :param count: how many
         :return: (count, H, W, 3) uint8
-        :raises DemonstrationFileError: if the file ends before, or its images differ in size or are too large
+        :raises DemonstrationFileError: if the file has too few frames, or images of different or excessive size
         """
         if path != self._path or first < self._next:
             self.close()
@@ -65,11 +65,11 @@ class FrameStream(ABC):
 
     @abstractmethod
     def _open(self, path: Path) -> Iterator[Any]:
-        """Start to read a file from its first frame."""
+        """Start reading a file at its first frame."""
 
     @abstractmethod
     def _decoded(self, frame: Any, path: Path) -> UInt8Array:
-        """Image of what the stream gives for a frame, (H, W, 3) uint8."""
+        """Decode an item of the stream, (H, W, 3) uint8."""
 
 
 class VideoStream(FrameStream):
@@ -78,7 +78,7 @@ class VideoStream(FrameStream):
     _size = (0, 0)
 
     def _open(self, path: Path) -> Iterator[bytes]:
-        # said to be MP4: ffmpeg would follow the file names in a playlist
+        # format given as MP4: otherwise ffmpeg would follow file names in a playlist
         stream = imageio_ffmpeg.read_frames(str(path.resolve()), pix_fmt="rgb24", input_params=["-f", "mp4"])
         self._size = next(stream)["size"]
         if np.prod(self._size) > MAX_PIXELS:

@@ -1,4 +1,4 @@
-"""Which episodes a LeRobot dataset has, and where they are."""
+"""Read which episodes a LeRobot dataset has, and where they are."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from vla_gym.files import read_bounded
 @dataclass(frozen=True)
 class EpisodeRow:
     """
-    An episode and where it is.
+    Location of an episode.
 
     :param index: its number
     :param n_steps: its length
@@ -26,7 +26,7 @@ class EpisodeRow:
     :param task_id: task; -1 if the data set does not say
     :param init_state_id: initial state; -1 if the data set does not say
     :param data: file of its steps
-    :param videos: field of :class:`Episode` -> file of its frames, and how many frames of others come before
+    :param videos: field of :class:`Episode` -> file of its frames, and number of its first frame there
     """
 
     index: int
@@ -40,10 +40,10 @@ class EpisodeRow:
 
 def read_index(info: DatasetInfo) -> list[EpisodeRow]:
     """
-    Episodes of a data set, in order.
+    Read the locations of a data set's episodes, in order.
 
     :param info: the data set
-    :raises DemonstrationFileError: if there are not as many as it says
+    :raises DemonstrationFileError: if their number differs from the stated one
     """
     stored = _rows_v3(info) if info.version == VERSION else _rows_v2(info)
     numbers = sorted(int(row["episode_index"]) for row in stored)

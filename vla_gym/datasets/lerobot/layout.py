@@ -1,4 +1,4 @@
-"""Names and places in LeRobot's dataset format."""
+"""File names of LeRobot's dataset format."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ _PLACE = re.compile(r"\{(\w+)(?::0?(\d{1,2})d)?\}")
 
 def fill(template: str, values: Mapping[str, int | str]) -> str:
     """
-    Fill numbers and names into a template of a path.
+    Fill numbers and names into a path template.
 
-    :param template: as ``str.format`` takes it, of which no more than ``{name}`` and ``{name:03d}`` is understood
+    :param template: as for ``str.format``, but with ``{name}`` and ``{name:03d}`` only
     :param values: name -> value
     :return: relative path
-    :raises DemonstrationFileError: if the template asks for anything else
+    :raises DemonstrationFileError: if the template contains anything else
     """
     filled = _PLACE.sub(lambda place: str(values.get(place[1], place[0])).zfill(int(place[2] or 0)), template)
     if "{" in filled or "}" in filled:
@@ -39,12 +39,12 @@ def fill(template: str, values: Mapping[str, int | str]) -> str:
 
 def file_of(folder: Path, name: str) -> Path:
     """
-    File of a data set.
+    Return the path of a data set's file.
 
     :param folder: folder of the data set
     :param name: path in it, as the data set says
     :return: its path
-    :raises DemonstrationFileError: if it lies elsewhere, is missing, or is no regular file
+    :raises DemonstrationFileError: if it lies elsewhere, is missing, or is not a regular file
     """
     path = folder / name
     if Path(name).is_absolute() or ".." in Path(name).parts or not is_inside(path, folder):
@@ -58,7 +58,7 @@ def file_of(folder: Path, name: str) -> Path:
 
 def pyarrow_parquet() -> ModuleType:
     """
-    ``pyarrow.parquet``.
+    Import ``pyarrow.parquet``.
 
     :raises MissingPackageError: if it is not installed
     """

@@ -1,4 +1,4 @@
-"""Episodes read from a LeRobot dataset."""
+"""Read episodes from a LeRobot dataset."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ def load_lerobot(folder: str | Path, conventions: Conventions | None = None) -> 
     Images may be videos or columns of the files of steps. The keys of LeRobot's, IPEC's and openpi's sets are known.
 
     :param folder: folder of the dataset
-    :param conventions: what it means, where that differs from LIBERO
+    :param conventions: how it differs from LIBERO
     :return: episodes in order
     :raises MissingPackageError: without pyarrow
-    :raises DemonstrationFileError: if it is no such dataset, is damaged, or means something else than LIBERO's
+    :raises DemonstrationFileError: if it is not such a dataset, is damaged, or has other conventions
     """
     pyarrow_parquet()
     folder, conventions = Path(folder), conventions or Conventions()
@@ -84,7 +84,7 @@ def _episode(
 
 
 class _Steps:
-    """Numbers of the steps; those of one file are kept."""
+    """Numeric columns of the steps; those of the current file are cached."""
 
     def __init__(self, info: DatasetInfo) -> None:
         self._info = info
@@ -92,14 +92,14 @@ class _Steps:
         self._arrays: dict[str, Any] = {}
 
     def gripper(self, rows: list[EpisodeRow]) -> Iterator[tuple[Any, Any]]:
-        """Commands and fingers of each episode."""
+        """Yield commands and fingers of each episode."""
         for row in rows:
             _, arrays = self.of(row)
             yield arrays["commands"], arrays["proprio"][:, -2:]
 
     def of(self, row: EpisodeRow) -> tuple[int, dict[str, Any]]:
         """
-        Numbers of an episode.
+        Read the numeric columns of an episode.
 
         :return: its first row in the file, and name -> array
         """

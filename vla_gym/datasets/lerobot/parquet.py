@@ -1,4 +1,4 @@
-"""Columns of parquet files that somebody else made, within bounds."""
+"""Read columns of foreign parquet files, within bounds."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MAX_COLUMN_BYTES = 2**31
 
 def column_names(path: Path) -> list[str]:
     """
-    Names of a file's columns.
+    Read the names of a file's columns.
 
     :param path: the file
     """
@@ -27,12 +27,12 @@ def column_names(path: Path) -> list[str]:
 
 def read_columns(path: Path, columns: Iterable[str]) -> Any:
     """
-    Some columns of a file.
+    Read some columns of a file.
 
     :param path: the file
     :param columns: their names
     :return: ``pyarrow.Table``
-    :raises DemonstrationFileError: if one is missing, or the file declares more than it may
+    :raises DemonstrationFileError: if one is missing, or the file declares too much data
     """
     columns = list(columns)
     with pyarrow_parquet().ParquetFile(path) as file:
@@ -57,14 +57,14 @@ def read_columns(path: Path, columns: Iterable[str]) -> Any:
 
 def matrix(table: Any, name: str, width: int, source: object) -> np.ndarray[Any, Any]:
     """
-    A column of lists, each of the same length.
+    Convert a column of equally long lists to a matrix.
 
     :param table: ``pyarrow.Table`` of T rows
     :param name: of the column
     :param width: length of the lists
     :param source: name of the file
     :return: (T, width)
-    :raises DemonstrationFileError: if a list has another length, or holds no numbers
+    :raises DemonstrationFileError: if a list has another length, or contains anything but numbers
     """
     import pyarrow.compute
 

@@ -1,4 +1,4 @@
-"""A job whose process dies or raises is lost alone; mistakes in the set-up end the run."""
+"""A job whose process dies or raises fails alone; mistakes in the set-up end the run."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from collections.abc import Callable
 import cloudpickle
 import pytest
 
-from vla_gym.datasets.pool import MAX_LOSSES, run_jobs
 from vla_gym.errors import AssetsError, WorkerError
+from vla_gym.processes.jobs import MAX_FAILURES, run_jobs
 
 # the processes cannot import this file
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -50,12 +50,12 @@ def make_refusing() -> Callable[[int], int]:
 
 
 @pytest.mark.parametrize("n_workers", [1, 2])
-def test_a_lost_job_costs_no_other(n_workers: int) -> None:
+def test_a_failed_job_costs_no_other(n_workers: int) -> None:
     done = {item.job: item for item in run_jobs(make_worker, range(7), n_workers)}
     assert {job: item.result for job, item in done.items()} == {0: 0, 1: 10, 2: None, 3: 30, 4: None, 5: 50, 6: 60}
-    assert done[2].loss == "its process died with exit code -9"
-    assert "RuntimeError: no such bowl" in done[4].loss
-    assert not any(item.loss for job, item in done.items() if job not in (2, 4))
+    assert done[2].failure == "its process died with exit code -9"
+    assert "RuntimeError: no such bowl" in done[4].failure
+    assert not any(item.failure for job, item in done.items() if job not in (2, 4))
 
 
 def make_slow() -> Callable[[int], int]:
@@ -69,10 +69,10 @@ def make_slow() -> Callable[[int], int]:
     return work
 
 
-def test_a_job_that_hangs_is_lost_alone() -> None:
+def test_a_job_that_hangs_fails_alone() -> None:
     done = {item.job: item for item in run_jobs(make_slow, range(3), 1, timeout_s=2.0)}
     assert {job: item.result for job, item in done.items()} == {0: 0, 1: None, 2: 2}
-    assert done[1].loss == "it took more than 2 s"
+    assert done[1].failure == "it took more than 2 s"
 
 
 def test_jobs_are_taken_when_a_worker_is_free() -> None:
@@ -87,7 +87,11 @@ def test_jobs_are_taken_when_a_worker_is_free() -> None:
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
-        (make_hopeless, WorkerError, f"{MAX_LOSSES} jobs were lost in a row.*exit code 3"),
+        (
+            make_hopeless,
+            WorkerError,
+            f"{MAX_FAILURES} jobs failed in a row, the last one because its process died with exit code 3",
+        ),
         (make_without_assets, AssetsError, "no folder of that name"),
         (make_with_bug, WorkerError, "KeyError: 'bowl'"),
         (make_refusing, AssetsError, "job 0 lacks a mesh"),
