@@ -35,7 +35,7 @@ LAYERS = {
         {"errors"},
         {"common"},
         {"models"},
-        {"policies", "curriculum"},
+        {"policies", "curriculum", "rewards"},
         {"algorithms", "bc"},
         {"evaluation"},
         {"experiments"},

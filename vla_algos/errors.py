@@ -19,6 +19,7 @@ __all__ = [
     "SettingsError",
     "SpaceError",
     "TrainingDivergedError",
+    "TrajectoryError",
     "UnknownNameError",
     "VLAAlgosError",
 ]
@@ -70,6 +71,10 @@ class SavingError(VLAAlgosError, OSError):
 
 class SettingsError(VLAAlgosError, ValueError):
     """Settings that an interrupted run was not begun with."""
+
+
+class TrajectoryError(VLAAlgosError, ValueError):
+    """A trajectory that cannot be labelled."""
 
 
 class TrainingDivergedError(VLAAlgosError, RuntimeError):

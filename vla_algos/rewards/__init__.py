@@ -1,0 +1,1 @@
+"""Process rewards: dense feedback, learned from labelled trajectories, beside the sparse reward."""
