@@ -1,9 +1,9 @@
 """
-Automatic labels of trajectories by VLA-RL's rule (https://arxiv.org/abs/2505.18719, section on the process reward model).
+Automatic labels of trajectories by the rule of VLA-RL's process reward model (https://arxiv.org/abs/2505.18719).
 
-The paper cuts a trajectory into segments where the gripper's openness changes, and calls a moment of a segment at which
-the end effector comes almost to rest a key frame: there a sub-task has just been finished, such as reaching, grasping or
-placing. Commands that lead to a key frame are labelled positive, all others zero. It gives neither thresholds nor
+The paper cuts a trajectory into segments where the gripper's openness changes. Moments of a segment at which the end
+effector almost comes to rest are key frames: a sub-task has just been finished, such as reaching, grasping or placing.
+Commands that lead to a key frame are labelled positive, all others zero. The paper gives neither thresholds nor
 windows; all of them are arguments here.
 
 Rows are control steps, as in :class:`vla_gym.datasets.episode.Episode`: row t was observed before command t. A
@@ -12,6 +12,7 @@ trajectory of T commands therefore visits the states 0 to T, of which the last o
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -172,7 +173,7 @@ def _key_frames(speed: Float64Array, threshold: float, cuts: Int64Array, gap: in
     """Slowest states of each segment's stops. A stop at the very beginning is none: nothing led to it."""
     found: list[int] = []
     bounds = [0, *cuts, len(speed)]
-    for begin, end in zip(bounds[:-1], bounds[1:], strict=True):
+    for begin, end in itertools.pairwise(bounds):
         # a stop at the end of a segment is a minimum, too: afterwards the arm moves on
         inside = np.append(-speed[begin:end], -np.inf)
         peaks, _ = find_peaks(inside, height=-threshold, distance=gap)
@@ -189,7 +190,7 @@ def _progress(speed: Float64Array, key_frames: Int64Array) -> Float32Array:
     travelled = np.concatenate([[0.0], np.cumsum(speed)])
     progress = np.zeros(len(speed) + 1)
     bounds = [0, *key_frames]
-    for i, (begin, end) in enumerate(zip(bounds[:-1], bounds[1:], strict=True)):
+    for i, (begin, end) in enumerate(itertools.pairwise(bounds)):
         way = travelled[begin : end + 1] - travelled[begin]
         share = way / way[-1] if way[-1] > 0 else np.linspace(0.0, 1.0, len(way))
         progress[begin : end + 1] = (i + share) / len(key_frames)
