@@ -15,6 +15,7 @@ __all__ = [
     "RandomWeightsWarning",
     "RecipeError",
     "RemovedKeywordError",
+    "RewardModelError",
     "SavingError",
     "SettingsError",
     "SpaceError",
@@ -63,6 +64,10 @@ class RecipeError(VLAAlgosError, ValueError):
 
 class RemovedKeywordError(VLAAlgosError, TypeError):
     """A keyword without a meaning for the algorithm."""
+
+
+class RewardModelError(VLAAlgosError, RuntimeError):
+    """A process reward model that gives no usable scores."""
 
 
 class SavingError(VLAAlgosError, OSError):

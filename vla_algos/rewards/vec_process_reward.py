@@ -1,0 +1,195 @@
+"""``VecProcessReward``: a learned process reward beside the environment's sparse one."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from typing import Any, Literal, get_args
+
+import numpy as np
+from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
+
+from vla_algos.common.vec_env import is_broken
+from vla_algos.errors import RewardModelError, SpaceError, UnknownNameError
+from vla_algos.rewards.model import RewardModel
+from vla_gym.instructions import decode_instruction
+from vla_gym.spec import INSTRUCTION
+from vla_gym.type_aliases import BoolArray, Float32Array, UInt8Array
+
+logger = logging.getLogger(__name__)
+
+Mode = Literal["delta", "potential", "sum"]
+MIN_SCORES = 100
+"""Scores that are seen before a share of unusable ones ends a run."""
+
+
+class VecProcessReward(VecEnvWrapper):
+    """
+    Add to each reward what a model of the task's progress, Phi in [0, 1], says about the decision.
+
+    With s and s' the states before and after a decision, and w the weight:
+
+    ``delta``: w (Phi(s') - Phi(s)). Over an episode this adds up to w (Phi(end) - Phi(start)): waiting earns nothing, and
+    partial success counts.
+
+    ``potential``: w (gamma Phi(s') - Phi(s)), with Phi = 0 in states that end the task (Ng et al., 1999). No optimal
+    policy changes; nor does more than a critic change that starts at Phi instead of 0.
+
+    ``sum``: w Phi(s'), VLA-RL's own (https://arxiv.org/abs/2505.18719), up to ``episode_cap`` per episode. It pays for
+    every decision, so a failure that lasts may earn more than a success: see ``vla-rl reward audit``.
+
+    The last frame of an episode is its ``terminal_observation``. An episode that reaches its time limit has not ended
+    the task, so ``potential`` keeps Phi there. Nothing is paid where an episode was broken off, as its physics diverged
+    or its worker was restarted, and where an environment was left out of a step.
+
+    ``info`` gets ``env_reward`` and ``process_reward``, whose sum is the reward, and ``progress``, Phi(s'). Success
+    stays what the environment says. Put this wrapper around ``VecMonitor``, so that returns in logs stay those of the
+    environment.
+
+    :param venv: vector environment, with the model's camera and the instruction in its observations
+    :param model: judges the frames
+    :param weight: w, at least 0
+    :param mode: ``delta``, ``potential`` or ``sum``
+    :param gamma: discount of the algorithm, per decision; for ``potential`` alone, which needs it
+    :param episode_cap: most that ``sum`` pays in an episode, in units of the reward; None: no limit
+    :param max_invalid_share: share of scores that may be NaN or outside of [0, 1]. Such a score leaves Phi as it was,
+        so that nothing is paid; with more of them the run ends
+    :raises UnknownNameError: for an unknown mode
+    :raises SpaceError: if observations lack the camera or the instruction
+    :raises ValueError: for a number out of its range, or one that the mode does not take
+    """
+
+    def __init__(
+        self,
+        venv: VecEnv,
+        model: RewardModel,
+        weight: float = 1.0,
+        mode: Mode = "delta",
+        gamma: float | None = None,
+        episode_cap: float | None = None,
+        max_invalid_share: float = 0.01,
+    ) -> None:
+        super().__init__(venv)
+        if mode not in get_args(Mode):
+            raise UnknownNameError("mode", mode, get_args(Mode))
+        if not 0 <= weight < np.inf:
+            raise ValueError(f"weight is {weight}; expected a finite number of at least 0.")
+        if (gamma is None) == (mode == "potential") or (gamma is not None and not 0 <= gamma <= 1):
+            raise ValueError(
+                f"gamma is {gamma}, mode is {mode!r}; expected the discount of the algorithm, 0 to 1, for 'potential', "
+                "and None for other modes."
+            )
+        if episode_cap is not None and (mode != "sum" or not episode_cap > 0):
+            raise ValueError(
+                f"episode_cap is {episode_cap}, mode is {mode!r}; expected a number above 0, for 'sum' alone."
+            )
+        if not 0 <= max_invalid_share <= 1:
+            raise ValueError(f"max_invalid_share is {max_invalid_share}; expected a share from 0 to 1.")
+        keys = getattr(venv.observation_space, "spaces", {})
+        for key in (model.camera, INSTRUCTION):
+            if key not in keys:
+                raise SpaceError(
+                    f"Observations have the keys {sorted(keys)}; the reward model needs {key!r}. "
+                    "Name its camera in the environment's keyword cameras."
+                )
+        self.model = model
+        self.weight, self.mode, self.gamma, self.episode_cap = weight, mode, gamma, episode_cap
+        self.max_invalid_share = max_invalid_share
+        self.progress = np.zeros(self.num_envs, np.float32)
+        """Phi of each environment's last state, (N,)."""
+        self.paid = np.zeros(self.num_envs)
+        """What the episode in progress has been paid, (N,)."""
+        self.first_frames = np.zeros((self.num_envs, *keys[model.camera].shape), np.uint8)
+        """First image of the episode in progress, (N, H, W, 3)."""
+        self.n_scores = self.n_invalid = 0
+        self.reward_seconds = 0.0
+        """Time that this wrapper has taken so far."""
+
+    def reset(self) -> VecEnvObs:
+        """As the environment's; judges the first states."""
+        observations = self.venv.reset()
+        self._begin(np.ones(self.num_envs, np.bool_), observations)
+        return observations
+
+    def step_wait(self) -> VecEnvStepReturn:
+        """Observations (N, ...), rewards with the process reward (N,) float32, dones (N,) and infos."""
+        observations, env_rewards, dones, infos = self.venv.step_wait()
+        start = time.perf_counter()
+        is_judged = np.array([not is_broken(info) and not info.get("is_idle", False) for info in infos])
+        scores = self.progress.copy()
+        # the last frame of an episode that ended; observations already show the next one
+        shown = [info["terminal_observation"] if done else None for done, info in zip(dones, infos, strict=True)]
+        frames, texts = self._frames(observations, shown)
+        scores[is_judged] = self._score(
+            frames[is_judged], [texts[i] for i in np.flatnonzero(is_judged)], scores[is_judged]
+        )
+        is_terminal = np.array([d and not i["TimeLimit.truncated"] for d, i in zip(dones, infos, strict=True)])
+        rewards = np.where(is_judged, self._rewards(scores, is_terminal), 0.0).astype(np.float32)
+        for i, info in enumerate(infos):
+            info["env_reward"], info["process_reward"] = float(env_rewards[i]), float(rewards[i])
+            info["progress"] = float(scores[i])
+        self.progress, self.paid = scores, self.paid + rewards
+        # an environment that is stepped without its neighbours starts its next episode at ``reset``
+        self._begin(dones & np.array(["is_idle" not in info for info in infos]), observations)
+        self.reward_seconds += time.perf_counter() - start
+        return observations, env_rewards + rewards, dones, infos
+
+    def _rewards(self, scores: Float32Array, is_terminal: BoolArray) -> Float32Array:
+        """Process rewards of all environments, (N,)."""
+        if self.mode == "delta":
+            return self.weight * (scores - self.progress)
+        if self.mode == "potential":
+            return self.weight * (self.gamma * np.where(is_terminal, 0.0, scores) - self.progress)
+        rewards = self.weight * scores
+        return rewards if self.episode_cap is None else np.minimum(rewards, self.episode_cap - self.paid)
+
+    def _begin(self, is_new: BoolArray, observations: Any) -> None:
+        """Remember the first frames of episodes that have just begun, and judge them."""
+        if not is_new.any():
+            return
+        self.first_frames[is_new] = observations[self.model.camera][is_new]
+        self.paid[is_new] = 0.0
+        frames, texts = self._frames(observations, [None] * self.num_envs)
+        unknown = np.zeros(int(is_new.sum()), np.float32)
+        self.progress[is_new] = self._score(frames[is_new], [texts[i] for i in np.flatnonzero(is_new)], unknown)
+
+    def _frames(self, observations: Any, shown: Sequence[Any]) -> tuple[UInt8Array, list[str]]:
+        """
+        First and current frames, (N, 2, H, W, 3), and instructions.
+
+        :param shown: per environment, what to look at instead of its observation
+        """
+        images, words = observations[self.model.camera].copy(), observations[INSTRUCTION].copy()
+        for i, other in enumerate(shown):
+            if other is not None:
+                images[i], words[i] = other[self.model.camera], other[INSTRUCTION]
+        return np.stack([self.first_frames, images], axis=1), [decode_instruction(row) for row in words]
+
+    def _score(self, frames: UInt8Array, instructions: list[str], otherwise: Float32Array) -> Float32Array:
+        """
+        Progress as the model sees it.
+
+        :param otherwise: (n,) what to take where it has no usable answer
+        """
+        if not instructions:
+            return otherwise
+        scores = np.asarray(self.model.score(frames, instructions), np.float32)
+        if scores.shape != (len(instructions),):
+            raise RewardModelError(
+                f"{type(self.model).__name__}.score returned shape {scores.shape} for {len(instructions)} frames; "
+                f"expected ({len(instructions)},)."
+            )
+        is_valid = (scores >= 0) & (scores <= 1)
+        self.n_scores += len(scores)
+        n_invalid = int((~is_valid).sum())
+        if n_invalid:
+            self.n_invalid += n_invalid
+            logger.warning("%d of %d scores were NaN or outside of [0, 1]: nothing is paid", n_invalid, len(scores))
+        if self.n_scores >= MIN_SCORES and self.n_invalid > self.max_invalid_share * self.n_scores:
+            raise RewardModelError(
+                f"{self.n_invalid} of {self.n_scores} scores were NaN or outside of [0, 1], more than "
+                f"max_invalid_share={self.max_invalid_share:g} allows. Look at the model with vla-rl reward audit."
+            )
+        return np.where(is_valid, scores, otherwise)
