@@ -105,11 +105,11 @@ def label_trajectory(proprio: Float32Array, is_success: bool, rule: LabelRule | 
     :raises TrajectoryError: for fewer than ``MIN_STEPS`` control steps, another shape, or numbers that are not finite
     """
     rule = rule or LabelRule()
-    proprio = _checked(proprio)
-    n_steps = len(proprio)
-    speed = _speed(proprio, rule)
+    rows = _checked(proprio)
+    n_steps = len(rows)
+    speed = _speed(rows, rule)
     threshold = max(rule.stop_speed, rule.stop_share * float(np.percentile(speed, 90)))
-    openness = np.clip((proprio[:, 6] - proprio[:, 7]) / rule.gripper_width, 0.0, 1.0)
+    openness = np.clip((rows[:, 6] - rows[:, 7]) / rule.gripper_width, 0.0, 1.0)
     cuts = _cuts(openness, speed < threshold, rule.gripper_change)
     key_frames = _key_frames(speed, threshold, cuts, rule.gap)
     if is_success:

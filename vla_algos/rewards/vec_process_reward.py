@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
@@ -16,7 +17,7 @@ from vla_algos.errors import RewardModelError, SpaceError, UnknownNameError
 from vla_algos.rewards.model import RewardModel
 from vla_gym.instructions import decode_instruction
 from vla_gym.spec import INSTRUCTION
-from vla_gym.type_aliases import BoolArray, Float32Array, UInt8Array
+from vla_gym.type_aliases import BoolArray, Float32Array
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +32,7 @@ class VecProcessReward(VecEnvWrapper):
 
     With s and s' the states before and after a decision, and w the weight:
 
-    ``delta``: w (Phi(s') - Phi(s)). Over an episode this adds up to w (Phi(end) - Phi(start)): waiting earns nothing, and
+    ``delta``: w (Phi(s') - Phi(s)). Over an episode this adds up to w (Phi(end) - Phi(start)): waiting earns nothing,
     partial success counts.
 
     ``potential``: w (gamma Phi(s') - Phi(s)), with Phi = 0 in states that end the task (Ng et al., 1999). No optimal
@@ -48,7 +49,7 @@ class VecProcessReward(VecEnvWrapper):
     stays what the environment says. Put this wrapper around ``VecMonitor``, so that returns in logs stay those of the
     environment.
 
-    :param venv: vector environment, with the model's camera and the instruction in its observations
+    :param venv: vector environment, with what the model looks at and the instruction in its observations
     :param model: judges the frames
     :param weight: w, at least 0
     :param mode: ``delta``, ``potential`` or ``sum``
@@ -57,7 +58,7 @@ class VecProcessReward(VecEnvWrapper):
     :param max_invalid_share: share of scores that may be NaN or outside of [0, 1]. Such a score leaves Phi as it was,
         so that nothing is paid; with more of them the run ends
     :raises UnknownNameError: for an unknown mode
-    :raises SpaceError: if observations lack the camera or the instruction
+    :raises SpaceError: if observations lack what the model looks at, or the instruction
     :raises ValueError: for a number out of its range, or one that the mode does not take
     """
 
@@ -88,11 +89,11 @@ class VecProcessReward(VecEnvWrapper):
         if not 0 <= max_invalid_share <= 1:
             raise ValueError(f"max_invalid_share is {max_invalid_share}; expected a share from 0 to 1.")
         keys = getattr(venv.observation_space, "spaces", {})
-        for key in (model.camera, INSTRUCTION):
+        for key in (model.key, INSTRUCTION):
             if key not in keys:
                 raise SpaceError(
                     f"Observations have the keys {sorted(keys)}; the reward model needs {key!r}. "
-                    "Name its camera in the environment's keyword cameras."
+                    "Name its camera in the environment's keyword cameras (for 'privileged': privileged_obs=True)."
                 )
         self.model = model
         self.weight, self.mode, self.gamma, self.episode_cap = weight, mode, gamma, episode_cap
@@ -101,8 +102,8 @@ class VecProcessReward(VecEnvWrapper):
         """Phi of each environment's last state, (N,)."""
         self.paid = np.zeros(self.num_envs)
         """What the episode in progress has been paid, (N,)."""
-        self.first_frames = np.zeros((self.num_envs, *keys[model.camera].shape), np.uint8)
-        """First image of the episode in progress, (N, H, W, 3)."""
+        self.first_seen = np.zeros((self.num_envs, *keys[model.key].shape), keys[model.key].dtype)
+        """What the model looks at, at the start of the episode in progress: images (N, H, W, 3)."""
         self.n_scores = self.n_invalid = 0
         self.reward_seconds = 0.0
         """Time that this wrapper has taken so far."""
@@ -121,10 +122,9 @@ class VecProcessReward(VecEnvWrapper):
         scores = self.progress.copy()
         # the last frame of an episode that ended; observations already show the next one
         shown = [info["terminal_observation"] if done else None for done, info in zip(dones, infos, strict=True)]
-        frames, texts = self._frames(observations, shown)
-        scores[is_judged] = self._score(
-            frames[is_judged], [texts[i] for i in np.flatnonzero(is_judged)], scores[is_judged]
-        )
+        seen, texts = self._seen(observations, shown)
+        judged = np.flatnonzero(is_judged)
+        scores[judged] = self._score(seen[judged], [texts[i] for i in judged], scores[judged])
         is_terminal = np.array([d and not i["TimeLimit.truncated"] for d, i in zip(dones, infos, strict=True)])
         rewards = np.where(is_judged, self._rewards(scores, is_terminal), 0.0).astype(np.float32)
         for i, info in enumerate(infos):
@@ -136,11 +136,12 @@ class VecProcessReward(VecEnvWrapper):
         self.reward_seconds += time.perf_counter() - start
         return observations, env_rewards + rewards, dones, infos
 
-    def _rewards(self, scores: Float32Array, is_terminal: BoolArray) -> Float32Array:
+    def _rewards(self, scores: Float32Array, is_terminal: BoolArray) -> NDArray[Any]:
         """Process rewards of all environments, (N,)."""
         if self.mode == "delta":
             return self.weight * (scores - self.progress)
         if self.mode == "potential":
+            assert self.gamma is not None
             return self.weight * (self.gamma * np.where(is_terminal, 0.0, scores) - self.progress)
         rewards = self.weight * scores
         return rewards if self.episode_cap is None else np.minimum(rewards, self.episode_cap - self.paid)
@@ -149,25 +150,25 @@ class VecProcessReward(VecEnvWrapper):
         """Remember the first frames of episodes that have just begun, and judge them."""
         if not is_new.any():
             return
-        self.first_frames[is_new] = observations[self.model.camera][is_new]
+        self.first_seen[is_new] = observations[self.model.key][is_new]
         self.paid[is_new] = 0.0
-        frames, texts = self._frames(observations, [None] * self.num_envs)
+        seen, texts = self._seen(observations, [None] * self.num_envs)
         unknown = np.zeros(int(is_new.sum()), np.float32)
-        self.progress[is_new] = self._score(frames[is_new], [texts[i] for i in np.flatnonzero(is_new)], unknown)
+        self.progress[is_new] = self._score(seen[is_new], [texts[i] for i in np.flatnonzero(is_new)], unknown)
 
-    def _frames(self, observations: Any, shown: Sequence[Any]) -> tuple[UInt8Array, list[str]]:
+    def _seen(self, observations: Any, shown: Sequence[Any]) -> tuple[NDArray[Any], list[str]]:
         """
-        First and current frames, (N, 2, H, W, 3), and instructions.
+        What the model looks at, at the start and now, (N, 2, ...), and instructions.
 
         :param shown: per environment, what to look at instead of its observation
         """
-        images, words = observations[self.model.camera].copy(), observations[INSTRUCTION].copy()
+        now, words = observations[self.model.key].copy(), observations[INSTRUCTION].copy()
         for i, other in enumerate(shown):
             if other is not None:
-                images[i], words[i] = other[self.model.camera], other[INSTRUCTION]
-        return np.stack([self.first_frames, images], axis=1), [decode_instruction(row) for row in words]
+                now[i], words[i] = other[self.model.key], other[INSTRUCTION]
+        return np.stack([self.first_seen, now], axis=1), [decode_instruction(row) for row in words]
 
-    def _score(self, frames: UInt8Array, instructions: list[str], otherwise: Float32Array) -> Float32Array:
+    def _score(self, seen: NDArray[Any], instructions: list[str], otherwise: Float32Array) -> Float32Array:
         """
         Progress as the model sees it.
 
@@ -175,10 +176,10 @@ class VecProcessReward(VecEnvWrapper):
         """
         if not instructions:
             return otherwise
-        scores = np.asarray(self.model.score(frames, instructions), np.float32)
+        scores = np.asarray(self.model.score(seen, instructions), np.float32)
         if scores.shape != (len(instructions),):
             raise RewardModelError(
-                f"{type(self.model).__name__}.score returned shape {scores.shape} for {len(instructions)} frames; "
+                f"{type(self.model).__name__}.score returned shape {scores.shape} for {len(instructions)} moments; "
                 f"expected ({len(instructions)},)."
             )
         is_valid = (scores >= 0) & (scores <= 1)

@@ -57,7 +57,7 @@ class Corridor(gym.Env):
 class Brightness:
     """Phi = brightness / 100, so a step ahead is worth 0.1; remembers what it was shown."""
 
-    camera = "agentview"
+    key = "agentview"
 
     def __init__(self):
         self.seen = []
@@ -184,7 +184,7 @@ def test_a_snapshot_goes_on_in_the_middle_of_an_episode():
     for _ in range(4):
         expected, found = env.step(np.array([[1]])), other.step(np.array([[1]]))
         np.testing.assert_array_equal(found[1], expected[1])
-    np.testing.assert_array_equal(other.first_frames, env.first_frames)
+    np.testing.assert_array_equal(other.first_seen, env.first_seen)
 
 
 class Failing(Brightness):
@@ -216,7 +216,7 @@ def test_a_model_that_returns_another_shape_is_refused():
         def score(self, frames, instructions):
             return np.zeros((len(instructions), 1))
 
-    with pytest.raises(RewardModelError, match=r"Odd\.score returned shape \(1, 1\) for 1 frames; expected \(1,\)"):
+    with pytest.raises(RewardModelError, match=r"Odd\.score returned shape \(1, 1\) for 1 moments; expected \(1,\)"):
         make(model=Odd()).reset()
 
 
@@ -241,7 +241,7 @@ def test_keywords_that_make_no_sense_are_refused(keywords, error, message):
 
 def test_a_camera_that_is_not_observed_is_named():
     model = Brightness()
-    model.camera = "wrist"
+    model.key = "wrist"
     with pytest.raises(SpaceError, match=r"\['agentview', 'instruction'\]; the reward model needs 'wrist'.*cameras"):
         make(model=model)
 
