@@ -9,6 +9,7 @@ __all__ = [
     "CheckpointError",
     "DeviceError",
     "EvaluationFileError",
+    "FilmError",
     "FixedSettingError",
     "MissingPackageError",
     "ModelInputError",
@@ -40,6 +41,10 @@ class CheckpointError(VLAAlgosError, RuntimeError):
 
 class DeviceError(VLAAlgosError, RuntimeError):
     """A device that is not there, or has too little memory."""
+
+
+class FilmError(VLAAlgosError, ValueError):
+    """A film, or a file of films, that is damaged or not one."""
 
 
 class FixedSettingError(VLAAlgosError, AttributeError):

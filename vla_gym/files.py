@@ -45,7 +45,7 @@ def write_then_rename(path: str | Path) -> Iterator[Path]:
 
 
 @contextmanager
-def named_errors(error_type: type[VLAGymError], expected: str) -> Iterator[None]:
+def named_errors(error_type: type[Exception], expected: str) -> Iterator[None]:
     """
     Turn every error of a reader into the named error of its kind of file.
 

@@ -1,0 +1,254 @@
+"""
+Films: what was seen in an episode, decision by decision, for a reward model to learn from.
+
+A file holds films of one environment, one HDF5 group each (``film_<i>``): datasets ``frames``, ``steps``, ``proprio``
+and, where the simulator was asked, ``privileged``; all else in attributes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from stable_baselines3.common.vec_env import VecEnv
+
+from vla_algos.common.vec_env import is_broken
+from vla_algos.errors import FilmError
+from vla_gym.datasets.hdf5_access import attributes, child_dataset, child_group
+from vla_gym.errors import DemonstrationFileError
+from vla_gym.files import named_errors, write_then_rename
+from vla_gym.instructions import decode_instruction
+from vla_gym.spec import AGENTVIEW, INSTRUCTION, PRIVILEGED, PROPRIO, PROPRIO_DIM
+from vla_gym.type_aliases import Float32Array, Int64Array, UInt8Array
+
+MIN_FRAMES = 2
+"""Fewest frames of a film: its start, and what came of the first decision."""
+_PREFIX = "film_"
+
+
+@dataclass(frozen=True)
+class Film:
+    """
+    An episode of K - 1 decisions.
+
+    :param frames: at the start and after each decision, (K, H, W, 3) uint8 RGB
+    :param steps: control steps that were over at each frame, ascending from 0, (K,) int64
+    :param proprio: at each frame, (K, 8) float32
+    :param instruction: what was to be done
+    :param task_id: task; -1 if its source does not say
+    :param init_state_id: initial state; -1 if its source does not say
+    :param is_success: whether the goal was reached, in the last frame
+    :param source: who acted: a policy, or "demonstration"
+    :param privileged: the simulator's own state at each frame, (K, 69) float32; None if it was not asked
+    :raises FilmError: if an array has another shape or type, there are fewer than ``MIN_FRAMES`` frames, or a number is
+        not finite
+    """
+
+    frames: UInt8Array
+    steps: Int64Array
+    proprio: Float32Array
+    instruction: str
+    task_id: int
+    init_state_id: int
+    is_success: bool
+    source: str
+    privileged: Float32Array | None = None
+
+    def __post_init__(self) -> None:
+        n = len(self.frames)
+        if self.frames.ndim != 4 or self.frames.shape[-1] != 3 or self.frames.dtype != np.uint8:
+            raise FilmError(f"frames is {self.frames.shape} {self.frames.dtype}; expected (K, H, W, 3) uint8.")
+        if n < MIN_FRAMES:
+            raise FilmError(f"The film has {n} frame(s); expected at least {MIN_FRAMES}. Leave it out.")
+        if self.steps.shape != (n,) or self.steps[0] != 0 or (np.diff(self.steps) <= 0).any():
+            raise FilmError(f"steps is {self.steps.tolist()}; expected {n} numbers that ascend from 0.")
+        if self.proprio.shape != (n, PROPRIO_DIM):
+            raise FilmError(f"proprio is {self.proprio.shape}; expected {(n, PROPRIO_DIM)}.")
+        if self.privileged is not None and (self.privileged.ndim != 2 or len(self.privileged) != n):
+            raise FilmError(f"privileged is {self.privileged.shape}; expected one row for each of {n} frames.")
+        for name in ("proprio", "privileged"):
+            array = getattr(self, name)
+            if array is not None and not np.isfinite(array).all():
+                raise FilmError(f"{name} holds NaN or infinity. Leave this film out.")
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+
+def save_films(path: str | Path, films: Iterable[Film]) -> int:
+    """
+    Write films as they come; the file appears whole or not at all.
+
+    :param path: HDF5 file to write or replace
+    :param films: any number
+    :return: how many there were
+    """
+    n = 0
+    with write_then_rename(path) as temporary, h5py.File(temporary, "w") as file:
+        for film in films:
+            group = file.create_group(f"{_PREFIX}{n}")
+            for name in ("frames", "steps", "proprio", "privileged"):
+                array = getattr(film, name)
+                if array is not None:
+                    group.create_dataset(name, data=array, compression="gzip", compression_opts=1)
+            for name in ("instruction", "task_id", "init_state_id", "is_success", "source"):
+                group.attrs[name] = getattr(film, name)
+            n += 1
+    return n
+
+
+def load_films(path: str | Path) -> list[Film]:
+    """
+    Read a file of films.
+
+    :param path: written by :func:`save_films`
+    :return: the films, in order
+    :raises FilmError: if it is missing, damaged or something else, or stores its data elsewhere
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FilmError(f"{path} is no file; expected films. Record some with record_films.")
+    with named_errors(FilmError, f"{path}: expected films as save_films writes them"), h5py.File(path, "r") as file:
+        names = sorted(file, key=lambda name: int(name.removeprefix(_PREFIX)))
+        return [_read(child_group(file, name, path), path) for name in names]
+
+
+def _read(group: h5py.Group, path: Path) -> Film:
+    kept = attributes(group, path)
+    has_privileged = "privileged" in group
+    try:
+        return Film(
+            frames=child_dataset(group, "frames", path)[()],
+            steps=child_dataset(group, "steps", path)[()].astype(np.int64),
+            proprio=child_dataset(group, "proprio", path)[()].astype(np.float32),
+            instruction=str(kept["instruction"]),
+            task_id=int(kept["task_id"]),
+            init_state_id=int(kept["init_state_id"]),
+            is_success=bool(kept["is_success"]),
+            source=str(kept["source"]),
+            privileged=child_dataset(group, "privileged", path)[()].astype(np.float32) if has_privileged else None,
+        )
+    except (DemonstrationFileError, FilmError) as error:
+        raise FilmError(f"{path}, {group.name}: {error}") from error
+
+
+def record_films(
+    model: Any,
+    venv: VecEnv,
+    n_films: int,
+    source: str,
+    deterministic: bool = False,
+    camera: str = AGENTVIEW,
+) -> Iterator[Film]:
+    """
+    Let a policy act, and hand out each episode as it ends. The first to end come first, so short ones are too frequent:
+    take as many films as there are starts, or more.
+
+    Episodes that were broken off are left out.
+
+    :param model: anything with SB3's ``predict``
+    :param venv: environments that start anew by themselves, with ``privileged_obs`` for the simulator's side; wrap them
+        in ``EpisodeSequence`` for chosen starts
+    :param n_films: how many
+    :param source: who acts
+    :param deterministic: greedy actions, else sampled ones
+    :param camera: whose images are kept
+    :return: the films
+    """
+    observations = venv.reset()
+    reels = [_Reel(observations, i, camera) for i in range(venv.num_envs)]
+    state, dones = None, np.ones(venv.num_envs, dtype=np.bool_)
+    n = 0
+    while n < n_films:
+        actions, state = model.predict(observations, state=state, episode_start=dones, deterministic=deterministic)
+        observations, _, dones, infos = venv.step(actions)
+        for i, info in enumerate(infos):
+            if not dones[i]:
+                reels[i].add(observations, i, info.get("executed_steps", 1))
+                continue
+            last = {key: np.asarray(value)[None] for key, value in info["terminal_observation"].items()}
+            reels[i].add(last, 0, info.get("executed_steps", 1))
+            if not is_broken(info) and n < n_films:
+                n += 1
+                yield reels[i].film(info, source)
+            reels[i] = _Reel(observations, i, camera)
+
+
+class _Reel:
+    """An episode in progress."""
+
+    def __init__(self, observations: Any, index: int, camera: str) -> None:
+        self.camera = camera
+        self.keys = [camera, PROPRIO, *([PRIVILEGED] if PRIVILEGED in observations else [])]
+        self.kept: dict[str, list[Any]] = {key: [observations[key][index].copy()] for key in self.keys}
+        self.steps = [0]
+        self.instruction = decode_instruction(observations[INSTRUCTION][index])
+
+    def add(self, observations: Any, index: int, executed_steps: int) -> None:
+        for key in self.keys:
+            self.kept[key].append(observations[key][index].copy())
+        self.steps.append(self.steps[-1] + int(executed_steps))
+
+    def film(self, info: dict[str, Any], source: str) -> Film:
+        arrays = {key: np.stack(rows) for key, rows in self.kept.items()}
+        return Film(
+            frames=arrays[self.camera],
+            steps=np.array(self.steps, np.int64),
+            proprio=arrays[PROPRIO].astype(np.float32),
+            instruction=self.instruction,
+            task_id=int(info.get("task_id", -1)),
+            init_state_id=int(info.get("init_state_id", -1)),
+            is_success=bool(info["is_success"]),
+            source=source,
+            privileged=arrays[PRIVILEGED].astype(np.float32) if PRIVILEGED in arrays else None,
+        )
+
+
+def demonstration_film(episode: Any, interval: int, privileged: Float32Array | None = None) -> Film:
+    """
+    Film of a demonstration, as a policy with chunks would have seen it.
+
+    :param episode: a :class:`vla_gym.datasets.episode.Episode` with images
+    :param interval: control steps between frames
+    :param privileged: the simulator's state in each of its rows, (T, 69) float32, if known
+    :return: frames at rows 0, ``interval``, ... and the last one
+    :raises FilmError: if the episode has no images, or too few steps
+    """
+    n_steps = len(episode)
+    if episode.images.shape[1] == 0:
+        raise FilmError("The demonstration has no images. Collect it again, or convert it with its cameras.")
+    rows = np.unique([*range(0, n_steps, interval), n_steps - 1])
+    return Film(
+        frames=episode.images[rows],
+        steps=rows.astype(np.int64),
+        proprio=episode.proprio[rows],
+        instruction=episode.instruction,
+        task_id=episode.task_id,
+        init_state_id=episode.init_state_id,
+        is_success=episode.success,
+        source="demonstration",
+        privileged=None if privileged is None else privileged[rows],
+    )
+
+
+def split_films(
+    films: Sequence[Film], held_out_states: Sequence[int], held_out_sources: Sequence[str] = ()
+) -> tuple[list[Film], list[Film]]:
+    """
+    Divide films so that neither an initial state nor a policy that is held out is learned from.
+
+    :param films: all
+    :param held_out_states: initial states, of every task
+    :param held_out_sources: who acted
+    :return: to train on; held out
+    """
+    states, sources = set(held_out_states), set(held_out_sources)
+    is_held_out = [film.init_state_id in states or film.source in sources for film in films]
+    return (
+        [film for film, out in zip(films, is_held_out, strict=True) if not out],
+        [film for film, out in zip(films, is_held_out, strict=True) if out],
+    )
