@@ -14,8 +14,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from vla_gym.errors import VLAGymError
-
 _SUMS_LINE = re.compile(r"([0-9a-f]{64})  ([\w.-]+)")
 _CHUNK = 1 << 20
 MAX_JSON_BYTES = 64 * 2**20
