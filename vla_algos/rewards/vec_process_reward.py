@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,15 +13,15 @@ from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
 from vla_algos.common.vec_env import is_broken
-from vla_algos.errors import RewardModelError, SpaceError, UnknownNameError
+from vla_algos.errors import RewardModelError, SpaceError
 from vla_algos.rewards.model import RewardModel
+from vla_algos.rewards.shaping import Mode, Shaping
 from vla_gym.instructions import decode_instruction
 from vla_gym.spec import INSTRUCTION
 from vla_gym.type_aliases import BoolArray, Float32Array
 
 logger = logging.getLogger(__name__)
 
-Mode = Literal["delta", "potential", "sum"]
 MIN_SCORES = 100
 """Scores that are seen before a share of unusable ones ends a run."""
 
@@ -30,16 +30,7 @@ class VecProcessReward(VecEnvWrapper):
     """
     Add to each reward what a model of the task's progress, Phi in [0, 1], says about the decision.
 
-    With s and s' the states before and after a decision, and w the weight:
-
-    ``delta``: w (Phi(s') - Phi(s)). Over an episode this adds up to w (Phi(end) - Phi(start)): waiting earns nothing,
-    partial success counts.
-
-    ``potential``: w (gamma Phi(s') - Phi(s)), with Phi = 0 in states that end the task (Ng et al., 1999). No optimal
-    policy changes; nor does more than a critic change that starts at Phi instead of 0.
-
-    ``sum``: w Phi(s'), VLA-RL's own (https://arxiv.org/abs/2505.18719), up to ``episode_cap`` per episode. It pays for
-    every decision, so a failure that lasts may earn more than a success: see ``vla-rl reward audit``.
+    Its three modes are those of :class:`vla_algos.rewards.shaping.Shaping`.
 
     The last frame of an episode is its ``terminal_observation``. An episode that reaches its time limit has not ended
     the task, so ``potential`` keeps Phi there. Nothing is paid where an episode was broken off, as its physics diverged
@@ -73,19 +64,7 @@ class VecProcessReward(VecEnvWrapper):
         max_invalid_share: float = 0.01,
     ) -> None:
         super().__init__(venv)
-        if mode not in get_args(Mode):
-            raise UnknownNameError("mode", mode, get_args(Mode))
-        if not 0 <= weight < np.inf:
-            raise ValueError(f"weight is {weight}; expected a finite number of at least 0.")
-        if (gamma is None) == (mode == "potential") or (gamma is not None and not 0 <= gamma <= 1):
-            raise ValueError(
-                f"gamma is {gamma}, mode is {mode!r}; expected the discount of the algorithm, 0 to 1, for 'potential', "
-                "and None for other modes."
-            )
-        if episode_cap is not None and (mode != "sum" or not episode_cap > 0):
-            raise ValueError(
-                f"episode_cap is {episode_cap}, mode is {mode!r}; expected a number above 0, for 'sum' alone."
-            )
+        self.shaping = Shaping(mode, weight, gamma, episode_cap)
         if not 0 <= max_invalid_share <= 1:
             raise ValueError(f"max_invalid_share is {max_invalid_share}; expected a share from 0 to 1.")
         keys = getattr(venv.observation_space, "spaces", {})
@@ -96,7 +75,6 @@ class VecProcessReward(VecEnvWrapper):
                     "Name its camera in the environment's keyword cameras (for 'privileged': privileged_obs=True)."
                 )
         self.model = model
-        self.weight, self.mode, self.gamma, self.episode_cap = weight, mode, gamma, episode_cap
         self.max_invalid_share = max_invalid_share
         self.progress = np.zeros(self.num_envs, np.float32)
         """Phi of each environment's last state, (N,)."""
@@ -126,7 +104,8 @@ class VecProcessReward(VecEnvWrapper):
         judged = np.flatnonzero(is_judged)
         scores[judged] = self._score(seen[judged], [texts[i] for i in judged], scores[judged])
         is_terminal = np.array([d and not i["TimeLimit.truncated"] for d, i in zip(dones, infos, strict=True)])
-        rewards = np.where(is_judged, self._rewards(scores, is_terminal), 0.0).astype(np.float32)
+        earned = self.shaping(self.progress, scores, is_terminal, self.paid)
+        rewards = np.where(is_judged, earned, 0.0).astype(np.float32)
         for i, info in enumerate(infos):
             info["env_reward"], info["process_reward"] = float(env_rewards[i]), float(rewards[i])
             info["progress"] = float(scores[i])
@@ -135,16 +114,6 @@ class VecProcessReward(VecEnvWrapper):
         self._begin(dones & np.array(["is_idle" not in info for info in infos]), observations)
         self.reward_seconds += time.perf_counter() - start
         return observations, env_rewards + rewards, dones, infos
-
-    def _rewards(self, scores: Float32Array, is_terminal: BoolArray) -> NDArray[Any]:
-        """Process rewards of all environments, (N,)."""
-        if self.mode == "delta":
-            return self.weight * (scores - self.progress)
-        if self.mode == "potential":
-            assert self.gamma is not None
-            return self.weight * (self.gamma * np.where(is_terminal, 0.0, scores) - self.progress)
-        rewards = self.weight * scores
-        return rewards if self.episode_cap is None else np.minimum(rewards, self.episode_cap - self.paid)
 
     def _begin(self, is_new: BoolArray, observations: Any) -> None:
         """Remember the first frames of episodes that have just begun, and judge them."""
