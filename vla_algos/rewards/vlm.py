@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from vla_algos.common.devices import check_device
 from vla_algos.errors import MissingPackageError, RewardModelError
 from vla_algos.models import transformers_import  # noqa: F401 - before transformers, so that it does not fail
+from vla_algos.rewards.answers import ANSWERS, answer_id, answer_loss
 from vla_gym.spec import AGENTVIEW
 from vla_gym.type_aliases import Float32Array
 
@@ -21,8 +22,6 @@ QUESTION = (
     "The first image shows a robot at the start of a task, the second one shows it now. The task is: {instruction}. "
     "Has it been completed? Answer {yes} or {no}."
 )
-ANSWERS = ("1", "0")
-"""Yes and no, as in VLA-RL's prompt (https://arxiv.org/abs/2505.18719)."""
 
 
 class VLMRewardModel:
@@ -57,7 +56,7 @@ class VLMRewardModel:
             )
         self.model, self.processor, self.key = model.eval(), processor, key
         self.question, self.answers, self.batch_size = question, answers, batch_size
-        self._answer_ids = th.tensor([_single_token(processor.tokenizer, answer) for answer in answers])
+        self._answer_ids = th.tensor([answer_id(processor.tokenizer, answer) for answer in answers])
 
     @classmethod
     def load(
@@ -146,9 +145,7 @@ class VLMRewardModel:
         :param targets: p, (N,) in [0, 1]: a label of 0 or 1, or progress
         :return: mean over N, scalar
         """
-        log_probs = self.log_probs(seen, instructions)
-        weights = th.stack([targets, 1.0 - targets], dim=-1).to(log_probs)
-        return -(weights * log_probs).sum(dim=-1).mean()
+        return answer_loss(self.log_probs(seen, instructions), targets)
 
     def _conversation(self, pair: NDArray[Any], instruction: str) -> list[dict[str, Any]]:
         from PIL import Image
@@ -193,14 +190,3 @@ def _with_adapter(model: Any, adapter: str | Path) -> Any:
             f"{adapter} holds no adapter_model.safetensors; expected a folder that peft has written."
         )
     return PeftModel.from_pretrained(model, adapter)
-
-
-def _single_token(tokenizer: Any, answer: str) -> int:
-    ids = tokenizer.encode(answer, add_special_tokens=False)
-    if len(ids) != 1 or ids[0] == tokenizer.unk_token_id:
-        tokens = tokenizer.convert_ids_to_tokens(ids)
-        raise RewardModelError(
-            f"The answer {answer!r} is {tokens} to this model's tokenizer; expected a single token that it knows. Pass "
-            "other answers, such as answers=('yes', 'no')."
-        )
-    return int(ids[0])

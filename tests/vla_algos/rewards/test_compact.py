@@ -1,0 +1,95 @@
+"""The backbone of a small VLA judges two frames and an instruction."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch as th
+
+from vla_algos.errors import CheckpointError, RewardModelError
+from vla_algos.models import load_vla
+from vla_algos.rewards.compact import REWARD_FILE, CompactRewardModel
+
+TEXTS = ["open the drawer", "put the bowl on the plate", "turn it on", "open the drawer", "turn it on"]
+
+
+@pytest.fixture(scope="module")
+def model():
+    return CompactRewardModel.start_from("nano", seed=0)
+
+
+@pytest.fixture
+def frames():
+    return np.random.default_rng(0).integers(0, 256, (5, 2, 64, 64, 3), np.uint8)
+
+
+def test_it_starts_with_the_weights_of_the_vla_and_without_proprioception(model):
+    base = load_vla("nano", seed=0)
+    own, theirs = model.vla.state_dict(), base.state_dict()
+    assert own.keys() < theirs.keys() and model.vla.config.proprio_dim == 0
+    assert all(th.equal(tensor, theirs[name]) for name, tensor in own.items())
+    assert all("proprio" in name or "value" in name for name in theirs.keys() - own.keys())
+
+
+def test_scores_are_probabilities_and_rows_do_not_depend_on_each_other(model, frames):
+    whole = model.score(frames, TEXTS)
+    assert whole.shape == (5,) and whole.dtype == np.float32 and (whole > 0).all() and (whole < 1).all()
+    alone = [model.score(frames[[i]], [TEXTS[i]])[0] for i in range(5)]
+    np.testing.assert_allclose(alone, whole, atol=1e-5)
+    small = CompactRewardModel(model.vla, batch_size=2)
+    np.testing.assert_allclose(small.score(frames, TEXTS), whole, atol=1e-5)
+    assert model.score(frames[:0], []).shape == (0,)
+
+
+def test_it_sees_both_frames_in_their_order_and_reads_the_instruction(model, frames):
+    (usual,) = model.score(frames[:1], ["open it"])
+    other = frames[:1].copy()
+    other[:, 0] = frames[1, 0]
+    for changed, text in ((other, "open it"), (frames[:1, ::-1], "open it"), (frames[:1], "shut it")):
+        assert model.score(changed, [text])[0] != usual
+
+
+def test_it_learns_and_its_towers_stay(frames):
+    model = CompactRewardModel.start_from("nano", seed=0)
+    towers = {name: tensor.clone() for name, tensor in model.vla.vision_backbone.state_dict().items()}
+    targets = th.tensor([1.0, 0.0, 1.0, 0.0, 0.5])
+    features = model.encode(frames.reshape(-1, 64, 64, 3)).reshape(5, 2, -1, model.vla.config.towers[0].width)
+    optimizer = th.optim.Adam([p for p in model.vla.parameters() if p.requires_grad], lr=1e-2)
+    first = float(model.loss(features, TEXTS, targets).detach())
+    for _ in range(30):
+        optimizer.zero_grad()
+        loss = model.loss(features, TEXTS, targets)
+        loss.backward()
+        optimizer.step()
+    assert float(loss.detach()) < 0.2 < first
+    np.testing.assert_allclose(model.score(frames, TEXTS), targets, atol=0.15)
+    assert all(th.equal(tensor, towers[name]) for name, tensor in model.vla.vision_backbone.state_dict().items())
+
+
+def test_a_folder_gives_back_the_same_scores(model, frames, tmp_path):
+    model.save(tmp_path / "reward")
+    loaded = CompactRewardModel.load(tmp_path / "reward")
+    np.testing.assert_array_equal(loaded.score(frames, TEXTS), model.score(frames, TEXTS))
+    model.save(tmp_path / "half", dtype=th.bfloat16)
+    np.testing.assert_allclose(
+        CompactRewardModel.load(tmp_path / "half").score(frames, TEXTS), loaded.score(frames, TEXTS), atol=0.05
+    )
+
+
+def test_folders_of_something_else_are_named(model, tmp_path):
+    with pytest.raises(CheckpointError, match=rf"holds no {REWARD_FILE}"):
+        CompactRewardModel.load(tmp_path)
+    model.save(tmp_path / "reward")
+    for content in ({"key": 3, "answers": ["1", "0"]}, {"key": "agentview"}, {"key": "agentview", "answers": ["1"]}):
+        (tmp_path / "reward" / REWARD_FILE).write_text(json.dumps(content))
+        with pytest.raises(CheckpointError, match="expected a camera as 'key' and two 'answers'"):
+            CompactRewardModel.load(tmp_path / "reward")
+
+
+def test_a_policy_is_no_reward_model(model):
+    with pytest.raises(RewardModelError, match=r"8 numbers of proprioception; expected one camera and none"):
+        CompactRewardModel(load_vla("compact-libero-goal"))
+    with pytest.raises(RewardModelError, match="answer 'finished' is"):
+        CompactRewardModel(model.vla, answers=("finished", "0"))
