@@ -150,7 +150,7 @@ class CompactRewardModel:
         pairs = features.reshape(-1, 2, *features.shape[1:])
         scores = [
             self.log_probs(part, instructions[i * self.batch_size : (i + 1) * self.batch_size]).softmax(dim=-1)[:, 0]
-            for i, part in enumerate(pairs.split(self.batch_size))
+            for i, part in enumerate(th.split(pairs, self.batch_size))
         ]
         return th.cat(scores).float().cpu().numpy()
 
