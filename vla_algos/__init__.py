@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from vla_algos.policies import ActorPolicy as ActorPolicy
     from vla_algos.policies import VLAPolicy as VLAPolicy
     from vla_algos.policies import env_kwargs as env_kwargs
+    from vla_algos.rewards import VecProcessReward as VecProcessReward
 
 # loaded on first use: torch, transformers and SB3 take seconds that `vla-rl --help` should not
 _EXPORTS = {
@@ -40,6 +41,7 @@ _EXPORTS = {
     "TokenPPO": "vla_algos.algorithms",
     "TokenRLOO": "vla_algos.algorithms",
     "VLAPolicy": "vla_algos.policies",
+    "VecProcessReward": "vla_algos.rewards",
     "env_kwargs": "vla_algos.policies",
     "evaluate_policy_on_suite": "vla_algos.evaluation",
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepR
 
 from vla_algos.common.vec_env import is_broken
 from vla_algos.errors import RewardModelError, SpaceError
+from vla_algos.rewards.loading import load_reward_model
 from vla_algos.rewards.model import RewardModel
 from vla_algos.rewards.shaping import Mode, Shaping
 from vla_gym.instructions import decode_instruction
@@ -41,14 +43,15 @@ class VecProcessReward(VecEnvWrapper):
     environment.
 
     :param venv: vector environment, with what the model looks at and the instruction in its observations
-    :param model: judges the frames
+    :param model: judges the frames; ``"true-progress"`` for what the simulator knows, or the folder of a trained one
     :param weight: w, at least 0
     :param mode: ``delta``, ``potential`` or ``sum``
     :param gamma: discount of the algorithm, per decision; for ``potential`` alone, which needs it
     :param episode_cap: most that ``sum`` pays in an episode, in units of the reward; None: no limit
     :param max_invalid_share: share of scores that may be NaN or outside of [0, 1]. Such a score leaves Phi as it was,
         so that nothing is paid; with more of them the run ends
-    :raises UnknownNameError: for an unknown mode
+    :raises UnknownNameError: for an unknown mode or model
+    :raises CheckpointError: if the folder of a model is damaged
     :raises SpaceError: if observations lack what the model looks at, or the instruction
     :raises ValueError: for a number out of its range, or one that the mode does not take
     """
@@ -56,7 +59,7 @@ class VecProcessReward(VecEnvWrapper):
     def __init__(
         self,
         venv: VecEnv,
-        model: RewardModel,
+        model: RewardModel | str | Path,
         weight: float = 1.0,
         mode: Mode = "delta",
         gamma: float | None = None,
@@ -67,6 +70,7 @@ class VecProcessReward(VecEnvWrapper):
         self.shaping = Shaping(mode, weight, gamma, episode_cap)
         if not 0 <= max_invalid_share <= 1:
             raise ValueError(f"max_invalid_share is {max_invalid_share}; expected a share from 0 to 1.")
+        model = load_reward_model(model) if isinstance(model, str | Path) else model
         keys = getattr(venv.observation_space, "spaces", {})
         for key in (model.key, INSTRUCTION):
             if key not in keys:

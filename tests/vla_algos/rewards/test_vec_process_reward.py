@@ -246,5 +246,12 @@ def test_a_camera_that_is_not_observed_is_named():
         make(model=model)
 
 
+def test_models_are_found_by_name_and_others_are_refused():
+    with pytest.raises(SpaceError, match=r"needs 'privileged'.*privileged_obs=True"):
+        make(model="true-progress")
+    with pytest.raises(UnknownNameError, match=r"reward model 'true-progres'.*true-progress.*reward\.json"):
+        make(model="true-progres")
+
+
 def test_it_is_a_wrapper_of_sb3():
     assert isinstance(make(), VecEnvWrapper) and make().reward_seconds == 0.0
