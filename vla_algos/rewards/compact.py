@@ -109,6 +109,10 @@ class CompactRewardModel:
         with write_then_rename(Path(folder) / REWARD_FILE) as temporary:
             temporary.write_text(json.dumps({"key": self.key, "answers": list(self.answers)}) + "\n", encoding="utf-8")
 
+    def parameters(self) -> list[th.nn.Parameter]:
+        """Those that learn: all but the vision towers'."""
+        return [parameter for parameter in self.vla.parameters() if parameter.requires_grad]
+
     @th.no_grad()
     def encode(self, images: NDArray[Any]) -> th.Tensor:
         """

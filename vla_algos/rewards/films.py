@@ -1,8 +1,8 @@
 """
 Films: what was seen in an episode, decision by decision, for a reward model to learn from.
 
-A file holds films of one environment, one HDF5 group each (``film_<i>``): datasets ``frames``, ``steps``, ``proprio``
-and, where the simulator was asked, ``privileged``; all else in attributes.
+A file holds any number of films, an HDF5 group each (``film_<i>``): datasets ``frames``, ``steps``, ``proprio`` and, if
+known, ``privileged`` and ``trace``; all else in attributes.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ from vla_gym.type_aliases import Float32Array, Int64Array, UInt8Array
 
 MIN_FRAMES = 2
 """Fewest frames of a film: its start, and what came of the first decision."""
+DEMONSTRATION = "demonstration"
+"""The source of films of demonstrations."""
 _PREFIX = "film_"
 
 
@@ -44,6 +46,8 @@ class Film:
     :param is_success: whether the goal was reached, in the last frame
     :param source: who acted: a policy, or "demonstration"
     :param privileged: the simulator's own state at each frame, (K, 69) float32; None if it was not asked
+    :param trace: proprioception before each control step, (T, 8) float32, which labels by the paper's rule need; None
+        if its source does not say
     :raises FilmError: if an array has another shape or type, there are fewer than ``MIN_FRAMES`` frames, or a number is
         not finite
     """
@@ -57,6 +61,7 @@ class Film:
     is_success: bool
     source: str
     privileged: Float32Array | None = None
+    trace: Float32Array | None = None
 
     def __post_init__(self) -> None:
         n = len(self.frames)
@@ -70,7 +75,9 @@ class Film:
             raise FilmError(f"proprio is {self.proprio.shape}; expected {(n, PROPRIO_DIM)}.")
         if self.privileged is not None and (self.privileged.ndim != 2 or len(self.privileged) != n):
             raise FilmError(f"privileged is {self.privileged.shape}; expected one row for each of {n} frames.")
-        for name in ("proprio", "privileged"):
+        if self.trace is not None and self.trace.shape != (self.steps[-1], PROPRIO_DIM):
+            raise FilmError(f"trace is {self.trace.shape}; expected {(int(self.steps[-1]), PROPRIO_DIM)}.")
+        for name in ("proprio", "privileged", "trace"):
             array = getattr(self, name)
             if array is not None and not np.isfinite(array).all():
                 raise FilmError(f"{name} holds NaN or infinity. Leave this film out.")
@@ -91,7 +98,7 @@ def save_films(path: str | Path, films: Iterable[Film]) -> int:
     with write_then_rename(path) as temporary, h5py.File(temporary, "w") as file:
         for film in films:
             group = file.create_group(f"{_PREFIX}{n}")
-            for name in ("frames", "steps", "proprio", "privileged"):
+            for name in ("frames", "steps", "proprio", "privileged", "trace"):
                 array = getattr(film, name)
                 if array is not None:
                     group.create_dataset(name, data=array, compression="gzip", compression_opts=1)
@@ -119,7 +126,10 @@ def load_films(path: str | Path) -> list[Film]:
 
 def _read(group: h5py.Group, path: Path) -> Film:
     kept = attributes(group, path)
-    has_privileged = "privileged" in group
+
+    def optional(name: str) -> Float32Array | None:
+        return child_dataset(group, name, path)[()].astype(np.float32) if name in group else None
+
     try:
         return Film(
             frames=child_dataset(group, "frames", path)[()],
@@ -130,7 +140,8 @@ def _read(group: h5py.Group, path: Path) -> Film:
             init_state_id=int(kept["init_state_id"]),
             is_success=bool(kept["is_success"]),
             source=str(kept["source"]),
-            privileged=child_dataset(group, "privileged", path)[()].astype(np.float32) if has_privileged else None,
+            privileged=optional("privileged"),
+            trace=optional("trace"),
         )
     except (DemonstrationFileError, FilmError) as error:
         raise FilmError(f"{path}, {group.name}: {error}") from error
@@ -221,6 +232,7 @@ def demonstration_film(episode: Any, interval: int, privileged: Float32Array | N
     n_steps = len(episode)
     if episode.images.shape[1] == 0:
         raise FilmError("The demonstration has no images. Collect it again, or convert it with its cameras.")
+    # row t is from before command t, and the last row is the last that was seen
     rows = np.unique([*range(0, n_steps, interval), n_steps - 1])
     return Film(
         frames=episode.images[rows],
@@ -230,8 +242,9 @@ def demonstration_film(episode: Any, interval: int, privileged: Float32Array | N
         task_id=episode.task_id,
         init_state_id=episode.init_state_id,
         is_success=episode.success,
-        source="demonstration",
+        source=DEMONSTRATION,
         privileged=None if privileged is None else privileged[rows],
+        trace=episode.proprio[: n_steps - 1],
     )
 
 

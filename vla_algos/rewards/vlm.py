@@ -136,16 +136,29 @@ class VLMRewardModel:
             scores.append(log_probs.softmax(dim=-1)[:, 0].float().cpu().numpy())
         return np.concatenate(scores)
 
-    def loss(self, seen: NDArray[Any], instructions: Sequence[str], targets: th.Tensor) -> th.Tensor:
+    def parameters(self) -> list[th.nn.Parameter]:
+        """Those that learn: of the adapters, if there are any."""
+        return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+
+    def encode(self, images: NDArray[Any]) -> th.Tensor:
+        """
+        What :meth:`loss` needs of images: the images themselves, as no part of the model is frozen for certain.
+
+        :param images: (N, H, W, 3) uint8 RGB
+        :return: the same
+        """
+        return th.from_numpy(images)
+
+    def loss(self, seen: th.Tensor, instructions: Sequence[str], targets: th.Tensor) -> th.Tensor:
         """
         Negative log-likelihood of the answers, weighted by the pseudo-reward: -(p log P(yes) + (1 - p) log P(no)).
 
-        :param seen: first and current image, (N, 2, H, W, 3) uint8 RGB
+        :param seen: first and current image as :meth:`encode` gives them, (N, 2, H, W, 3) uint8
         :param instructions: N texts
         :param targets: p, (N,) in [0, 1]: a label of 0 or 1, or progress
         :return: mean over N, scalar
         """
-        return answer_loss(self.log_probs(seen, instructions), targets)
+        return answer_loss(self.log_probs(seen.numpy(), instructions), targets)
 
     def _conversation(self, pair: NDArray[Any], instruction: str) -> list[dict[str, Any]]:
         from PIL import Image

@@ -31,6 +31,7 @@ def film(n: int = 3, **changes: object) -> Film:
         is_success=True,
         source="mine",
         privileged=rng.normal(size=(n, 69)).astype(np.float32),
+        trace=rng.normal(size=(8 * n - 8, 8)).astype(np.float32),
     )
     return replace(made, **changes)
 
@@ -43,7 +44,7 @@ def assert_same(found: Film, expected: Film) -> None:
 
 def test_a_file_gives_back_what_was_saved(tmp_path: Path) -> None:
     films = [film(2 + i, task_id=i) for i in range(11)]
-    films[1] = replace(films[1], privileged=None, is_success=False)
+    films[1] = replace(films[1], privileged=None, trace=None, is_success=False)
     assert save_films(tmp_path / "films.hdf5", iter(films)) == 11
     found = load_films(tmp_path / "films.hdf5")
     assert len(found) == 11
@@ -100,6 +101,7 @@ def test_a_demonstration_is_seen_as_by_a_policy_with_chunks() -> None:
     assert found.steps.tolist() == [0, 8, 16, 19] and found.source == "demonstration"
     np.testing.assert_array_equal(found.frames, images[[0, 8, 16, 19]])
     np.testing.assert_array_equal(found.proprio, proprio[[0, 8, 16, 19]])
+    np.testing.assert_array_equal(found.trace, proprio[:19])
     with pytest.raises(FilmError, match="has no images"):
         demonstration_film(replace(episode, images=np.zeros((20, 0, 0, 3), np.uint8)), 8)
 
@@ -119,11 +121,13 @@ def test_held_out_states_and_policies_are_not_trained_on() -> None:
             r"frames is \(3, 4, 4, 3\) float32; expected \(K, H, W, 3\) uint8",
         ),
         ({"frames": np.zeros((3, 4, 4), np.uint8)}, r"frames is \(3, 4, 4\)"),
-        ({"frames": np.zeros((1, 4, 4, 3), np.uint8)}, r"has 1 frame\(s\); expected at least 2"),
-        ({"steps": np.array([0, 8, 8])}, r"steps is \[0, 8, 8\]; expected 3 numbers that ascend from 0"),
+        ({"frames": np.zeros((1, 4, 4, 3), np.uint8), "trace": None}, r"has 1 frame\(s\); expected at least 2"),
+        ({"steps": np.array([0, 8, 8]), "trace": None}, r"steps is \[0, 8, 8\]; expected 3 numbers that ascend from 0"),
         ({"steps": np.array([1, 2, 3])}, r"steps is \[1, 2, 3\]"),
         ({"proprio": np.zeros((3, 7), np.float32)}, r"proprio is \(3, 7\)"),
+        ({"trace": np.full((16, 8), np.inf, np.float32)}, "trace holds NaN or infinity"),
         ({"proprio": np.full((3, 8), np.nan, np.float32)}, "proprio holds NaN"),
+        ({"trace": np.zeros((3, 8), np.float32)}, r"trace is \(3, 8\); expected \(16, 8\)"),
         ({"privileged": np.zeros((2, 69), np.float32)}, r"privileged is \(2, 69\); expected one row for each of 3"),
     ],
 )

@@ -55,14 +55,16 @@ def test_the_loss_is_that_of_the_answers_and_adapters_learn_from_it(tiny_vlm, fr
     targets = th.tensor([1.0, 0.0, 0.25])
     log_probs = reward.log_probs(frames, INSTRUCTIONS).detach()
     expected = -(log_probs[0, 0] + log_probs[1, 1] + 0.25 * log_probs[2, 0] + 0.75 * log_probs[2, 1]) / 3
-    assert float(reward.loss(frames, INSTRUCTIONS, targets).detach()) == pytest.approx(float(expected), abs=1e-5)
+    assert float(reward.loss(reward.encode(frames), INSTRUCTIONS, targets).detach()) == pytest.approx(
+        float(expected), abs=1e-5
+    )
     trained = [parameter for parameter in reward.model.parameters() if parameter.requires_grad]
     names = [name for name, parameter in reward.model.named_parameters() if parameter.requires_grad]
     assert all("lora" in name and "vision" not in name for name in names)
     optimizer = th.optim.Adam(trained, lr=3e-2)
     for _ in range(30):
         optimizer.zero_grad()
-        loss = reward.loss(frames, INSTRUCTIONS, targets)
+        loss = reward.loss(reward.encode(frames), INSTRUCTIONS, targets)
         loss.backward()
         optimizer.step()
     assert float(loss.detach()) < 0.6 * float(expected)
