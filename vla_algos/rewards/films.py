@@ -162,8 +162,8 @@ def record_films(
     Episodes that were broken off are left out.
 
     :param model: anything with SB3's ``predict``
-    :param venv: environments that start anew by themselves, with ``privileged_obs`` for the simulator's side; wrap them
-        in ``EpisodeSequence`` for chosen starts
+    :param venv: environments that start anew by themselves, with ``privileged_obs=True`` for the simulator's side and
+        ``trace=True`` for labels by the paper's rule; wrap them in ``EpisodeSequence`` for chosen starts
     :param n_films: how many
     :param source: who acts
     :param deterministic: greedy actions, else sampled ones
@@ -179,10 +179,10 @@ def record_films(
         observations, _, dones, infos = venv.step(actions)
         for i, info in enumerate(infos):
             if not dones[i]:
-                reels[i].add(observations, i, info.get("executed_steps", 1))
+                reels[i].add(observations, i, info)
                 continue
             last = {key: np.asarray(value)[None] for key, value in info["terminal_observation"].items()}
-            reels[i].add(last, 0, info.get("executed_steps", 1))
+            reels[i].add(last, 0, info)
             if not is_broken(info) and n < n_films:
                 n += 1
                 yield reels[i].film(info, source)
@@ -197,12 +197,16 @@ class _Reel:
         self.keys = [camera, PROPRIO, *([PRIVILEGED] if PRIVILEGED in observations else [])]
         self.kept: dict[str, list[Any]] = {key: [observations[key][index].copy()] for key in self.keys}
         self.steps = [0]
+        self.trace: list[Float32Array] = []
         self.instruction = decode_instruction(observations[INSTRUCTION][index])
 
-    def add(self, observations: Any, index: int, executed_steps: int) -> None:
+    def add(self, observations: Any, index: int, info: dict[str, Any]) -> None:
         for key in self.keys:
             self.kept[key].append(observations[key][index].copy())
-        self.steps.append(self.steps[-1] + int(executed_steps))
+        executed_steps = int(info.get("executed_steps", 1))
+        self.steps.append(self.steps[-1] + executed_steps)
+        if "trace" in info:
+            self.trace.append(info["trace"][:executed_steps])
 
     def film(self, info: dict[str, Any], source: str) -> Film:
         arrays = {key: np.stack(rows) for key, rows in self.kept.items()}
@@ -216,6 +220,7 @@ class _Reel:
             is_success=bool(info["is_success"]),
             source=source,
             privileged=arrays[PRIVILEGED].astype(np.float32) if PRIVILEGED in arrays else None,
+            trace=np.concatenate(self.trace) if self.trace else None,
         )
 
 

@@ -26,7 +26,7 @@ from vla_gym.sim.core import PHYSICS, SceneView, SimCore
 from vla_gym.sim.render import CameraRenderer
 from vla_gym.spec import AGENTVIEW, CAMERAS, COMMAND_DIM, INSTRUCTION, N_BINS, PRIVILEGED, PROPRIO, PROPRIO_DIM
 from vla_gym.tasks.registry import CONTROL_HZ, N_INIT_STATES, RENDER_QUALITIES, SETTLE_COMMAND, SETTLE_STEPS, get_suite
-from vla_gym.type_aliases import Float64Array, Observation, UInt8Array
+from vla_gym.type_aliases import Float32Array, Float64Array, Observation, UInt8Array
 
 _MADE_AGAIN = ("_bundles", "_cores", "_core", "_renderer", "_privileged")
 """Attributes that are not pickled."""
@@ -96,6 +96,8 @@ class LiberoEnv(gym.Env[Observation, Any]):
     :param physics: ``fast``, or ``exact`` for upstream's sequence of calls: same trajectories up to rounding, at twice
         the cost
     :param privileged_obs: whether observations have the key ``privileged``
+    :param trace: whether ``info["trace"]`` shows what happened between observations: the proprioception before each
+        command of the action, (chunk_size, 8) float32, NaN for commands that were not carried out
     :param appearance: overrides of cameras, lights, colours and textures in every episode: an ``Appearance`` or its
         plain data; names are checked when an episode starts
     :raises UnknownNameError: for an unknown suite, task, initial state, camera, action type, quality or physics
@@ -122,6 +124,7 @@ class LiberoEnv(gym.Env[Observation, Any]):
         settle_steps: int = SETTLE_STEPS,
         physics: str = "fast",
         privileged_obs: bool = False,
+        trace: bool = False,
         appearance: Appearance | Mapping[str, Any] | None = None,
     ) -> None:
         self.suite = get_suite(suite)
@@ -139,6 +142,7 @@ class LiberoEnv(gym.Env[Observation, Any]):
         self.settle_steps = checked_int("settle_steps", settle_steps, 0, MAX_SETTLE_STEPS)
         self.randomize_fixtures = checked_bool("randomize_fixtures", randomize_fixtures)
         self.privileged_obs = checked_bool("privileged_obs", privileged_obs)
+        self.trace = checked_bool("trace", trace)
         self.appearance = appearance  # type: ignore[assignment]
         if not (action_tokenizer is None or isinstance(action_tokenizer, ActionTokenizer)):
             raise InvalidArgumentError(
@@ -416,7 +420,10 @@ class LiberoEnv(gym.Env[Observation, Any]):
             )
         success = truncated = unstable = False
         executed_steps = 0
+        trace = np.full((self.chunk_size, PROPRIO_DIM), np.nan, np.float32)
         for command in commands:
+            if self.trace:
+                trace[executed_steps] = self._proprio()
             core.step(command)
             executed_steps += 1
             self._elapsed_steps += 1
@@ -428,6 +435,8 @@ class LiberoEnv(gym.Env[Observation, Any]):
         self._last_view = view if unstable else None
         self._is_over = success or truncated
         info = self._info() | {"is_success": success, "executed_steps": executed_steps, "unstable": unstable}
+        if self.trace:
+            info["trace"] = trace
         return self._observation(), float(success), success, truncated, info
 
     def _commands(self, action: Any) -> Float64Array:
@@ -520,8 +529,7 @@ class LiberoEnv(gym.Env[Observation, Any]):
 
     def _observe(self) -> Observation:
         observation: Observation = {
-            # unlike np.clip, these replace NaN too
-            PROPRIO: np.fmin(np.fmax(self.core.proprio(), -PROPRIO_LIMIT), PROPRIO_LIMIT),
+            PROPRIO: self._proprio(),
             INSTRUCTION: encode_instruction(self.bundle.task.instruction),
         }
         if self._privileged is not None:
@@ -530,6 +538,10 @@ class LiberoEnv(gym.Env[Observation, Any]):
             view = self.core.view()
             observation |= {name: self._renderer.render(CAMERAS[name], view) for name in self.cameras}
         return observation
+
+    def _proprio(self) -> Float32Array:
+        # unlike np.clip, these replace NaN too
+        return np.fmin(np.fmax(self.core.proprio(), -PROPRIO_LIMIT), PROPRIO_LIMIT)
 
     def _info(self) -> dict[str, Any]:
         return {

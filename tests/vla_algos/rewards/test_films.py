@@ -75,6 +75,23 @@ def test_recorded_films_begin_and_end_where_episodes_do() -> None:
         assert (each.frames == each.frames[0]).all(), "the square stays where it is"
 
 
+def test_a_trace_of_every_control_step_comes_with_the_film():
+    class Traced(ToyLiberoEnv):
+        """Carries out two of three commands of each chunk."""
+
+        def step(self, action):
+            observation, reward, terminated, truncated, info = super().step(action)
+            self.n = getattr(self, "n", 0) + 1
+            rows = np.full((3, 8), np.nan, np.float32)
+            rows[:2] = [[2 * self.n], [2 * self.n + 1]]
+            return observation, reward, terminated, truncated, {**info, "executed_steps": 2, "trace": rows}
+
+    venv = SB3VecEnv(vector_env_class("sync")([partial(Traced, image_size=16, horizon=3)]))
+    found = next(each for each in record_films(Sure(), venv, 6, "sure") if not each.is_success)
+    assert found.steps.tolist() == [0, 2, 4, 6] and found.trace.shape == (6, 8)
+    assert (np.diff(found.trace[:, 0]) == 1).all()
+
+
 def test_frames_are_copies_of_what_the_environment_reuses() -> None:
     blink = {"n": 0}
 
