@@ -73,8 +73,8 @@ def sft(
     ] = False,
 ) -> None:
     """Fine-tune a VLA on demonstrations, and measure its success rate."""
-    from vla_algos.experiments.names import check_vla
-    from vla_algos.experiments.recipe import load_recipe
+    from vla_algos.experiments.names import CLONING, check_vla
+    from vla_algos.experiments.recipe import load_recipe, recipe_algorithms
     from vla_algos.experiments.run_folder import RunFolder
     from vla_algos.experiments.settings import SFTSettings
     from vla_gym.datasets.conventions import Conventions
@@ -114,7 +114,10 @@ def sft(
         settings: RLSettings | SFTSettings = replace(base, **changes)
         settings.check_names()
     else:
-        settings = load_recipe(recipe or "sft", None, base, **changes)
+        recipe = recipe or "sft"
+        # a recipe may list algorithms of reinforcement learning, too
+        named = CLONING if CLONING in recipe_algorithms(recipe) else None
+        settings = load_recipe(recipe, named, base, **(changes if named else {}))
     if not isinstance(settings, SFTSettings):
         raise RecipeError(f"{recipe} is a recipe of reinforcement learning. Run it with vla-rl train.")
     of_training = {"learning_rate": learning_rate, "batch_size": batch_size, "micro_batch_size": micro_batch_size}

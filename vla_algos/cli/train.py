@@ -89,7 +89,10 @@ def train(
         named = algorithm or (base.algorithm if base is not None else None)
         settings = load_recipe(recipe or "goal", named, base, **changes)
     if not isinstance(settings, RLSettings):
-        raise RecipeError(f"{recipe} is a recipe of supervised fine-tuning. Run it with vla-rl sft.")
+        raise RecipeError(
+            f"{settings.algorithm} of {recipe} is supervised fine-tuning. Run it with vla-rl sft, which takes "
+            "demonstrations (--data)."
+        )
     if curriculum is not None:
         keywords = None if curriculum == "none" else {**(settings.curriculum or {}), "scheme": curriculum}
         settings = replace(settings, curriculum=keywords)

@@ -48,7 +48,7 @@ def run_rl(
     """
     Evaluate, train, evaluate again.
 
-    :param settings: what and how
+    :param settings: what and how; without ``evaluate_before`` the first evaluation is left out
     :param folder: where to write ``model/`` (checkpoint folder), ``model.zip`` (SB3), ``last.zip`` (to go on from),
         ``settings.json``, ``history.json``, ``results.json``, ``before_greedy.json``, ``before_sampled.json``, the
         episodes of each evaluation (``before_greedy.jsonl``, ...) and ``logs/``. It is locked meanwhile. A new run
@@ -104,8 +104,10 @@ def _run(
         if has_trained:
             before = folder.evaluations("before")
         else:
-            with timed("evaluation before", seconds):
-                before = _evaluate(settings, model, folder, "before", announce)
+            before = {}
+            if settings.evaluate_before:
+                with timed("evaluation before", seconds):
+                    before = _evaluate(settings, model, folder, "before", announce)
             for mode, evaluation in before.items():
                 evaluation.save(folder.evaluation_file("before", mode))
             on_model("before", model)

@@ -257,7 +257,8 @@ class RunFolder:
             pairs = (f"{key} was {_shown(stored, key)}, not {_shown(given, key)}" for key in differing)
             raise SettingsError(
                 f"The run in {self.path} was started with other settings: {'; '.join(pairs)}. "
-                "Repeat its settings (vla-rl train: leave these options out), or start a new run in another folder."
+                f"Repeat its settings ({settings.command} --resume does so where options are left out), or start a new "
+                "run in another folder."
             )
 
     def differs(self, settings: RLSettings | SFTSettings) -> bool:

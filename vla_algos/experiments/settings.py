@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, ClassVar, get_type_hints
 
-from vla_algos.errors import SpaceError, UnknownNameError
+from vla_algos.errors import SettingsError, SpaceError, UnknownNameError
 from vla_algos.experiments.components import components, is_import_path
 from vla_algos.experiments.names import (
     ALGORITHMS,
@@ -52,6 +52,7 @@ _RL_KEYS: Mapping[str, str] = MappingProxyType(
         "n_train_states": "env.train_states",
         "further_env_kwargs": "env.kwargs",
         "curriculum": "curriculum",
+        "evaluate_before": "evaluation.before",
         "wrappers": "wrappers",
         "vec_wrappers": "vec_wrappers",
         "backend": "resources.backend",
@@ -66,6 +67,7 @@ _SFT_KEYS: Mapping[str, str] = MappingProxyType(
         "cameras": "model.cameras",
         "use_proprio": "model.use_proprio",
         "lora": "model.lora",
+        "keep_action_statistics": "model.keep_action_statistics",
         "weights_dtype": "model.weights_dtype",
         "frames_on_disk": "resources.frames_on_disk",
         "conventions": "conventions",
@@ -101,6 +103,10 @@ class ExperimentSettings:
     """Fields that may change when a run is resumed."""
     lists: ClassVar[tuple[str, ...]] = ()
     """Fields that JSON turns from tuples into lists."""
+    command: ClassVar[str] = "vla-rl train"
+    """Command that runs these settings."""
+    command: ClassVar[str] = "vla-rl train"
+    """Command that runs these settings."""
     seen_states: ClassVar[str] = "trained on"
     """Name of the initial states that training saw."""
 
@@ -164,6 +170,7 @@ class RLSettings(ExperimentSettings):
     :param n_train_states: initial states 0..n-1 of each task are trained on
     :param total_timesteps: decisions to train on
     :param curriculum: keywords of :class:`vla_algos.curriculum.SuccessSampler`; None: starts are drawn evenly
+    :param evaluate_before: whether the checkpoint is evaluated before training, too
     :param further_env_kwargs: further keywords of the environment
     :param wrappers: of each environment, in training and evaluation, from the inside out: ``{import path: keywords}``
     :param vec_wrappers: of the vector environment, in training only, in the same form; rewards are changed here
@@ -178,6 +185,7 @@ class RLSettings(ExperimentSettings):
     n_train_states: int = 25
     total_timesteps: int = 10_000
     curriculum: dict[str, Any] | None = None
+    evaluate_before: bool = True
     further_env_kwargs: dict[str, Any] = field(default_factory=dict)
     wrappers: tuple[dict[str, Any], ...] = ()
     vec_wrappers: tuple[dict[str, Any], ...] = ()
@@ -253,6 +261,8 @@ class SFTSettings(ExperimentSettings):
     :param use_proprio: whether a preset gets proprioception
     :param epochs: passes over the demonstrations
     :param lora: train adapters: keywords of :func:`vla_algos.models.lora.add_lora`; None: train all weights
+    :param keep_action_statistics: keep the bins of the checkpoint; False: the action statistics of the demonstrations
+        decide what the bins mean
     :param frames_on_disk: keep frames in a file instead of in memory
     :param conventions: of foreign demonstrations: keywords of :class:`vla_gym.datasets.conventions.Conventions`
     :param weights_dtype: type of the weights that are handed on and evaluated: "float32" or "bfloat16"
@@ -270,6 +280,7 @@ class SFTSettings(ExperimentSettings):
         "device",
     )
     lists: ClassVar[tuple[str, ...]] = ("cameras",)
+    command: ClassVar[str] = "vla-rl sft"
     seen_states: ClassVar[str] = "demonstrated"
 
     vla: str = "compact"
@@ -281,6 +292,7 @@ class SFTSettings(ExperimentSettings):
     use_proprio: bool = True
     epochs: float = 5.0
     lora: dict[str, Any] | None = None
+    keep_action_statistics: bool = False
     frames_on_disk: bool = False
     weights_dtype: str = "float32"
     conventions: dict[str, Any] = field(default_factory=dict)
@@ -327,11 +339,17 @@ class SFTSettings(ExperimentSettings):
 
         :return: settings with a ``chunk_size``, and for a checkpoint with its ``image_size``, ``cameras`` and
             ``use_proprio``
+        :raises SettingsError: if a preset is to keep action statistics, of which it has none
         :raises SpaceError: if a checkpoint has another ``chunk_size`` than these settings
         :raises UnknownNameError: if there is no such model
         :raises CheckpointError: if the checkpoint is missing, damaged or of another architecture
         """
         if self.is_preset:
+            if self.keep_action_statistics:
+                raise SettingsError(
+                    f"keep_action_statistics is true, but {self.vla} starts from fresh weights and has none. "
+                    "Leave it out, or name a checkpoint."
+                )
             return replace(self, chunk_size=PRESET_CHUNK_SIZE if self.chunk_size is None else self.chunk_size)
         # here, as it needs torch, which settings alone do not
         from vla_algos.models.hub import load_info

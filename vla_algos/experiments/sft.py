@@ -31,6 +31,7 @@ from vla_algos.experiments.stages import Announce, evaluate_both, silent, timed
 from vla_algos.models import load_vla, save_vla
 from vla_algos.policies import VLAPolicy, env_kwargs
 from vla_algos.policies.saving import disk_errors_named
+from vla_gym.actions.tokenizer import ActionTokenizer
 from vla_gym.datasets.episode import Episode
 from vla_gym.owned import own_folder
 from vla_gym.provenance import peak_memory_mb
@@ -101,6 +102,7 @@ def _run(
     with timed("reading", seconds):
         dataset = DemonstrationSet.from_episodes(
             _successful(episodes, demonstrated),
+            tokenizer=_tokenizer(settings),
             chunk_size=settings.chunk_size,
             image_size=settings.image_size if settings.is_preset else None,
             image_folder=folder.frames if settings.frames_on_disk else None,
@@ -145,6 +147,15 @@ def _successful(episodes: Iterable[Episode], demonstrated: dict[int, set[int]]) 
         if episode.success:
             demonstrated[episode.task_id].add(episode.init_state_id)
             yield episode
+
+
+def _tokenizer(settings: SFTSettings) -> ActionTokenizer | None:
+    """The checkpoint's bins; None: the demonstrations decide."""
+    if not settings.keep_action_statistics:
+        return None
+    kwargs = env_kwargs(settings.vla, env_id=settings.env_id, revision=settings.revision)
+    tokenizer: ActionTokenizer = kwargs["action_tokenizer"]
+    return tokenizer
 
 
 def _model(settings: SFTSettings, dataset: DemonstrationSet, folder: RunFolder, resume: bool) -> tuple[BC, int]:
