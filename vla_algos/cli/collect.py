@@ -24,6 +24,9 @@ def collect(
     out: Annotated[Path, typer.Option(help="Folder for one HDF5 file per task; a second run continues there.")],
     episodes: Annotated[int, typer.Option(help="Per task, failures included.", min=1)] = 50,
     tasks: Tasks = "",
+    states: Annotated[
+        int, typer.Option(help="Initial states per task to start from, in turn, from the first on.", min=1, max=50)
+    ] = 50,
     n_envs: Annotated[
         int | None, typer.Option(help="Environments side by side, a process each; default: one per core.", min=1)
     ] = None,
@@ -50,6 +53,7 @@ def collect(
         seed=seed,
         action_noise=action_noise,
         keep_noops=keep_noops,
+        n_init_states=states,
     )
     console = Console(highlight=False)
     columns = (TextColumn("episodes"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())

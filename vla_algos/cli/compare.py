@@ -9,11 +9,11 @@ import typer
 from rich.console import Console
 
 from vla_algos.cli.options import (
+    ComparedStates,
     RecipeAssets,
     RecipeDevice,
     RecipeEnvs,
     RecipeQuality,
-    RecipeStates,
     RecipeSuite,
     RecipeTasks,
     Revision,
@@ -36,7 +36,7 @@ def compare(
     seeds: Annotated[str, typer.Option(help="Of every algorithm, e.g. 0,1,2.")] = "0",
     suite: RecipeSuite = None,
     tasks: RecipeTasks = "",
-    states: RecipeStates = None,
+    states: ComparedStates = None,
     vla: Annotated[str | None, typer.Option(help="Where to start; default: the recipe's.")] = None,
     revision: Revision = None,
     timesteps: Annotated[

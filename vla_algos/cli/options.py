@@ -19,6 +19,9 @@ RecipeTasks = Annotated[str, typer.Option("--tasks", help=f"Of the suite, e.g. 0
 RecipeStates = Annotated[
     int | None, typer.Option("--states", help="Initial states per task to evaluate on; 0: none.", min=0, max=50)
 ]
+ComparedStates = Annotated[
+    int | None, typer.Option("--states", help=f"Initial states per task to evaluate on; {RECIPES}.", min=1, max=50)
+]
 RecipeEnvs = Annotated[int | None, typer.Option("--n-envs", help="Environments side by side.", min=1)]
 RecipeQuality = Annotated[str | None, typer.Option("--render-quality", help=f"fast or full; {RECIPES}.")]
 RecipeDevice = Annotated[str | None, typer.Option("--device", help=f"auto, cpu or cuda; {RECIPES}.")]

@@ -20,6 +20,7 @@ from vla_algos.experiments.recipe import load_recipe, recipe_algorithms
 from vla_algos.experiments.results import RunResult
 from vla_algos.experiments.run_folder import RunFolder
 from vla_algos.experiments.settings import RLSettings, SFTSettings
+from vla_algos.models import load_vla, save_vla
 
 SUCCESSES = {"start": 2, "TokenPPO": 5, "BC": 1, "PPO": 3}
 
@@ -175,17 +176,22 @@ def small(comparison: ComparisonSettings) -> ComparisonSettings:
 @pytest.mark.slow
 def test_all_algorithms_are_compared(tmp_path: Path) -> None:
     pytest.importorskip("sb3_contrib")
-    asked = small(load_comparison(n_envs=2, n_train_states=1, n_eval_states=1, total_timesteps=8, assets="primitive"))
-    results = run_comparison(asked, tmp_path)
+    vla = load_vla("nano", seed=0, config_changes={"image_size": 32})
+    # an episode takes eight decisions
+    vla.config.chunk_size = 40
+    save_vla(vla, tmp_path / "vla")
+    changes = {"vla": str(tmp_path / "vla"), "n_envs": 2, "n_train_states": 1, "n_eval_states": 1, "total_timesteps": 8}
+    asked = small(load_comparison(**changes, assets="primitive", device="cpu"))
+    results = run_comparison(asked, tmp_path / "out")
     assert set(results) == {START, *recipe_algorithms("compare")} and next(iter(results)) == START
     for name, (result,) in results.items():
         assert len(result.before or result.after) == 2 and not (result.before and result.after)
         assert (name == START) == (result.n_timesteps == 0)
     # stock algorithms run in run folders, too
-    assert (tmp_path / "A2C" / "seed_0" / "last.zip").exists()
-    assert (tmp_path / "PPO" / "seed_0" / "model" / "config.json").exists()
-    assert (tmp_path / FIGURE).exists() and comparison_results(tmp_path).keys() == results.keys()
-    again = run_comparison(asked, tmp_path, resume=True)
+    assert (tmp_path / "out" / "A2C" / "seed_0" / "last.zip").exists()
+    assert (tmp_path / "out" / "PPO" / "seed_0" / "model" / "config.json").exists()
+    assert (tmp_path / "out" / FIGURE).exists() and comparison_results(tmp_path / "out").keys() == results.keys()
+    again = run_comparison(asked, tmp_path / "out", resume=True)
     assert {name: of_seeds[0].seconds for name, of_seeds in again.items()} == {
         name: of_seeds[0].seconds for name, of_seeds in results.items()
     }
