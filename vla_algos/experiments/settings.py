@@ -105,8 +105,6 @@ class ExperimentSettings:
     """Fields that JSON turns from tuples into lists."""
     command: ClassVar[str] = "vla-rl train"
     """Command that runs these settings."""
-    command: ClassVar[str] = "vla-rl train"
-    """Command that runs these settings."""
     seen_states: ClassVar[str] = "trained on"
     """Name of the initial states that training saw."""
 

@@ -1,9 +1,9 @@
 """
 Tables of results.md.
 
-    python docs/results_table.py runs/quickstart runs/goal          # of vla-rl quickstart and vla-rl train
-    python docs/results_table.py --by-task runs/goal                # the same, a row per task
-    python docs/results_table.py --policies runs/compare                   # of vla-rl compare, by name
+    python tools/results_table.py runs/quickstart runs/goal          # of vla-rl quickstart and vla-rl train
+    python tools/results_table.py --by-task runs/goal                # the same, a row per task
+    python tools/results_table.py --policies runs/compare                   # of vla-rl compare, by name
 """
 
 from __future__ import annotations
