@@ -26,18 +26,18 @@ from vla_algos.cli.results import print_comparison
 
 def compare(
     recipe: Annotated[str, typer.Option(help="compare, or a YAML file that lists several algorithms.")] = "compare",
-    out: Annotated[Path, typer.Option(help="Folder for one folder per algorithm and seed, and a figure.")] = Path(
+    out: Annotated[Path, typer.Option(help="Folder for a folder per algorithm and seed, and a figure.")] = Path(
         "runs/compare"
     ),
     algorithms: Annotated[
         str,
         typer.Option(help="Some of the recipe's, e.g. PPO,A2C; start: the untrained checkpoint. Default: all."),
     ] = "",
-    seeds: Annotated[str, typer.Option(help="Of every algorithm, e.g. 0,1,2.")] = "0",
+    seeds: Annotated[str, typer.Option(help="Seeds of every algorithm, e.g. 0,1,2.")] = "0",
     suite: RecipeSuite = None,
     tasks: RecipeTasks = "",
     states: ComparedStates = None,
-    vla: Annotated[str | None, typer.Option(help="Where to start; default: the recipe's.")] = None,
+    vla: Annotated[str | None, typer.Option(help="Model to start from; default: the recipe's.")] = None,
     revision: Revision = None,
     timesteps: Annotated[
         int | None, typer.Option(help="Decisions to train each on; BC's epochs change in proportion.", min=1)
@@ -47,7 +47,7 @@ def compare(
     device: RecipeDevice = None,
     assets: RecipeAssets = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Run only what is missing in --out; give its options again.")
+        bool, typer.Option("--resume", help="Run only what is missing in --out; give the same options again.")
     ] = False,
 ) -> None:
     """Train several algorithms from one checkpoint with several seeds, and compare their success."""

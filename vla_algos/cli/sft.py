@@ -38,19 +38,24 @@ def sft(
     suite: RecipeSuite = None,
     states: RecipeStates = None,
     vla: Annotated[
-        str | None, typer.Option(help="compact, a shipped checkpoint, a checkpoint folder, or a Hugging Face id.")
+        str | None,
+        typer.Option(
+            help="Model to start from: compact, a shipped checkpoint, a checkpoint folder or a Hugging Face id."
+        ),
     ] = None,
     revision: Revision = None,
     epochs: Annotated[float | None, typer.Option(help="Passes over the demonstrations.")] = None,
     convention: Annotated[
         list[str] | None,
-        typer.Option(help="Of foreign demonstrations, e.g. gripper=one_opens or stated_hz=10; repeatable."),
+        typer.Option(
+            help="A convention of foreign demonstrations, e.g. gripper=one_opens or stated_hz=10; repeatable."
+        ),
     ] = None,
     chunk_size: Annotated[
         int | None, typer.Option(help="Commands per decision of a preset, 8 if not given; a checkpoint has its own.")
     ] = None,
-    image_size: Annotated[int | None, typer.Option(help="Of a preset's images, px.")] = None,
-    wrist: Annotated[bool, typer.Option("--wrist", help="Give a preset the wrist camera, too.")] = False,
+    image_size: Annotated[int | None, typer.Option(help="Height and width of a preset's images (px).")] = None,
+    wrist: Annotated[bool, typer.Option("--wrist", help="Give a preset the wrist camera as well.")] = False,
     proprio: Annotated[bool | None, typer.Option(help="Give a preset proprioception.")] = None,
     lora_rank: Annotated[int | None, typer.Option(help="Train adapters of this rank; 0: all weights.", min=0)] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Largest learning rate.")] = None,

@@ -38,11 +38,12 @@ def train(
     suite: RecipeSuite = None,
     tasks: RecipeTasks = "",
     states: RecipeStates = None,
-    vla: Annotated[str | None, typer.Option(help="Where to start; default: the recipe's.")] = None,
+    vla: Annotated[str | None, typer.Option(help="Model to start from; default: the recipe's.")] = None,
     revision: Revision = None,
-    algorithm: Annotated[str | None, typer.Option(help="Which of the recipe's; default: its first.")] = None,
+    algorithm: Annotated[str | None, typer.Option(help="One of the recipe's algorithms; default: its first.")] = None,
     timesteps: Annotated[
-        int | None, typer.Option(help="Decisions to train on in all; with --resume, more extend a finished run.", min=1)
+        int | None,
+        typer.Option(help="Total decisions to train on; with --resume, more of them extend a finished run.", min=1),
     ] = None,
     curriculum: Annotated[
         str | None, typer.Option(help="paper, frontier or uniform, with the recipe's other keywords, or none.")

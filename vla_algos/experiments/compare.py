@@ -73,7 +73,7 @@ def run_comparison(
 
     :param settings: which algorithms and seeds
     :param folder: where to write one folder per algorithm and seed (``TokenPPO/seed_0``, ...) and ``comparison.png``
-    :param announce: told what begins
+    :param announce: called with a description of each stage as it begins
     :param resume: leave out finished runs, resume interrupted ones and start the others. Stock algorithms of
         Stable-Baselines3 save nothing while they train, so an interrupted training of theirs starts again
     :return: results of all finished runs in ``folder``, by algorithm, in the order of their seeds

@@ -43,12 +43,12 @@ def load_recipe(
 
     :param name: of a shipped recipe, or a YAML file
     :param algorithm: which of the recipe's algorithms; None: the first
-    :param base: where settings come from that the recipe leaves open; None: the defaults
+    :param base: settings for everything that the recipe leaves open; None: the defaults
     :param changes: fields that replace those of the recipe
     :return: ``SFTSettings`` for the algorithm BC, else ``RLSettings``
     :raises UnknownNameError: if there is no such recipe, algorithm, section, key, keyword, model, suite or task
-    :raises RecipeError: if the file is not YAML of that form, has a value of the wrong type, or names code of the
-        user's own that cannot be imported
+    :raises RecipeError: if the file is not YAML of that form, has a value of the wrong type, or names the
+        user's own code and it cannot be imported
     :raises AssetsError: if the asset pack is missing
     """
     path = _file(name)

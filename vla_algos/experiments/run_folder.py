@@ -263,14 +263,14 @@ class RunFolder:
 
     def differs(self, settings: RLSettings | SFTSettings) -> bool:
         """
-        Whether any setting is another than the run was started with.
+        Tell whether any setting differs from those that the run was started with.
 
         :param settings: to resume with
         """
         return _plain(self.settings) != _plain(settings)
 
     def rename_earlier_files(self) -> None:
-        """Give the files of a run that an earlier version started the names that they have now."""
+        """Rename the files that an earlier version wrote."""
         for path in self.path.glob("evaluation_*.jsonl"):
             path.rename(path.with_name(path.name.replace("evaluation", "after", 1)))
 

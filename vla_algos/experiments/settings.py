@@ -1,4 +1,4 @@
-"""Settings of a run: what a recipe says, checked, as the code reads it."""
+"""Settings of a run, read from a recipe and checked."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ _SFT_KEYS: Mapping[str, str] = MappingProxyType(
 @dataclass(frozen=True)
 class ExperimentSettings:
     """
-    What reinforcement learning and supervised fine-tuning have in common.
+    Settings that reinforcement learning and supervised fine-tuning have in common.
 
     :param vla: preset, shipped checkpoint, checkpoint folder or Hugging Face id
     :param revision: branch, tag or commit of a model on the Hugging Face Hub; None: the main branch
@@ -89,10 +89,10 @@ class ExperimentSettings:
     :param render_quality: "fast" or "full"
     :param algorithm: one of ``vla_algos.experiments.names.ALGORITHMS``, or an import path
     :param policy: "VLAPolicy", an import path, or a name that the algorithm knows
-    :param algorithm_kwargs: further keywords of the algorithm; ``"lin_1.0e-4"`` falls from there to zero
+    :param algorithm_kwargs: further keywords of the algorithm; ``"lin_1.0e-4"`` is a rate that falls linearly to zero
     :param n_eval_states: initial states per task and evaluation; 0: no evaluation
     :param n_envs: environments side by side
-    :param threads: of torch; None: torch's own choice
+    :param threads: number of torch's threads; None: torch's default
     :param device: of the model: "auto", "cpu", "cuda", ...
     :raises SettingsError: for a value of the wrong type, or out of its range
     """
@@ -131,10 +131,10 @@ class ExperimentSettings:
 
     def check_names(self) -> None:
         """
-        Look up every name that needs no model; torch is not imported, unless code of the user's own does it.
+        Look up every name that needs no model; torch is not imported, unless the user's own code imports it.
 
         :raises UnknownNameError: for an algorithm, policy, model, suite or render quality that does not exist
-        :raises RecipeError: for the user's own code that cannot be imported
+        :raises RecipeError: if the user's own code cannot be imported
         :raises AssetsError: if the asset pack is missing
         """
         check_algorithm(self.algorithm)
@@ -144,7 +144,7 @@ class ExperimentSettings:
 
     @property
     def imported(self) -> list[str]:
-        """Import paths of code that is not this package's, which a run of these settings imports and executes."""
+        """Import paths of foreign code that a run of these settings imports and executes."""
         named = (self.algorithm, self.policy)
         return [path for path in named if path not in ALGORITHMS and is_import_path(path)]
 
@@ -196,7 +196,7 @@ class RLSettings(ExperimentSettings):
 
     def check_names(self) -> None:
         """
-        As of the base class, with tasks, curriculum, back end and wrappers.
+        Check the names of the base class, and those of tasks, curriculum, back end and wrappers.
 
         :raises UnknownNameError: for a name that does not exist
         :raises RecipeError: for a wrapper that cannot be imported
@@ -212,7 +212,7 @@ class RLSettings(ExperimentSettings):
 
     @property
     def imported(self) -> list[str]:
-        """As of the base class, with wrappers."""
+        """Import paths of the base class, and those of wrappers."""
         return [*super().imported, *(part.path for part in components((*self.wrappers, *self.vec_wrappers)))]
 
     @property
@@ -263,7 +263,7 @@ class SFTSettings(ExperimentSettings):
         decide what the bins mean
     :param frames_on_disk: keep frames in a file instead of in memory
     :param conventions: of foreign demonstrations: keywords of :class:`vla_gym.datasets.conventions.Conventions`
-    :param weights_dtype: type of the weights that are handed on and evaluated: "float32" or "bfloat16"
+    :param weights_dtype: type of the weights that are saved and evaluated: "float32" or "bfloat16"
     """
 
     keys: ClassVar[Mapping[str, str]] = _SFT_KEYS
@@ -297,7 +297,7 @@ class SFTSettings(ExperimentSettings):
 
     def check_names(self) -> None:
         """
-        As of the base class, with the type of the weights.
+        Check the names of the base class, the type of the weights and the conventions.
 
         :raises UnknownNameError: for a name that does not exist
         :raises SettingsError: for a convention of the wrong type
@@ -333,11 +333,11 @@ class SFTSettings(ExperimentSettings):
 
     def resolved(self) -> SFTSettings:
         """
-        With everything filled in that the model decides.
+        Fill in everything that the model decides.
 
         :return: settings with a ``chunk_size``, and for a checkpoint with its ``image_size``, ``cameras`` and
             ``use_proprio``
-        :raises SettingsError: if a preset is to keep action statistics, of which it has none
+        :raises SettingsError: if a preset, which has no action statistics, is told to keep them
         :raises SpaceError: if a checkpoint has another ``chunk_size`` than these settings
         :raises UnknownNameError: if there is no such model
         :raises CheckpointError: if the checkpoint is missing, damaged or of another architecture

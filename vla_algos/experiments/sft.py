@@ -2,8 +2,8 @@
 Supervised fine-tuning of a VLA on demonstrations, from files to success rate.
 
 The action statistics of the demonstrations decide what the bins mean and are stored with the model. Validation on
-held-out episodes chooses the model; the simulator then says what it is worth, apart for initial states that were
-demonstrated and for others.
+held-out episodes chooses the model. The simulator then measures its success, separately for demonstrated initial states
+and for others.
 """
 
 from __future__ import annotations
@@ -53,13 +53,13 @@ def run_sft(
 
     :param settings: what and how
     :param episodes: demonstrations, read once and one by one; unsuccessful ones are left out
-    :param folder: where to write ``model/`` (the best model and its card), ``last.zip`` (to go on from),
+    :param folder: where to write ``model/`` (the best model and its card), ``last.zip`` (to resume from),
         ``settings.json``, ``logs/`` and ``results.json``
-    :param announce: told what begins
-    :param resume: go on from ``last.zip`` of an interrupted run with the same demonstrations and, but for those of the
-        evaluation, the same settings
+    :param announce: called with a description of each stage as it begins
+    :param resume: resume an interrupted run from ``last.zip``, with the same demonstrations and the same settings; only
+        those of the evaluation may change
     :param origin: further entries of the result's ``provenance``, such as ``command`` and ``data``
-    :return: what came out
+    :return: validations, evaluations and times
     :raises ValueError: without a successful episode, with too few to hold any out, or with one that lacks a camera
     :raises SpaceError: if a checkpoint has another ``chunk_size`` than the settings
     :raises UnknownNameError: if there is no such model or suite
