@@ -29,7 +29,7 @@ from vla_algos.experiments.run_folder import RunFolder
 from vla_algos.experiments.settings import RLSettings, SFTSettings
 from vla_algos.experiments.sft import run_sft
 from vla_algos.experiments.stages import Announce, evaluate_both, silent, timed
-from vla_algos.policies import VLAPolicy, env_kwargs
+from vla_algos.policies import VLAPolicy, env_kwargs_for
 from vla_gym.datasets.episode import Episode
 from vla_gym.datasets.hdf5 import load_episodes
 from vla_gym.datasets.record import record_demonstrations
@@ -215,7 +215,7 @@ def _demonstrations(
     settings: SFTSettings, common: RLSettings, folder: RunFolder, announce: Announce
 ) -> Iterable[Episode]:
     """The expert's, from the initial states that the others train on."""
-    needed: dict[str, Any] = env_kwargs(settings.vla, env_id=settings.env_id, revision=settings.revision)
+    needed: dict[str, Any] = env_kwargs_for(settings.vla, env_id=settings.env_id, revision=settings.revision)
     announce(f"recording {DEMONSTRATIONS_PER_STATE} demonstrations of each initial state")
     folders = []
     for i, seed in enumerate(derive_seeds(settings.seed, DEMONSTRATIONS_PER_STATE)):

@@ -235,10 +235,12 @@ class RLSettings(ExperimentSettings):
     def env_kwargs(self) -> dict[str, Any]:
         """Keywords of the environment that the policy acts in."""
         # here, as it needs torch, which settings alone do not
-        from vla_algos.policies import env_kwargs
+        from vla_algos.policies import env_kwargs_for
 
         return {
-            **env_kwargs(self.vla, self.policy_kwargs.get("unnorm_key"), env_id=self.env_id, revision=self.revision),
+            **env_kwargs_for(
+                self.vla, self.policy_kwargs.get("unnorm_key"), env_id=self.env_id, revision=self.revision
+            ),
             "task_ids": list(self.tasks),
             "assets": self.assets,
             "render_quality": self.render_quality,

@@ -29,7 +29,7 @@ from vla_algos.experiments.run_folder import RunFolder
 from vla_algos.experiments.settings import SFTSettings
 from vla_algos.experiments.stages import Announce, evaluate_both, silent, timed
 from vla_algos.models import load_vla, save_vla
-from vla_algos.policies import VLAPolicy, env_kwargs
+from vla_algos.policies import VLAPolicy, env_kwargs_for
 from vla_algos.policies.saving import disk_errors_named
 from vla_gym.actions.tokenizer import ActionTokenizer
 from vla_gym.datasets.episode import Episode
@@ -153,7 +153,7 @@ def _tokenizer(settings: SFTSettings) -> ActionTokenizer | None:
     """The checkpoint's bins; None: the demonstrations decide."""
     if not settings.keep_action_statistics:
         return None
-    kwargs = env_kwargs(settings.vla, env_id=settings.env_id, revision=settings.revision)
+    kwargs = env_kwargs_for(settings.vla, env_id=settings.env_id, revision=settings.revision)
     tokenizer: ActionTokenizer = kwargs["action_tokenizer"]
     return tokenizer
 
@@ -190,7 +190,7 @@ def _evaluate(
     if not settings.n_eval_states:
         return {}
     kwargs = {
-        **env_kwargs(folder.vla, env_id=settings.env_id),
+        **env_kwargs_for(folder.vla, env_id=settings.env_id),
         "render_quality": settings.render_quality,
         "assets": settings.assets,
     }
