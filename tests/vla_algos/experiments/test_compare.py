@@ -178,7 +178,7 @@ def test_all_algorithms_are_compared(tmp_path: Path) -> None:
     pytest.importorskip("sb3_contrib")
     vla = load_vla("nano", seed=0, config_changes={"image_size": 48})
     # an episode takes eight decisions, and RecurrentPPO's network needs images of 36 px
-    vla.config.chunk_size = 40
+    vla.config = replace(vla.config, chunk_size=40)
     save_vla(vla, tmp_path / "vla")
     changes = {"vla": str(tmp_path / "vla"), "n_envs": 2, "n_train_states": 1, "n_eval_states": 1, "total_timesteps": 8}
     asked = small(load_comparison(**changes, assets="primitive", device="cpu"))
