@@ -223,7 +223,7 @@ def _demonstrations(
             settings.env_id,
             image_size=needed["image_size"],
             cameras=needed["cameras"],
-            quality=settings.render_quality,
+            render_quality=settings.render_quality,
             assets=settings.assets,
             seed=seed,
         )
