@@ -1,11 +1,11 @@
 """
 Cost of recording demonstrations on one core, as ratios to stepping the same commands once without recording them.
 
-    python benchmarks/demonstrations.py [--assets FOLDER|primitive] [--suite goal] [--task-id 8] [--episodes 10]
-        [--repeats 3] [--workers 2]
+    python benchmarks/demonstrations.py [--assets FOLDER|primitive] [--suite goal] [--tasks 8] [--episodes 10]
+        [--repeats 3] [--n-envs 2]
 
 A demonstration is acted out by the expert without rendering and then replayed, so 2 is what recording without cameras
-can come to. With ``--workers`` the same is measured over processes, start included.
+can come to. With ``--n-envs`` the same is measured over processes, start included.
 """
 
 from __future__ import annotations
@@ -70,20 +70,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--assets", default="auto")
     parser.add_argument("--suite", default="goal")
-    parser.add_argument("--task-id", type=int, default=8)
+    parser.add_argument("--tasks", type=int, default=8)
     parser.add_argument("--episodes", type=int, default=10)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--workers", type=int, default=0)
+    parser.add_argument("--n-envs", type=int, default=0)
     args = parser.parse_args()
     base = RecordingSettings(args.suite, assets=args.assets)
     pack = resolve_assets(args.assets).name
-    print(f"{base.spec.task(args.task_id).name}; assets: {pack}; medians of {args.repeats} x {args.episodes} episodes")
+    print(f"{base.spec.task(args.tasks).name}; assets: {pack}; medians of {args.repeats} x {args.episodes} episodes")
     for name, changes in CASES.items():
         settings = replace(base, **changes)
         runs = []
         for _ in range(args.repeats):
             with tempfile.TemporaryDirectory() as folder:
-                runs.append(measure(settings, args.task_id, args.episodes, Path(folder)))
+                runs.append(measure(settings, args.tasks, args.episodes, Path(folder)))
         median = {key: statistics.median(run[key] for run in runs) for key in runs[0]}
         ratios = [run["seconds"] / run["floor"] for run in runs]
         print(
@@ -92,8 +92,8 @@ def main() -> None:
             f"{statistics.median(ratios):.2f} [{min(ratios):.2f}, {max(ratios):.2f}]",
             flush=True,
         )
-        if args.workers:
-            report_workers(settings, args.task_id, args.episodes, args.workers)
+        if args.n_envs:
+            report_workers(settings, args.tasks, args.episodes, args.n_envs)
 
 
 def report_workers(settings: RecordingSettings, task_id: int, n_episodes: int, workers: int) -> None:

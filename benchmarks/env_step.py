@@ -1,7 +1,7 @@
 """
 Cost of stepping, rendering and resetting, as ratios to bare MuJoCo and to upstream LIBERO in the same run.
 
-    python benchmarks/env_step.py [--assets FOLDER|primitive] [--suites goal 10] [--repeats 3] [--no-upstream]
+    python benchmarks/env_step.py [--assets FOLDER|primitive] [--suite goal 10] [--repeats 3] [--no-upstream]
 
 Upstream runs in a process of its own on the same assets; the two take turns, so that both meet the same noise. Bare
 ``mj_step`` is timed on the model that upstream simulates, from the same state.
@@ -146,11 +146,11 @@ def measure_upstream(suite: str, assets: Path) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--assets", default="auto")
-    parser.add_argument("--suites", nargs="+", default=list(TASK_IDS), choices=list(TASK_IDS))
+    parser.add_argument("--suite", nargs="+", default=list(TASK_IDS), choices=list(TASK_IDS))
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--no-upstream", action="store_true")
     args = parser.parse_args()
-    for suite in args.suites:
+    for suite in args.suite:
         report(suite, resolve_assets(args.assets), args.repeats, not args.no_upstream)
 
 

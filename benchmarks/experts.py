@@ -1,8 +1,8 @@
 """
 How often the scripted experts reach the goals, from the stored initial states.
 
-    python benchmarks/experts.py [--suites spatial object goal 10 90] [--task-ids 0 1 ...] [--states 50]
-        [--assets FOLDER|primitive] [--workers 2] [--out table.md]
+    python benchmarks/experts.py [--suite spatial object goal 10 90] [--tasks 0 1 ...] [--states 50]
+        [--assets FOLDER|primitive] [--n-envs 2] [--out table.md]
 
 Initial state k of task t is solved with seed (t, k), so a row of the table does not depend on what else is run.
 """
@@ -61,19 +61,19 @@ def run_task(job: tuple[str, int], n_states: int, assets: str) -> tuple[str, int
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--suites", nargs="+", default=["spatial", "object", "goal", "10", "90"])
-    parser.add_argument("--task-ids", nargs="+", type=int, help="default: all")
+    parser.add_argument("--suite", nargs="+", default=["spatial", "object", "goal", "10", "90"])
+    parser.add_argument("--tasks", nargs="+", type=int, help="default: all")
     parser.add_argument("--states", type=int, default=50)
     parser.add_argument("--assets", default="primitive")
-    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--n-envs", type=int, default=2)
     parser.add_argument("--out", type=Path, help="file the table is written to")
     args = parser.parse_args()
 
-    jobs = [(s, t) for s in args.suites for t in args.task_ids or range(len(get_suite(s).tasks))]
+    jobs = [(s, t) for s in args.suite for t in args.tasks or range(len(get_suite(s).tasks))]
     lines = [HEADER]
     print(HEADER, flush=True)
-    totals = {suite: np.zeros(2, dtype=int) for suite in args.suites}
-    with multiprocessing.get_context("spawn").Pool(args.workers) as pool:
+    totals = {suite: np.zeros(2, dtype=int) for suite in args.suite}
+    with multiprocessing.get_context("spawn").Pool(args.n_envs) as pool:
         rows = pool.imap(partial(run_task, n_states=args.states, assets=args.assets), jobs)
         for (suite, _), (row, successes, episodes) in zip(jobs, rows, strict=True):
             print(row, flush=True)

@@ -2,7 +2,7 @@
 Decoding and PPO updates of a VLA against what the device can do, and against transformers' own ``generate``.
 
     python benchmarks/gpu_vla.py                                    # openvla-7b, random weights, bfloat16, CUDA
-    python benchmarks/gpu_vla.py --preset nano --device cpu --batches 1 8 --micro-batches 4 --rank 2
+    python benchmarks/gpu_vla.py --vla nano --device cpu --batches 1 8 --micro-batches 4 --lora-rank 2
 
 Peak arithmetic and bandwidth are measured in the same run, with a large matrix product and a large copy. The floor of a
 decode is the time that its multiplications take at that peak (prefill and vision), and that reading the language
@@ -273,24 +273,24 @@ def benchmark_update(model: OpenVLA, peaks: Peaks, micro_batches: list[int], ran
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--preset", default="openvla-7b")
+    parser.add_argument("--vla", default="openvla-7b")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--dtype", default="bfloat16", choices=DTYPES)
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 32, 64])
     parser.add_argument("--micro-batches", type=int, nargs="+", default=[4, 8, 16])
-    parser.add_argument("--rank", type=int, default=32)
+    parser.add_argument("--lora-rank", type=int, default=32)
     parser.add_argument("--repeats", type=int, default=5)
     args = parser.parse_args()
 
     device, dtype = th.device(args.device), DTYPES[args.dtype]
     th.manual_seed(0)
     peaks = measure_peaks(device, dtype)
-    model = build(args.preset, device, dtype)
+    model = build(args.vla, device, dtype)
     n_weights = sum(parameter.numel() for parameter in model.parameters())
-    print(f"{args.preset}, {args.dtype}, {hardware(device)}: {n_weights / 1e6:.1f} M weights")
+    print(f"{args.vla}, {args.dtype}, {hardware(device)}: {n_weights / 1e6:.1f} M weights")
     print(f"peaks: {peaks.flops / 1e12:.2f} TFLOP/s, {peaks.bandwidth / 1e9:.1f} GB/s")
     benchmark_decoding(model, peaks, args.batches, args.repeats)
-    benchmark_update(model, peaks, args.micro_batches, args.rank, args.repeats)
+    benchmark_update(model, peaks, args.micro_batches, args.lora_rank, args.repeats)
     print(json.dumps({**vars(args), "versions": versions()}))
 
 

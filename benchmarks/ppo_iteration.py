@@ -70,7 +70,7 @@ def run(case: str, args: argparse.Namespace) -> dict[str, float]:
             "LIBERO-Goal-v0",
             args.n_envs,
             backend="process",
-            task_ids=[args.task_id],
+            task_ids=[args.tasks],
             assets="primitive",
             render_quality="fast",
             image_size=96,
@@ -107,7 +107,7 @@ def run(case: str, args: argparse.Namespace) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--vla", default="compact")
-    parser.add_argument("--task-id", type=int, default=8)
+    parser.add_argument("--tasks", type=int, default=8)
     parser.add_argument("--n-envs", type=int, default=8)
     parser.add_argument("--n-steps", type=int, default=16)
     parser.add_argument("--batch-size", type=int, default=64)

@@ -1,7 +1,7 @@
 """
 Whether upstream LIBERO reaches the goal under the commands of recorded demonstrations.
 
-    VLA_GYM_ASSETS=FOLDER python benchmarks/replay.py [--suites spatial object goal 10 90] [--episodes 4] [--states 8]
+    VLA_GYM_ASSETS=FOLDER python benchmarks/replay.py [--suite spatial object goal 10 90] [--episodes 4] [--states 8]
         [--seed 0] [--out table.md]
 
 Of each suite draws tasks and initial states until the scripted expert has recorded so many episodes, with the settings
@@ -68,7 +68,7 @@ def replay(task: TaskSpec, episode: Episode, pack: AssetPack) -> tuple[bool, flo
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--suites", nargs="+", default=["spatial", "object", "goal", "10", "90"])
+    parser.add_argument("--suite", nargs="+", default=["spatial", "object", "goal", "10", "90"])
     parser.add_argument("--episodes", type=int, default=4, help="per suite")
     parser.add_argument("--states", type=int, default=8, help="initial states to draw from")
     parser.add_argument("--seed", type=int, default=0)
@@ -89,7 +89,7 @@ def main() -> None:
     verdicts: list[bool] = []
     not_recorded: list[str] = []
     rng = np.random.default_rng(args.seed)
-    for suite in args.suites:
+    for suite in args.suite:
         settings = RecordingSettings(suite, cameras=(), assets=str(pack.path))
         n_recorded = 0
         for task, state in draw(suite, args.states, rng):

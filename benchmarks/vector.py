@@ -1,7 +1,7 @@
 """
 Throughput of vector environments, and what a second worker adds to the first.
 
-    python benchmarks/vector.py [--suites goal ...] [--assets FOLDER|primitive] [--repeats 5] [--steps 40]
+    python benchmarks/vector.py [--suite goal ...] [--assets FOLDER|primitive] [--repeats 5] [--steps 40]
 
 One scene per suite (its first task), physics only and with one fast camera of 128 px, with one and two workers on
 every back end. All exist side by side and take turns, so that they meet the same noise; ratios are taken within a turn.
@@ -72,7 +72,7 @@ def measure(suite: str, assets: str, cameras: str, repeats: int, steps: int) -> 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--suites", nargs="+", default=["goal"])
+    parser.add_argument("--suite", nargs="+", default=["goal"])
     parser.add_argument("--assets", default="auto")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--steps", type=int, default=40)
@@ -84,7 +84,7 @@ def main() -> None:
     print(f"{processor_name()}, {available_cpus()} cores, load {os.getloadavg()[0]:.1f} at the start")
     print(f"control steps per second, medians of {args.repeats} turns of {args.steps} steps")
     print("suite    images        backend   1 worker 2 workers   ratio  [smallest, largest]")
-    for suite in args.suites:
+    for suite in args.suite:
         for cameras in CAMERAS:
             measure(suite, str(pack.path), cameras, args.repeats, args.steps)
     print(f"target of the ratio, physics only on two cores: {TARGET}")

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def test_the_benchmark_of_a_vla_on_a_gpu_runs_without_one(run_script: Callable[..., str]) -> None:
-    arguments = "--preset nano --device cpu --batches 1 3 --micro-batches 2 --rank 2 --repeats 1".split()
+    arguments = "--vla nano --device cpu --batches 1 3 --micro-batches 2 --lora-rank 2 --repeats 1".split()
     output = run_script(ROOT / "benchmarks" / "gpu_vla.py", *arguments)
     rows = [line.strip("| ").split(" | ") for line in output.splitlines() if line.startswith("|")]
     decoding, updates = ([row for row in rows if len(row) == n and row[0].isdigit()] for n in (8, 6))
@@ -29,7 +29,7 @@ def test_the_benchmark_of_a_vla_on_a_gpu_runs_without_one(run_script: Callable[.
 def test_an_iteration_is_timed_without_a_warning_of_weights_that_are_meant_to_be_random() -> None:
     benchmark = runpy.run_path(str(ROOT / "benchmarks" / "ppo_iteration.py"))
     arguments = argparse.Namespace(
-        vla="nano", task_id=8, n_envs=1, n_steps=2, batch_size=2, n_epochs=1, threads=1, device="cpu"
+        vla="nano", tasks=8, n_envs=1, n_steps=2, batch_size=2, n_epochs=1, threads=1, device="cpu"
     )
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from vla_algos.evaluation import evaluate_policy_on_suite as evaluate_policy_on_suite
     from vla_algos.policies import ActorPolicy as ActorPolicy
     from vla_algos.policies import VLAPolicy as VLAPolicy
-    from vla_algos.policies import env_kwargs as env_kwargs
+    from vla_algos.policies import env_kwargs_for as env_kwargs_for
     from vla_algos.rewards import VecProcessReward as VecProcessReward
 
 # loaded on first use: torch, transformers and SB3 take seconds that `vla-rl --help` should not
@@ -42,7 +42,7 @@ _EXPORTS = {
     "TokenRLOO": "vla_algos.algorithms",
     "VLAPolicy": "vla_algos.policies",
     "VecProcessReward": "vla_algos.rewards",
-    "env_kwargs": "vla_algos.policies",
+    "env_kwargs_for": "vla_algos.policies",
     "evaluate_policy_on_suite": "vla_algos.evaluation",
 }
 __all__ = sorted(_EXPORTS)

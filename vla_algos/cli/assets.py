@@ -36,7 +36,7 @@ def check(assets: Assets = "auto") -> None:
     from vla_gym.scenes.cache import cache_usage
 
     pack = resolve_assets(assets)
-    # of a pack that is elsewhere there is nothing to look at but scenes
+    # a pack that is elsewhere has only its scenes here
     found = check_pack(pack.path) if pack.has_files else PackCheck(0, ())
     usage = cache_usage()
     missing = f", {len(found.problems)} missing or damaged" if found.problems else ", all there"
@@ -46,9 +46,9 @@ def check(assets: Assets = "auto") -> None:
         "folder": str(pack.path),
         "files": f"{found.n_files} that the 130 tasks read{missing}"
         if pack.has_files
-        else "elsewhere; scenes alone are here",
+        else "elsewhere; only its scenes are here",
         "cache": str(usage.path),
-        "writable": "yes" if usage.is_writable else "no: scenes are built anew in every process",
+        "writable": "yes" if usage.is_writable else "no: every process builds scenes again",
         "size": f"{megabytes(usage.size)}, {megabytes(usage.free)} free",
         "scenes": f"{usage.n_scenes}, with {usage.n_models} compiled models",
     }

@@ -1,7 +1,7 @@
 """
 The checks of ``vla-rl doctor``.
 
-Nothing that may be missing or broken is imported before its own check, so that the doctor can still speak.
+Nothing that may be missing or broken is imported before its own check, so that the doctor can report it.
 """
 
 from __future__ import annotations
@@ -72,8 +72,8 @@ class Check:
     """
     Outcome of one check.
 
-    :param name: what was looked at
-    :param status: how it is
+    :param name: subject
+    :param status: outcome
     :param finding: what was found
     :param remedy: what to do about it; empty if all is well or the finding says it
     """
@@ -192,7 +192,7 @@ def check_cache() -> Check:
     if usage.is_writable:
         return Check("cache", Status.OK, finding)
     remedy = "Correct its permissions, or name another folder in VLA_GYM_CACHE."
-    return Check("cache", Status.WARNING, f"{finding}, not writable: every process builds scenes anew", remedy)
+    return Check("cache", Status.WARNING, f"{finding}, not writable: every process builds scenes again", remedy)
 
 
 def find_scene(pack: AssetPack) -> tuple[SceneBundle, str]:

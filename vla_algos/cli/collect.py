@@ -22,8 +22,11 @@ if TYPE_CHECKING:
 def collect(
     suite: Annotated[str, typer.Option(help=f"{SUITE_HELP}.")],
     out: Annotated[Path, typer.Option(help="Folder for one HDF5 file per task; a second run continues there.")],
-    episodes: Annotated[int, typer.Option(help="Per task, failures included.", min=1)] = 50,
+    episodes: Annotated[int, typer.Option(help="Episodes per task, failures included.", min=1)] = 50,
     tasks: Tasks = "",
+    states: Annotated[
+        int, typer.Option(help="Initial states per task to start from, in turn, from the first on.", min=1, max=50)
+    ] = 50,
     n_envs: Annotated[
         int | None, typer.Option(help="Environments side by side, a process each; default: one per core.", min=1)
     ] = None,
@@ -32,12 +35,14 @@ def collect(
         "agentview,wrist"
     ),
     render_quality: Annotated[str, typer.Option(help="fast or full.")] = "fast",
-    action_noise: Annotated[float, typer.Option(help="Standard deviation on translation commands.", min=0.0)] = 0.05,
+    action_noise: Annotated[
+        float, typer.Option(help="Standard deviation of noise on translation commands.", min=0.0)
+    ] = 0.05,
     keep_noops: Annotated[bool, typer.Option("--keep-noops", help="Keep commands that do nothing.")] = False,
     seed: Annotated[int, typer.Option(help="Seed of the expert.", min=0)] = 0,
     assets: Assets = "auto",
 ) -> None:
-    """Record demonstrations of the scripted expert in LIBERO's HDF5 layout, successes only."""
+    """Record successful demonstrations of the scripted expert in LIBERO's HDF5 layout."""
     from vla_gym.datasets.record import record_demonstrations
     from vla_gym.datasets.recorder import RecordingSettings
 
@@ -50,6 +55,7 @@ def collect(
         seed=seed,
         action_noise=action_noise,
         keep_noops=keep_noops,
+        n_init_states=states,
     )
     console = Console(highlight=False)
     columns = (TextColumn("episodes"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())

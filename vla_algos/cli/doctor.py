@@ -76,7 +76,7 @@ def _checks(assets: str, console: Console) -> Iterator[Check]:
 def _guarded(name: str, check: Callable[[], Check]) -> Check:
     try:
         return check()
-    except Exception as error:  # what is broken raises what it likes, and the other checks are still of use
+    except Exception as error:  # a broken installation raises anything, and the other checks still help
         return _failure(name, error)
 
 

@@ -13,30 +13,35 @@ from vla_algos.cli.output import interruption_named
 
 
 def evaluate(
-    vla: Annotated[str, typer.Argument(help="Shipped checkpoint, checkpoint folder, or a Hugging Face id.")],
+    vla: Annotated[str, typer.Argument(help="Shipped checkpoint, checkpoint folder, or Hugging Face id.")],
     suite: Annotated[str, typer.Option(help=f"{SUITE_HELP}.")] = "goal",
     tasks: Tasks = "",
     states: Annotated[int, typer.Option(help="Initial states per task, from the first on.", min=1, max=50)] = 50,
     sampled: Annotated[bool, typer.Option("--sampled", help="Sample actions instead of the likeliest.")] = False,
     temperature: Annotated[
-        float | None, typer.Option(help="Of sampled actions; default: that of the checkpoint's training.", min=1e-3)
+        float | None,
+        typer.Option(help="Temperature of sampled actions; default: as in the checkpoint's training.", min=1e-3),
     ] = None,
     assets: Assets = "auto",
     render_quality: Annotated[
-        str | None, typer.Option(help="fast or full; default: that of the checkpoint's training.")
+        str | None, typer.Option(help="fast or full; default: as in the checkpoint's training.")
     ] = None,
     n_envs: Annotated[int, typer.Option(help="Environments side by side.", min=1)] = 8,
-    unnorm_key: Annotated[str | None, typer.Option(help="Action statistics, if there are several.")] = None,
+    unnorm_key: Annotated[
+        str | None, typer.Option(help="Data set of the action statistics, if there are several.")
+    ] = None,
     revision: Revision = None,
     device: Device = "auto",
     out: Annotated[
         Path | None,
-        typer.Option(help="JSON file for the result; beside it, .jsonl, each episode is written as it ends."),
+        typer.Option(help="JSON file for the result; each episode is written to a .jsonl file beside it as it ends."),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of resets and of sampling.", min=0)] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of resets and of sampling.", min=0)] = 0,
     resume: Annotated[
         bool,
-        typer.Option("--resume", help="Run only the episodes that are missing beside --out; give its options again."),
+        typer.Option(
+            "--resume", help="Run only the episodes that are missing beside --out; give the same options again."
+        ),
     ] = False,
 ) -> None:
     """Measure how often a VLA reaches the goals of a suite, with 95 % Wilson intervals."""
@@ -56,10 +61,10 @@ def evaluate(
     import vla_gym  # noqa: F401  (registers the environments)
     from vla_algos.evaluation import evaluate_policy_on_suite
     from vla_algos.models.hub import load_info
-    from vla_algos.policies import VLAPolicy, env_kwargs
+    from vla_algos.policies import VLAPolicy, env_kwargs_for
 
     quality = render_quality or load_info(vla, revision).record.render_quality
-    kwargs = env_kwargs(vla, unnorm_key, env_id=env_id, revision=revision) | {
+    kwargs = env_kwargs_for(vla, unnorm_key, env_id=env_id, revision=revision) | {
         "assets": assets,
         "render_quality": quality,
     }

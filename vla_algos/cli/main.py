@@ -11,6 +11,7 @@ import typer
 
 from vla_algos.cli import assets
 from vla_algos.cli.collect import collect
+from vla_algos.cli.compare import compare
 from vla_algos.cli.doctor import doctor
 from vla_algos.cli.evaluate import evaluate
 from vla_algos.cli.output import LastingOutput
@@ -33,6 +34,7 @@ app = typer.Typer(
 app.command()(quickstart)
 app.command()(sft)
 app.command()(train)
+app.command()(compare)
 app.command()(evaluate)
 app.command()(doctor)
 app.command()(collect)

@@ -10,14 +10,17 @@ ASSETS_HELP = "auto, primitive, or a folder in LIBERO's layout"
 SUITE_HELP = "spatial, object, goal, 10 or 90"
 RECIPES = "default: the recipe's"
 Assets = Annotated[str, typer.Option("--assets", help=f"{ASSETS_HELP}.")]
-Tasks = Annotated[str, typer.Option("--tasks", help="Of the suite, e.g. 0,3,8; default: all.")]
+Tasks = Annotated[str, typer.Option("--tasks", help="Tasks of the suite, e.g. 0,3,8; default: all.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
 
-# of commands with a recipe, which says what is not given
+# of commands with a recipe, which gives the defaults
 RecipeSuite = Annotated[str | None, typer.Option("--suite", help=f"{SUITE_HELP}; {RECIPES}.")]
-RecipeTasks = Annotated[str, typer.Option("--tasks", help=f"Of the suite, e.g. 0,3,8; {RECIPES}.")]
+RecipeTasks = Annotated[str, typer.Option("--tasks", help=f"Tasks of the suite, e.g. 0,3,8; {RECIPES}.")]
 RecipeStates = Annotated[
     int | None, typer.Option("--states", help="Initial states per task to evaluate on; 0: none.", min=0, max=50)
+]
+ComparedStates = Annotated[
+    int | None, typer.Option("--states", help=f"Initial states per task to evaluate on; {RECIPES}.", min=1, max=50)
 ]
 RecipeEnvs = Annotated[int | None, typer.Option("--n-envs", help="Environments side by side.", min=1)]
 RecipeQuality = Annotated[str | None, typer.Option("--render-quality", help=f"fast or full; {RECIPES}.")]

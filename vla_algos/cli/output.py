@@ -17,7 +17,7 @@ INTERRUPTED = 130
 
 class LastingOutput:
     """
-    A text stream whose reader may go away: nobody reads what comes then, but the command goes on.
+    A text stream whose reader may disappear: later output is discarded, and the command continues.
 
     :param stream: of the process, on a file descriptor
     """
@@ -44,7 +44,7 @@ class LastingOutput:
             self._discard()
 
     def _discard(self) -> None:
-        """Send to nowhere what the stream still holds, and what is to come."""
+        """Discard buffered and future output."""
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, self._stream.fileno())
         os.close(nowhere)
@@ -76,9 +76,9 @@ def interruption_named(
 
 def this_command(*further: str) -> str:
     """
-    The command that is running, for a shell.
+    Write the command that is running as a line for a shell.
 
-    :param further: arguments that it shall have, too
+    :param further: arguments to add
     :return: command line
     """
     arguments = sys.argv[1:]

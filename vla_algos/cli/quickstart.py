@@ -17,7 +17,7 @@ from vla_algos.cli.results import print_result
 def quickstart(
     out: Annotated[Path, typer.Option(help="Folder for model, curve, films and figures.")] = Path("runs/quickstart"),
     smoke: Annotated[
-        bool, typer.Option("--smoke", help="The same in under three minutes; its figures mean nothing.")
+        bool, typer.Option("--smoke", help="The same in under three minutes; its results mean nothing.")
     ] = False,
     tasks: Annotated[str, typer.Option(help="One task of LIBERO-Goal, e.g. 7; default: the recipe's.")] = "",
     states: RecipeStates = None,
@@ -57,7 +57,7 @@ def quickstart(
     changes = {name: value for name, value in given.items() if value is not None}
     settings = folder.settings if resume else quickstart_settings(smoke, seed=seed, assets=assets, **changes)
     if not isinstance(settings, RLSettings):
-        raise CheckpointError(f"The run in {out} is no quickstart. Resume it with the command that began it.")
+        raise CheckpointError(f"The run in {out} is not a quickstart. Resume it with {settings.command}.")
     resuming = shlex.join(["vla-rl", "quickstart", "--out", str(out), "--resume"])
     with interruption_named(folder.what_was_saved, lambda: resuming):
         result = run_quickstart(settings, out, lambda text: console.print(f"[bold]{text}[/bold]"), resume)

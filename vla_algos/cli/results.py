@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -27,6 +28,33 @@ def print_result(console: Console, result: RunResult) -> None:
     console.print("Seconds: " + ", ".join(f"{name} {value:.0f}" for name, value in result.seconds.items()))
     console.print(f"Peak memory: {result.peak_memory_mb:.0f} MB")
     console.print(f"model, figures and logs in {result.folder}", highlight=False)
+
+
+def print_comparison(console: Console, results: Mapping[str, Sequence[RunResult]]) -> None:
+    """
+    Print the success of several algorithms, a row each.
+
+    With one seed intervals are Wilson's of its episodes, with several the bootstrap's over seeds.
+
+    :param console: where to
+    :param results: by algorithm, one per seed
+    """
+    from vla_algos.evaluation.statistics import success_interval
+    from vla_algos.experiments.compare import evaluations_of
+
+    table = Table("policy", "seeds")
+    for column in ("greedy", "95 %", "sampled", "95 %", "training (s)"):
+        table.add_column(column, justify="right")
+    for name, evaluations in evaluations_of(results).items():
+        cells = []
+        for of_mode in zip(*evaluations, strict=True):
+            counts, n = [evaluation.successes for evaluation in of_mode], of_mode[0].n_episodes
+            low, high = success_interval(counts, n)
+            cells += [f"{', '.join(map(str, counts))} of {n}", f"{100 * low:.0f}-{100 * high:.0f} %"]
+        seconds = [result.seconds.get("training", 0.0) for result in results[name]]
+        seeds = ", ".join(str(result.settings.seed) for result in results[name])
+        table.add_row(name, seeds, *cells, ", ".join(f"{value:.0f}" for value in seconds))
+    console.print(table)
 
 
 def _validation_table(result: RunResult) -> Table:

@@ -38,19 +38,24 @@ def sft(
     suite: RecipeSuite = None,
     states: RecipeStates = None,
     vla: Annotated[
-        str | None, typer.Option(help="compact, a shipped checkpoint, a checkpoint folder, or a Hugging Face id.")
+        str | None,
+        typer.Option(
+            help="Model to start from: compact, a shipped checkpoint, a checkpoint folder or a Hugging Face id."
+        ),
     ] = None,
     revision: Revision = None,
     epochs: Annotated[float | None, typer.Option(help="Passes over the demonstrations.")] = None,
     convention: Annotated[
         list[str] | None,
-        typer.Option(help="Of foreign demonstrations, e.g. gripper=one_opens or stated_hz=10; repeatable."),
+        typer.Option(
+            help="A convention of foreign demonstrations, e.g. gripper=one_opens or stated_hz=10; repeatable."
+        ),
     ] = None,
     chunk_size: Annotated[
         int | None, typer.Option(help="Commands per decision of a preset, 8 if not given; a checkpoint has its own.")
     ] = None,
-    image_size: Annotated[int | None, typer.Option(help="Of a preset's images, px.")] = None,
-    wrist: Annotated[bool, typer.Option("--wrist", help="Give a preset the wrist camera, too.")] = False,
+    image_size: Annotated[int | None, typer.Option(help="Height and width of a preset's images (px).")] = None,
+    wrist: Annotated[bool, typer.Option("--wrist", help="Give a preset the wrist camera as well.")] = False,
     proprio: Annotated[bool | None, typer.Option(help="Give a preset proprioception.")] = None,
     lora_rank: Annotated[int | None, typer.Option(help="Train adapters of this rank; 0: all weights.", min=0)] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Largest learning rate.")] = None,
@@ -73,8 +78,8 @@ def sft(
     ] = False,
 ) -> None:
     """Fine-tune a VLA on demonstrations, and measure its success rate."""
-    from vla_algos.experiments.names import check_vla
-    from vla_algos.experiments.recipe import load_recipe
+    from vla_algos.experiments.names import CLONING, check_vla
+    from vla_algos.experiments.recipe import load_recipe, recipe_algorithms
     from vla_algos.experiments.run_folder import RunFolder
     from vla_algos.experiments.settings import SFTSettings
     from vla_gym.datasets.conventions import Conventions
@@ -114,7 +119,10 @@ def sft(
         settings: RLSettings | SFTSettings = replace(base, **changes)
         settings.check_names()
     else:
-        settings = load_recipe(recipe or "sft", None, base, **changes)
+        recipe = recipe or "sft"
+        # a recipe may list algorithms of reinforcement learning, too
+        named = CLONING if CLONING in recipe_algorithms(recipe) else None
+        settings = load_recipe(recipe, named, base, **(changes if named else {}))
     if not isinstance(settings, SFTSettings):
         raise RecipeError(f"{recipe} is a recipe of reinforcement learning. Run it with vla-rl train.")
     of_training = {"learning_rate": learning_rate, "batch_size": batch_size, "micro_batch_size": micro_batch_size}

@@ -38,11 +38,12 @@ def train(
     suite: RecipeSuite = None,
     tasks: RecipeTasks = "",
     states: RecipeStates = None,
-    vla: Annotated[str | None, typer.Option(help="Where to start; default: the recipe's.")] = None,
+    vla: Annotated[str | None, typer.Option(help="Model to start from; default: the recipe's.")] = None,
     revision: Revision = None,
-    algorithm: Annotated[str | None, typer.Option(help="Which of the recipe's; default: its first.")] = None,
+    algorithm: Annotated[str | None, typer.Option(help="One of the recipe's algorithms; default: its first.")] = None,
     timesteps: Annotated[
-        int | None, typer.Option(help="Decisions to train on in all; with --resume, more extend a finished run.", min=1)
+        int | None,
+        typer.Option(help="Total decisions to train on; with --resume, more of them extend a finished run.", min=1),
     ] = None,
     curriculum: Annotated[
         str | None, typer.Option(help="paper, frontier or uniform, with the recipe's other keywords, or none.")
@@ -89,7 +90,10 @@ def train(
         named = algorithm or (base.algorithm if base is not None else None)
         settings = load_recipe(recipe or "goal", named, base, **changes)
     if not isinstance(settings, RLSettings):
-        raise RecipeError(f"{recipe} is a recipe of supervised fine-tuning. Run it with vla-rl sft.")
+        raise RecipeError(
+            f"{settings.algorithm} of {recipe} is supervised fine-tuning. Run it with vla-rl sft, which takes "
+            "demonstrations (--data)."
+        )
     if curriculum is not None:
         keywords = None if curriculum == "none" else {**(settings.curriculum or {}), "scheme": curriculum}
         settings = replace(settings, curriculum=keywords)

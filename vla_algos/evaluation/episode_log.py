@@ -16,7 +16,7 @@ from vla_gym.files import write_then_rename
 logger = logging.getLogger(__name__)
 
 _MAY_DIFFER = ("versions", "commit")
-"""Entries that a resumed evaluation may have otherwise; the result then has those of the resumption."""
+"""Entries that may differ when an evaluation is resumed; the result has the new ones."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class LoggedEpisode:
 
 class EpisodeLog:
     """
-    A file of JSON lines: what is evaluated, then one episode per line, in the order in which they ended.
+    A file of JSON lines: a header that says what is evaluated, then one episode per line, in the order of their ends.
 
     :param path: the file; None: nothing is written
     :param resume: keep the episodes of an earlier file; False: replace it
@@ -88,10 +88,10 @@ class EpisodeLog:
 
     def begin(self, header: Mapping[str, Any]) -> None:
         """
-        Compare with the earlier file, and write what is evaluated.
+        Compare the header with that of an earlier file, and write it.
 
         :param header: plain JSON values
-        :raises EvaluationFileError: if the episodes of the earlier file were measured otherwise
+        :raises EvaluationFileError: if the episodes of the earlier file were measured with other settings
         """
         header = json.loads(json.dumps(header))
         if self._header is not None:
@@ -103,7 +103,7 @@ class EpisodeLog:
             if differing:
                 pairs = "; ".join(f"{key} was {self._header.get(key)!r}, not {header.get(key)!r}" for key in differing)
                 raise EvaluationFileError(
-                    f"The episodes in {self._path} were measured otherwise: {pairs}. Repeat these settings to resume, "
+                    f"The episodes in {self._path} were measured with other settings: {pairs}. Repeat these to resume, "
                     "or evaluate again without resume, which replaces them."
                 )
         if self._path is None:
@@ -136,7 +136,7 @@ class EpisodeLog:
 
     def selected(self, wanted: Collection[tuple[int, int]]) -> list[LoggedEpisode]:
         """
-        Episodes that were asked for and have ended.
+        Select the episodes that were asked for and have ended.
 
         :param wanted: (task_id, init_state_id) of each
         :return: sorted by task and initial state

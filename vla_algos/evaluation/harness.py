@@ -49,13 +49,13 @@ class Predictor(Protocol):
 
 
 SCHEMA_VERSION = 2
-"""Of the files of results; goes up with every change of their entries. Files of before the first change have none."""
+"""Version of result files; it rises with every change of their entries. The first ones have none."""
 
 
 @dataclass(frozen=True)
 class EvaluationResult:
     """
-    Episodes of one evaluation, and what is needed to judge them.
+    Episodes of one evaluation, and the conditions under which they were measured.
 
     :param env_id: the suite
     :param assets: asset pack that the environment reported
@@ -73,7 +73,7 @@ class EvaluationResult:
     :param render_quality: "fast" or "full"
     :param physics: "fast" or "exact"
     :param horizon: control steps after which an episode ends
-    :param env_kwargs: keywords that the environment was made with, those that the model needs among them, as plain JSON
+    :param env_kwargs: keywords that the environment was made with, including those that the model needs, as plain JSON
         values; None: it was made by a function
     :param schema_version: of these entries, 1 for files that have none
 
@@ -130,7 +130,7 @@ class EvaluationResult:
 
     def of_task(self, task_id: int) -> EvaluationResult:
         """
-        The part that belongs to one task.
+        Select the episodes of one task.
 
         :param task_id: the task
         :return: result with its episodes only
@@ -140,7 +140,7 @@ class EvaluationResult:
 
     def to_dict(self) -> dict[str, Any]:
         """
-        Everything, with the derived figures, as plain JSON values.
+        Return everything as plain JSON values, derived figures included.
 
         :return: dictionary
         """
@@ -248,10 +248,10 @@ def evaluate_policy_on_suite(
     wrappers: Sequence[Callable[[gym.Env], gym.Env]] = (),
 ) -> EvaluationResult:
     """
-    Run each (task, initial state) exactly once and count.
+    Run each (task, initial state) exactly once, and count successes.
 
-    The environment is made as a VLA needs it: its own chunk size, cameras, image size, action statistics and rendering
-    hold where ``env_kwargs`` names no others. A model does not know its asset pack; give that of its training.
+    The environment gets the VLA's own chunk size, cameras, image size, action statistics and rendering, unless
+    ``env_kwargs`` names others. A model does not know its asset pack: name the one that it was trained with.
     Every episode starts with the same seed, so a deterministic policy meets the same episodes whatever ``n_envs`` is.
     Sampled actions follow the model's own generator.
 
@@ -270,9 +270,9 @@ def evaluate_policy_on_suite(
     :param wrappers: put around each environment, from the inside out; recorded among ``env_kwargs``
     :param resume: take the episodes that ``episodes_file`` has, and run those that it lacks; False: replace it
     :return: episodes and figures
-    :raises EvaluationFileError: if ``episodes_file`` is damaged, cannot be written, or was measured otherwise
+    :raises EvaluationFileError: if ``episodes_file`` is damaged, cannot be written, or has other settings
     :raises FolderInUseError: if another evaluation is writing ``episodes_file``
-    :raises ValueError: if there is no episode to run, ``n_envs`` is below 1, or ``env_fn`` meets ``env_kwargs``
+    :raises ValueError: if there is no episode to run, ``n_envs`` is below 1, or ``env_fn`` comes with ``env_kwargs``
     :raises UnknownNameError: if the model has several action statistics, and its policy no ``unnorm_key``, or
         ``task_ids`` is a text
     """

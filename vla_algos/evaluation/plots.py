@@ -20,7 +20,7 @@ def plot_learning_curve(
     title: str,
 ) -> None:
     """
-    Success in training, per roll-out, between the evaluations with their 95 % intervals.
+    Plot success in training, per roll-out, between the evaluations with their 95 % intervals.
 
     :param path: PNG to write or replace
     :param history: one record per roll-out
@@ -51,10 +51,10 @@ def plot_learning_curve(
 
 def plot_comparison(path: str | Path, results: Mapping[str, Sequence[Sequence[EvaluationResult]]], title: str) -> None:
     """
-    Success of several algorithms, one below the other, with 95 % intervals.
+    Plot the success of several algorithms, one below the other, with 95 % intervals.
 
     With several seeds: their mean, the bootstrap's interval over seeds, and each seed as a small hollow mark. With one
-    seed: Wilson's interval of its episodes, which says nothing about other seeds; its mark is hollow, too.
+    seed: Wilson's interval of its episodes, which says nothing about other seeds, and a hollow mark.
 
     :param path: PNG to write or replace
     :param results: per name and seed evaluations such as greedy and sampled, in the same order for all
@@ -65,7 +65,7 @@ def plot_comparison(path: str | Path, results: Mapping[str, Sequence[Sequence[Ev
     if len(kinds) > 1:
         raise ValueError(
             f"Evaluations differ in episodes and asset pack: {sorted(kinds)}. "
-            "Compare those that are alike, in a folder of their own."
+            "Compare evaluations of as many episodes with the same pack."
         )
     n_episodes, _ = kinds.pop()
     figure, axes = _figure(1.4 + 0.45 * len(results))

@@ -14,7 +14,7 @@ N_RESAMPLES = 10_000
 
 def wilson_interval(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
     """
-    Score interval of a success rate; unlike the normal one it is sensible near 0, near 1 and for few episodes.
+    Compute the score interval of a success rate; unlike the normal one it is sound near 0, near 1 and for few episodes.
 
     Reference: Wilson 1927 (https://doi.org/10.1080/01621459.1927.10502953), without continuity correction.
 
@@ -43,7 +43,7 @@ def wilson_interval(successes: int, n: int, confidence: float = 0.95) -> tuple[f
 
 def bootstrap_interval(rates: Sequence[float], confidence: float = 0.95) -> tuple[float, float] | None:
     """
-    Interval of the mean over training runs, by resampling runs.
+    Compute an interval of the mean over training runs, by resampling runs.
 
     The runs are the independent observations: episodes of one run share a policy. Pooling the episodes of several runs
     into one binomial interval ignores how far the runs lie apart.
@@ -62,7 +62,7 @@ def bootstrap_interval(rates: Sequence[float], confidence: float = 0.95) -> tupl
 
 def success_interval(successes: Sequence[int], n: int, confidence: float = 0.95) -> tuple[float, float]:
     """
-    Interval of a success rate, from the episodes of one run or from the spread of several.
+    Compute an interval of a success rate, from the episodes of one run or from the spread of several.
 
     :param successes: of each run, 0..n
     :param n: episodes per run
@@ -81,7 +81,7 @@ def bootstrap_difference(
     rates: Sequence[float], others: Sequence[float], confidence: float = 0.95
 ) -> tuple[float, float] | None:
     """
-    Interval of the difference of two means over training runs, each set of runs resampled by itself.
+    Compute an interval of the difference of two means over training runs, resampling each set of runs by itself.
 
     "A is above B" is a claim that this interval lies above 0.
 

@@ -20,7 +20,7 @@ _FACTS = ("chunk_size", "image_size", "render_quality", "physics", "horizon")
 
 def evaluation_env_kwargs(model: Any, given: Mapping[str, Any] | None) -> dict[str, Any]:
     """
-    Keywords of the environment that a model is evaluated in.
+    Complete the keywords of the environment that a model is evaluated in.
 
     :param model: a ``VLAPolicy``, an algorithm with one, or any other
     :param given: keywords for ``gymnasium.make``
@@ -36,10 +36,10 @@ def evaluation_env_kwargs(model: Any, given: Mapping[str, Any] | None) -> dict[s
 
 def checkpoint_of(model: Any) -> dict[str, str | None] | None:
     """
-    Which weights a model acts by.
+    Identify the weights of a model.
 
     :param model: policy or algorithm
-    :return: ``vla`` and ``sha256``; None for what has no torch weights
+    :return: ``vla`` and ``sha256``; None for a model without torch weights
     """
     policy = _policy(model)
     if isinstance(policy, VLAPolicy):
@@ -49,10 +49,10 @@ def checkpoint_of(model: Any) -> dict[str, str | None] | None:
 
 def temperature_of(model: Any) -> float | None:
     """
-    Temperature of sampled actions.
+    Return the temperature of sampled actions.
 
     :param model: policy or algorithm
-    :return: the temperature; None for what is no ``ActorPolicy``
+    :return: the temperature; None without an ``ActorPolicy``
     """
     policy = _policy(model)
     return float(policy.temperature) if isinstance(policy, ActorPolicy) else None
@@ -60,7 +60,7 @@ def temperature_of(model: Any) -> float | None:
 
 def weights_digest(module: nn.Module) -> str:
     """
-    Digest of names, types, shapes and values of all weights; where they were loaded from and to does not count.
+    Compute a digest of names, types, shapes and values of all weights; it depends on neither file nor device.
 
     :param module: with weights of any type, on any device
     :return: sha256, 64 hexadecimal digits
@@ -76,10 +76,10 @@ def weights_digest(module: nn.Module) -> str:
 
 def environment_facts(venv: VecEnv) -> dict[str, Any]:
     """
-    What an environment says of itself.
+    Read what an environment reports about itself.
 
     :param venv: the environment
-    :return: ``chunk_size``, ``image_size``, ``render_quality``, ``physics``, ``horizon``; None where it says nothing
+    :return: ``chunk_size``, ``image_size``, ``render_quality``, ``physics``, ``horizon``; None where it reports nothing
     """
     facts = {name: venv.get_attr(name, 0)[0] if venv.has_attr(name) else None for name in _FACTS}
     if facts["horizon"] is None and venv.has_attr("suite"):
@@ -89,9 +89,9 @@ def environment_facts(venv: VecEnv) -> dict[str, Any]:
 
 def plain(value: Any) -> Any:
     """
-    A value as JSON can hold it.
+    Convert a value to what JSON can hold.
 
-    :param value: anything; of objects such as an ``ActionTokenizer`` their attributes are kept
+    :param value: anything; objects such as an ``ActionTokenizer`` become their attributes
     :return: numbers, texts, lists and dictionaries
     """
     if value is None or isinstance(value, bool | int | float | str):

@@ -17,7 +17,7 @@ from vla_gym.spec import AGENTVIEW, CAMERAS, COMMAND_DIM
 from vla_gym.tasks.registry import CONTROL_HZ
 
 VIDEO_SIZE = 384
-"""Height and width of the video (px); the policy sees its own images, whatever their size."""
+"""Height and width of the video (px); the policy sees images of its own size."""
 
 
 def record_episode(
@@ -31,7 +31,7 @@ def record_episode(
     """
     Let a policy act for one episode and film every control step.
 
-    Chunks are worked off command by command, so that the film shows what happens between decisions.
+    Chunks are executed command by command, so that the film shows what happens between decisions.
 
     :param model: anything with SB3's ``predict`` over action tokens
     :param path: MP4 to write or replace; it appears whole or not at all

@@ -23,7 +23,7 @@ _FILE_PATH = re.compile(r".+\.py:[^\W\d]\w*")
 
 def is_import_path(text: str) -> bool:
     """
-    Whether a text has the form of an import path, or of a file and a name in it.
+    Tell whether a text has the form of an import path, or of a file and a name in it.
 
     :param text: such as ``my_package.MyWrapper`` or ``mine.py:MyWrapper``
     """
@@ -46,7 +46,7 @@ def anchored(text: str, folder: Path) -> str:
 
 def load_object(text: str) -> Any:
     """
-    Import what an import path names.
+    Import the object that an import path names.
 
     :param text: ``package.module.Name``, ``package.module:Name`` or ``/folder/file.py:Name``
     :return: the object
@@ -54,7 +54,7 @@ def load_object(text: str) -> Any:
     :raises UnknownNameError: if the module has nothing of that name
     """
     if not is_import_path(text):
-        raise RecipeError(f"{text!r} is no import path; {_FORMS}.")
+        raise RecipeError(f"{text!r} is not an import path; {_FORMS}.")
     where, name = text.rsplit(":" if ":" in text else ".", 1)
     try:
         module = _module_of_file(Path(where)) if where.endswith(".py") else importlib.import_module(where)
@@ -132,11 +132,11 @@ class Component:
 
 def wrapper_entries(name: str, value: Any, folder: Path) -> tuple[dict[str, Any], ...]:
     """
-    Wrappers as a recipe may write them.
+    Normalise the forms in which a recipe may list wrappers.
 
     :param name: of the list, for errors
     :param value: None, an import path, ``{import path: keywords}``, or a list of these
-    :param folder: that the user's own files are relative to
+    :param folder: of the recipe, for relative paths of the user's own files
     :return: one ``{import path: keywords}`` for each
     :raises SettingsError: for anything else
     """
@@ -156,7 +156,7 @@ def wrapper_entries(name: str, value: Any, folder: Path) -> tuple[dict[str, Any]
 
 def components(entries: Sequence[Mapping[str, Any]]) -> list[Component]:
     """
-    What wrapper entries name.
+    Make the components that wrapper entries name.
 
     :param entries: ``{import path: keywords}``
     """

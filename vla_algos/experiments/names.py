@@ -39,7 +39,7 @@ _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 def check_vla(vla: str) -> None:
     """
-    Look a model's name up; whether the Hub has what looks like one of its ids is not asked.
+    Look up the name of a model, without asking the Hub whether an id exists.
 
     :param vla: preset, shipped checkpoint, checkpoint folder or Hugging Face id
     :raises UnknownNameError: if it is none of these
@@ -67,7 +67,7 @@ def check_scheme(curriculum: Mapping[str, Any] | None) -> None:
 
 def check_algorithm(algorithm: str) -> None:
     """
-    Look an algorithm up, and import it if it is the user's own.
+    Look up an algorithm, and import it if it is the user's own.
 
     :param algorithm: its name or import path
     :raises UnknownNameError: if there is none of that name
@@ -97,7 +97,7 @@ def algorithm_class(algorithm: str) -> type[Any]:
 
 def check_policy(policy: str) -> None:
     """
-    Import a policy of the user's own; other names are the algorithm's matter.
+    Import the user's own policy; any other name is left to the algorithm.
 
     :param policy: name or import path
     :raises RecipeError: if it cannot be imported
@@ -111,7 +111,7 @@ def check_env_names(
     env_id: str, task_ids: Sequence[int] | None = None, assets: str = "auto", render_quality: str | None = None
 ) -> SuiteSpec:
     """
-    Look up what an environment is made by.
+    Look up the names that an environment is made from.
 
     :param env_id: id or short name of a suite
     :param task_ids: of the suite; None or empty: all

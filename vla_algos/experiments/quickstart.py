@@ -1,8 +1,8 @@
 """
-The quickstart: the shipped checkpoint gets better at one LIBERO-Goal task by reinforcement learning, in minutes.
+The quickstart: improve the shipped checkpoint at one LIBERO-Goal task by reinforcement learning, in minutes.
 
-Nothing is downloaded. What changes is counted on all 50 initial states, of which training sees the first 25, and shown
-on film.
+Nothing is downloaded. Success is counted on all 50 initial states, of which training sees the first 25. Films show one
+held-out episode before and after.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ FILMS = {"before": "before.mp4", "after": "after.mp4"}
 
 def quickstart_settings(smoke: bool = False, **changes: Any) -> RLSettings:
     """
-    The recipe, for one task.
+    Read the settings of the quickstart from its recipe.
 
-    :param smoke: everything once and as small as it goes; the figures mean nothing
-    :param changes: fields of :class:`RLSettings` that shall differ
+    :param smoke: run every stage once, as small as possible; the results mean nothing
+    :param changes: fields of :class:`RLSettings` that replace those of the recipe
     """
     settings = load_recipe(RECIPE)
     assert isinstance(settings, RLSettings)
@@ -51,9 +51,9 @@ def run_quickstart(
     :param settings: of one task
     :param folder: where to write what :func:`vla_algos.experiments.rl.run_rl` writes, and ``curve.png``,
         ``before.mp4`` and ``after.mp4``
-    :param announce: told what begins
+    :param announce: called with a description of each stage as it begins
     :param resume: as for :func:`vla_algos.experiments.rl.run_rl`
-    :return: what was measured
+    :return: evaluations, history and times
     """
     folder = Path(folder)
     options = {"task_id": settings.tasks[0], "init_state_id": settings.n_train_states}

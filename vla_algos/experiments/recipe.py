@@ -6,7 +6,7 @@ import collections.abc
 import dataclasses
 import inspect
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin
 
@@ -39,23 +39,26 @@ def load_recipe(
     """
     Read settings from a recipe.
 
+    A recipe may list BC beside algorithms of reinforcement learning. Each of the two kinds takes the keys that it has.
+
     :param name: of a shipped recipe, or a YAML file
     :param algorithm: which of the recipe's algorithms; None: the first
-    :param base: where settings come from that the recipe leaves open; None: the defaults
+    :param base: settings for everything that the recipe leaves open; None: the defaults
     :param changes: fields that replace those of the recipe
     :return: ``SFTSettings`` for the algorithm BC, else ``RLSettings``
     :raises UnknownNameError: if there is no such recipe, algorithm, section, key, keyword, model, suite or task
-    :raises RecipeError: if the file is not YAML of that form, has a value of the wrong type, or names code of the
-        user's own that cannot be imported
+    :raises RecipeError: if the file is not YAML of that form, has a value of the wrong type, or names the
+        user's own code and it cannot be imported
     :raises AssetsError: if the asset pack is missing
     """
-    path = Path(name) if Path(name).suffix in (".yml", ".yaml") else FOLDER / f"{name}.yml"
-    if not path.is_file():
-        raise UnknownNameError("recipe", str(name), [*recipe_names(), "a .yml file"])
+    path = _file(name)
     content = _read(path)
-    chosen, keywords = _chosen_algorithm(path, content.pop("algorithm", None), algorithm)
-    kind = SFTSettings if chosen == CLONING else RLSettings
-    values = _fields(path, content, kind)
+    listed = _listed_algorithms(path, content.pop("algorithm", None))
+    chosen = anchored(algorithm, path.parent) if algorithm else next(iter(listed))
+    if chosen not in listed:
+        raise UnknownNameError("algorithm of this recipe", chosen, listed)
+    keywords, kind = listed[chosen], _kind(chosen)
+    values = _fields(path, content, kind, {_kind(each) for each in listed})
     if "policy" in keywords:
         policy = keywords.pop("policy")
         values["policy"] = anchored(policy, path.parent) if isinstance(policy, str) else policy
@@ -77,6 +80,26 @@ def load_recipe(
     return settings
 
 
+def recipe_algorithms(name: str | Path) -> list[str]:
+    """
+    Names of the algorithms that a recipe lists.
+
+    :param name: of a shipped recipe, or a YAML file
+    :return: names or import paths, in the order of the recipe
+    :raises UnknownNameError: if there is no such recipe
+    :raises RecipeError: if the file is not YAML of that form
+    """
+    path = _file(name)
+    return list(_listed_algorithms(path, _read(path).get("algorithm")))
+
+
+def _file(name: str | Path) -> Path:
+    path = Path(name) if Path(name).suffix in (".yml", ".yaml") else FOLDER / f"{name}.yml"
+    if not path.is_file():
+        raise UnknownNameError("recipe", str(name), [*recipe_names(), "a .yml file"])
+    return path
+
+
 def _read(path: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -95,46 +118,51 @@ def _read(path: Path) -> dict[str, Any]:
     return content
 
 
-def _chosen_algorithm(path: Path, section: Any, wanted: str | None) -> tuple[str, dict[str, Any]]:
-    """Name and keywords of one of a recipe's algorithms."""
+def _kind(algorithm: str) -> type[RLSettings] | type[SFTSettings]:
+    return SFTSettings if algorithm == CLONING else RLSettings
+
+
+def _listed_algorithms(path: Path, section: Any) -> dict[str, dict[str, Any]]:
+    """Keywords of each algorithm of a recipe, by its name."""
     entries = section if isinstance(section, list) else [section]
     if not section or not all(isinstance(entry, dict) and isinstance(entry.get("name"), str) for entry in entries):
         raise RecipeError(
             f"{path}: algorithm is {section!r}; expected its name and keywords, such as "
             "{name: TokenPPO, n_steps: 40}, or a list of these."
         )
-    named = {
+    return {
         anchored(entry["name"], path.parent): {key: value for key, value in entry.items() if key != "name"}
         for entry in entries
     }
-    chosen = anchored(wanted, path.parent) if wanted else next(iter(named))
-    if chosen not in named:
-        raise UnknownNameError("algorithm of this recipe", chosen, named)
-    return chosen, named[chosen]
 
 
 def _sections(kind: type[RLSettings] | type[SFTSettings]) -> list[str]:
     return list(dict.fromkeys(key.split(".")[0] for key in kind.keys.values()))
 
 
-def _fields(path: Path, content: dict[str, Any], kind: type[RLSettings] | type[SFTSettings]) -> dict[str, Any]:
-    """Values of the fields that the sections name."""
-    _check_names(content, _sections(kind), "section of a recipe")
-    field_of = {key: name for name, key in kind.keys.items()}
-    values: dict[str, Any] = {}
+def _fields(
+    path: Path,
+    content: dict[str, Any],
+    kind: type[RLSettings] | type[SFTSettings],
+    kinds: Iterable[type[RLSettings] | type[SFTSettings]],
+) -> dict[str, Any]:
+    """Values of one kind's fields that the sections name; keys of the other kinds in the recipe are passed over."""
+    known = list(dict.fromkeys(key for each in (kind, *kinds) for key in each.keys.values()))
+    _check_names(content, list(dict.fromkeys(key.split(".")[0] for key in known)), "section of a recipe")
+    named: dict[str, Any] = {}
     for section, entries in content.items():
-        if section in field_of:
-            values[field_of[section]] = entries
+        if section in known:
+            named[section] = entries
             continue
         if not isinstance(entries, dict):
             raise RecipeError(f"{path}: {section} is {entries!r}; expected keys with values.")
-        valid = [key.split(".")[1] for key in field_of if key.startswith(f"{section}.")]
+        valid = [key.split(".")[1] for key in known if key.startswith(f"{section}.")]
         for key in entries:
             if key in _FORMER_FIELDS:
                 raise UnknownNameError(f"key of {section}", key, valid, f"It is {_FORMER_FIELDS[key]!r} now.")
         _check_names(entries, valid, f"key of {section}")
-        values |= {field_of[f"{section}.{key}"]: value for key, value in entries.items()}
-    return values
+        named |= {f"{section}.{key}": value for key, value in entries.items()}
+    return {name: named[key] for name, key in kind.keys.items() if key in named}
 
 
 def _made(

@@ -30,11 +30,11 @@ class RunResult:
     :param evaluations: ``before`` and ``after`` training -> ``greedy`` and ``sampled``; a stage that was not evaluated
         is empty
     :param seen: per task, the initial states that training saw: drawn from, or demonstrated
-    :param n_timesteps: decisions of reinforcement learning, or gradient steps of supervised fine-tuning
+    :param n_timesteps: decisions in reinforcement learning, or gradient steps of supervised fine-tuning
     :param provenance: ``versions``, ``commit``, ``hardware``; after fine-tuning also ``command``, and ``data`` about
         the demonstrations
-    :param seconds: wall time of each stage: ``training`` of all parts of the run, without what an interruption has
-        undone; evaluations of this process
+    :param seconds: wall time of each stage; ``training`` covers all parts of a resumed run, except for what an
+        interruption undid, and evaluations are those of this process
     :param peak_memory_mb: of this process, megabytes
     :param history: reinforcement learning: one record per roll-out, of all parts of the run
     :param task_counts: reinforcement learning with a curriculum: by task_id, (successes, episodes) in training
@@ -69,7 +69,7 @@ class RunResult:
 
     def split_success(self, evaluation: EvaluationResult) -> dict[str, tuple[int, int]]:
         """
-        Successes and episodes, apart for initial states that training saw and for held-out ones.
+        Count successes and episodes, separately for initial states that training saw and for held-out ones.
 
         :param evaluation: one of ``before`` and ``after``
         :return: ``trained on`` (after fine-tuning: ``demonstrated``) and ``held out`` -> (successes, episodes)
@@ -85,7 +85,7 @@ class RunResult:
         return counted
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything as plain JSON values, derived figures included."""
+        """Return everything as plain JSON values, derived figures included."""
         content = {name: value for name, value in vars(self).items() if name != "folder"}
         evaluations = {
             when: {

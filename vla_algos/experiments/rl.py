@@ -1,7 +1,7 @@
 """
-Reinforcement learning from a checkpoint, judged before and after on the same episodes, greedy and sampled.
+Train a checkpoint by reinforcement learning; evaluate it before and after on the same episodes, greedy and sampled.
 
-Training uses the first initial states of each task; the evaluation uses these and those that training has not seen.
+Training uses the first initial states of each task. The evaluation uses these and held-out ones.
 """
 
 from __future__ import annotations
@@ -48,17 +48,17 @@ def run_rl(
     """
     Evaluate, train, evaluate again.
 
-    :param settings: what and how
-    :param folder: where to write ``model/`` (checkpoint folder), ``model.zip`` (SB3), ``last.zip`` (to go on from),
+    :param settings: what and how; without ``evaluate_before`` the first evaluation is left out
+    :param folder: where to write ``model/`` (checkpoint folder), ``model.zip`` (SB3), ``last.zip`` (to resume from),
         ``settings.json``, ``history.json``, ``results.json``, ``before_greedy.json``, ``before_sampled.json``, the
-        episodes of each evaluation (``before_greedy.jsonl``, ...) and ``logs/``. It is locked meanwhile. A new run
-        takes away what an earlier one in this folder would have gone on from
-    :param announce: told what begins
+        episodes of each evaluation (``before_greedy.jsonl``, ...) and ``logs/``. It is locked during the run. A new run
+        deletes what an earlier one in this folder would be resumed from
+    :param announce: called with a description of each stage as it begins
     :param resume: continue an interrupted run in the stage in which it stopped, or extend a finished one. Fields in
         ``RLSettings.may_differ`` may be changed: schedules fall over the new ``total_timesteps``, and
         ``n_eval_states`` holds for the evaluation after training
     :param on_model: given the model ``"before"`` and ``"after"`` training, for example to film it
-    :return: what was measured
+    :return: evaluations, history and times
     :raises UnknownNameError: for an algorithm, suite, task, model, asset pack or curriculum scheme that does not exist
     :raises TypeError: for a keyword of the curriculum that does not exist
     :raises SettingsError: if the interrupted run has other settings, or has taken ``total_timesteps`` already
@@ -71,7 +71,7 @@ def run_rl(
     :raises KeyboardInterrupt: at Ctrl-C; in training the iteration is finished and saved before
     """
     run_folder = RunFolder(folder)
-    # wrong names and keywords show before anything is written or takes time
+    # find wrong names and keywords before anything is written or takes time
     if resume:
         run_folder.check_resumable(settings)
         if not run_folder.has_begun_evaluation:
@@ -104,8 +104,10 @@ def _run(
         if has_trained:
             before = folder.evaluations("before")
         else:
-            with timed("evaluation before", seconds):
-                before = _evaluate(settings, model, folder, "before", announce)
+            before = {}
+            if settings.evaluate_before:
+                with timed("evaluation before", seconds):
+                    before = _evaluate(settings, model, folder, "before", announce)
             for mode, evaluation in before.items():
                 evaluation.save(folder.evaluation_file("before", mode))
             on_model("before", model)
@@ -114,7 +116,7 @@ def _run(
         recorder = StoredHistoryCallback(folder)
         callbacks: list[BaseCallback] = [recorder]
         if sampler is not None:
-            # a run that goes on has counted already
+            # a resumed run has counts already
             sampler = getattr(model, "success_sampler", None) or sampler
             callbacks.append(CurriculumCallback(sampler))
         n_timesteps = max(0, settings.total_timesteps - model.num_timesteps)
@@ -162,8 +164,8 @@ def make_env(settings: RLSettings) -> VecEnv:
     Make the environments to train in.
 
     :param settings: of the run
-    :return: seeded, with the settings' wrappers around them; they draw the starts that are trained on, and show the
-        simulator's state if the policy's critic is to read it
+    :return: seeded, with the settings' wrappers around them; they draw the starts to train on, and give observations
+        of the simulator's state if the policy's critic reads it
     """
     workers = make_vec(
         settings.env_id,
@@ -217,7 +219,7 @@ def _is_vla_policy(policy: str | type[BasePolicy]) -> bool:
 
 
 def _logger(folder: RunFolder, n_timesteps: int) -> Logger:
-    """A folder of its own for each time that a run goes on, so that no log is overwritten."""
+    """Log to a new folder each time that a run is resumed, so that no log is overwritten."""
     return configure(str(folder.logs / f"from_{n_timesteps}"), ["csv", "tensorboard"])
 
 

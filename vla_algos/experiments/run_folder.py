@@ -257,19 +257,20 @@ class RunFolder:
             pairs = (f"{key} was {_shown(stored, key)}, not {_shown(given, key)}" for key in differing)
             raise SettingsError(
                 f"The run in {self.path} was started with other settings: {'; '.join(pairs)}. "
-                "Repeat its settings (vla-rl train: leave these options out), or start a new run in another folder."
+                f"Repeat its settings ({settings.command} --resume does so where options are left out), or start a new "
+                "run in another folder."
             )
 
     def differs(self, settings: RLSettings | SFTSettings) -> bool:
         """
-        Whether any setting is another than the run was started with.
+        Tell whether any setting differs from those that the run was started with.
 
         :param settings: to resume with
         """
         return _plain(self.settings) != _plain(settings)
 
     def rename_earlier_files(self) -> None:
-        """Give the files of a run that an earlier version started the names that they have now."""
+        """Rename the files that an earlier version wrote."""
         for path in self.path.glob("evaluation_*.jsonl"):
             path.rename(path.with_name(path.name.replace("evaluation", "after", 1)))
 

@@ -1,4 +1,4 @@
-"""Settings of a run: what a recipe says, checked, as the code reads it."""
+"""Settings of a run, read from a recipe and checked."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, ClassVar, get_type_hints
 
-from vla_algos.errors import SpaceError, UnknownNameError
+from vla_algos.errors import SettingsError, SpaceError, UnknownNameError
 from vla_algos.experiments.components import components, is_import_path
 from vla_algos.experiments.names import (
     ALGORITHMS,
@@ -52,6 +52,7 @@ _RL_KEYS: Mapping[str, str] = MappingProxyType(
         "n_train_states": "env.train_states",
         "further_env_kwargs": "env.kwargs",
         "curriculum": "curriculum",
+        "evaluate_before": "evaluation.before",
         "wrappers": "wrappers",
         "vec_wrappers": "vec_wrappers",
         "backend": "resources.backend",
@@ -66,6 +67,7 @@ _SFT_KEYS: Mapping[str, str] = MappingProxyType(
         "cameras": "model.cameras",
         "use_proprio": "model.use_proprio",
         "lora": "model.lora",
+        "keep_action_statistics": "model.keep_action_statistics",
         "weights_dtype": "model.weights_dtype",
         "frames_on_disk": "resources.frames_on_disk",
         "conventions": "conventions",
@@ -77,7 +79,7 @@ _SFT_KEYS: Mapping[str, str] = MappingProxyType(
 @dataclass(frozen=True)
 class ExperimentSettings:
     """
-    What reinforcement learning and supervised fine-tuning have in common.
+    Settings that reinforcement learning and supervised fine-tuning have in common.
 
     :param vla: preset, shipped checkpoint, checkpoint folder or Hugging Face id
     :param revision: branch, tag or commit of a model on the Hugging Face Hub; None: the main branch
@@ -87,10 +89,10 @@ class ExperimentSettings:
     :param render_quality: "fast" or "full"
     :param algorithm: one of ``vla_algos.experiments.names.ALGORITHMS``, or an import path
     :param policy: "VLAPolicy", an import path, or a name that the algorithm knows
-    :param algorithm_kwargs: further keywords of the algorithm; ``"lin_1.0e-4"`` falls from there to zero
+    :param algorithm_kwargs: further keywords of the algorithm; ``"lin_1.0e-4"`` is a rate that falls linearly to zero
     :param n_eval_states: initial states per task and evaluation; 0: no evaluation
     :param n_envs: environments side by side
-    :param threads: of torch; None: torch's own choice
+    :param threads: number of torch's threads; None: torch's default
     :param device: of the model: "auto", "cpu", "cuda", ...
     :raises SettingsError: for a value of the wrong type, or out of its range
     """
@@ -101,6 +103,8 @@ class ExperimentSettings:
     """Fields that may change when a run is resumed."""
     lists: ClassVar[tuple[str, ...]] = ()
     """Fields that JSON turns from tuples into lists."""
+    command: ClassVar[str] = "vla-rl train"
+    """Command that runs these settings."""
     seen_states: ClassVar[str] = "trained on"
     """Name of the initial states that training saw."""
 
@@ -127,10 +131,10 @@ class ExperimentSettings:
 
     def check_names(self) -> None:
         """
-        Look up every name that needs no model; torch is not imported, unless code of the user's own does it.
+        Look up every name that needs no model; torch is not imported, unless the user's own code imports it.
 
         :raises UnknownNameError: for an algorithm, policy, model, suite or render quality that does not exist
-        :raises RecipeError: for the user's own code that cannot be imported
+        :raises RecipeError: if the user's own code cannot be imported
         :raises AssetsError: if the asset pack is missing
         """
         check_algorithm(self.algorithm)
@@ -140,7 +144,7 @@ class ExperimentSettings:
 
     @property
     def imported(self) -> list[str]:
-        """Import paths of code that is not this package's, which a run of these settings imports and executes."""
+        """Import paths of foreign code that a run of these settings imports and executes."""
         named = (self.algorithm, self.policy)
         return [path for path in named if path not in ALGORITHMS and is_import_path(path)]
 
@@ -164,6 +168,7 @@ class RLSettings(ExperimentSettings):
     :param n_train_states: initial states 0..n-1 of each task are trained on
     :param total_timesteps: decisions to train on
     :param curriculum: keywords of :class:`vla_algos.curriculum.SuccessSampler`; None: starts are drawn evenly
+    :param evaluate_before: whether the checkpoint is evaluated before training, too
     :param further_env_kwargs: further keywords of the environment
     :param wrappers: of each environment, in training and evaluation, from the inside out: ``{import path: keywords}``
     :param vec_wrappers: of the vector environment, in training only, in the same form; rewards are changed here
@@ -178,6 +183,7 @@ class RLSettings(ExperimentSettings):
     n_train_states: int = 25
     total_timesteps: int = 10_000
     curriculum: dict[str, Any] | None = None
+    evaluate_before: bool = True
     further_env_kwargs: dict[str, Any] = field(default_factory=dict)
     wrappers: tuple[dict[str, Any], ...] = ()
     vec_wrappers: tuple[dict[str, Any], ...] = ()
@@ -190,7 +196,7 @@ class RLSettings(ExperimentSettings):
 
     def check_names(self) -> None:
         """
-        As of the base class, with tasks, curriculum, back end and wrappers.
+        Check the names of the base class, and those of tasks, curriculum, back end and wrappers.
 
         :raises UnknownNameError: for a name that does not exist
         :raises RecipeError: for a wrapper that cannot be imported
@@ -206,7 +212,7 @@ class RLSettings(ExperimentSettings):
 
     @property
     def imported(self) -> list[str]:
-        """As of the base class, with wrappers."""
+        """Import paths of the base class, and those of wrappers."""
         return [*super().imported, *(part.path for part in components((*self.wrappers, *self.vec_wrappers)))]
 
     @property
@@ -229,10 +235,12 @@ class RLSettings(ExperimentSettings):
     def env_kwargs(self) -> dict[str, Any]:
         """Keywords of the environment that the policy acts in."""
         # here, as it needs torch, which settings alone do not
-        from vla_algos.policies import env_kwargs
+        from vla_algos.policies import env_kwargs_for
 
         return {
-            **env_kwargs(self.vla, self.policy_kwargs.get("unnorm_key"), env_id=self.env_id, revision=self.revision),
+            **env_kwargs_for(
+                self.vla, self.policy_kwargs.get("unnorm_key"), env_id=self.env_id, revision=self.revision
+            ),
             "task_ids": list(self.tasks),
             "assets": self.assets,
             "render_quality": self.render_quality,
@@ -253,9 +261,11 @@ class SFTSettings(ExperimentSettings):
     :param use_proprio: whether a preset gets proprioception
     :param epochs: passes over the demonstrations
     :param lora: train adapters: keywords of :func:`vla_algos.models.lora.add_lora`; None: train all weights
+    :param keep_action_statistics: keep the bins of the checkpoint; False: the action statistics of the demonstrations
+        decide what the bins mean
     :param frames_on_disk: keep frames in a file instead of in memory
     :param conventions: of foreign demonstrations: keywords of :class:`vla_gym.datasets.conventions.Conventions`
-    :param weights_dtype: type of the weights that are handed on and evaluated: "float32" or "bfloat16"
+    :param weights_dtype: type of the weights that are saved and evaluated: "float32" or "bfloat16"
     """
 
     keys: ClassVar[Mapping[str, str]] = _SFT_KEYS
@@ -270,6 +280,7 @@ class SFTSettings(ExperimentSettings):
         "device",
     )
     lists: ClassVar[tuple[str, ...]] = ("cameras",)
+    command: ClassVar[str] = "vla-rl sft"
     seen_states: ClassVar[str] = "demonstrated"
 
     vla: str = "compact"
@@ -281,13 +292,14 @@ class SFTSettings(ExperimentSettings):
     use_proprio: bool = True
     epochs: float = 5.0
     lora: dict[str, Any] | None = None
+    keep_action_statistics: bool = False
     frames_on_disk: bool = False
     weights_dtype: str = "float32"
     conventions: dict[str, Any] = field(default_factory=dict)
 
     def check_names(self) -> None:
         """
-        As of the base class, with the type of the weights.
+        Check the names of the base class, the type of the weights and the conventions.
 
         :raises UnknownNameError: for a name that does not exist
         :raises SettingsError: for a convention of the wrong type
@@ -323,15 +335,21 @@ class SFTSettings(ExperimentSettings):
 
     def resolved(self) -> SFTSettings:
         """
-        With everything filled in that the model decides.
+        Fill in everything that the model decides.
 
         :return: settings with a ``chunk_size``, and for a checkpoint with its ``image_size``, ``cameras`` and
             ``use_proprio``
+        :raises SettingsError: if a preset, which has no action statistics, is told to keep them
         :raises SpaceError: if a checkpoint has another ``chunk_size`` than these settings
         :raises UnknownNameError: if there is no such model
         :raises CheckpointError: if the checkpoint is missing, damaged or of another architecture
         """
         if self.is_preset:
+            if self.keep_action_statistics:
+                raise SettingsError(
+                    f"keep_action_statistics is true, but {self.vla} starts from fresh weights and has none. "
+                    "Leave it out, or name a checkpoint."
+                )
             return replace(self, chunk_size=PRESET_CHUNK_SIZE if self.chunk_size is None else self.chunk_size)
         # here, as it needs torch, which settings alone do not
         from vla_algos.models.hub import load_info

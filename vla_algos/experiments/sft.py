@@ -2,8 +2,8 @@
 Supervised fine-tuning of a VLA on demonstrations, from files to success rate.
 
 The action statistics of the demonstrations decide what the bins mean and are stored with the model. Validation on
-held-out episodes chooses the model; the simulator then says what it is worth, apart for initial states that were
-demonstrated and for others.
+held-out episodes chooses the model. The simulator then measures its success, separately for demonstrated initial states
+and for others.
 """
 
 from __future__ import annotations
@@ -29,8 +29,9 @@ from vla_algos.experiments.run_folder import RunFolder
 from vla_algos.experiments.settings import SFTSettings
 from vla_algos.experiments.stages import Announce, evaluate_both, silent, timed
 from vla_algos.models import load_vla, save_vla
-from vla_algos.policies import VLAPolicy, env_kwargs
+from vla_algos.policies import VLAPolicy, env_kwargs_for
 from vla_algos.policies.saving import disk_errors_named
+from vla_gym.actions.tokenizer import ActionTokenizer
 from vla_gym.datasets.episode import Episode
 from vla_gym.owned import own_folder
 from vla_gym.provenance import peak_memory_mb
@@ -52,13 +53,13 @@ def run_sft(
 
     :param settings: what and how
     :param episodes: demonstrations, read once and one by one; unsuccessful ones are left out
-    :param folder: where to write ``model/`` (the best model and its card), ``last.zip`` (to go on from),
+    :param folder: where to write ``model/`` (the best model and its card), ``last.zip`` (to resume from),
         ``settings.json``, ``logs/`` and ``results.json``
-    :param announce: told what begins
-    :param resume: go on from ``last.zip`` of an interrupted run with the same demonstrations and, but for those of the
-        evaluation, the same settings
+    :param announce: called with a description of each stage as it begins
+    :param resume: resume an interrupted run from ``last.zip``, with the same demonstrations and the same settings; only
+        those of the evaluation may change
     :param origin: further entries of the result's ``provenance``, such as ``command`` and ``data``
-    :return: what came out
+    :return: validations, evaluations and times
     :raises ValueError: without a successful episode, with too few to hold any out, or with one that lacks a camera
     :raises SpaceError: if a checkpoint has another ``chunk_size`` than the settings
     :raises UnknownNameError: if there is no such model or suite
@@ -101,6 +102,7 @@ def _run(
     with timed("reading", seconds):
         dataset = DemonstrationSet.from_episodes(
             _successful(episodes, demonstrated),
+            tokenizer=_tokenizer(settings),
             chunk_size=settings.chunk_size,
             image_size=settings.image_size if settings.is_preset else None,
             image_folder=folder.frames if settings.frames_on_disk else None,
@@ -147,6 +149,15 @@ def _successful(episodes: Iterable[Episode], demonstrated: dict[int, set[int]]) 
             yield episode
 
 
+def _tokenizer(settings: SFTSettings) -> ActionTokenizer | None:
+    """The checkpoint's bins; None: the demonstrations decide."""
+    if not settings.keep_action_statistics:
+        return None
+    kwargs = env_kwargs_for(settings.vla, env_id=settings.env_id, revision=settings.revision)
+    tokenizer: ActionTokenizer = kwargs["action_tokenizer"]
+    return tokenizer
+
+
 def _model(settings: SFTSettings, dataset: DemonstrationSet, folder: RunFolder, resume: bool) -> tuple[BC, int]:
     """The model and the gradient steps that it still has to do."""
     if resume:
@@ -179,7 +190,7 @@ def _evaluate(
     if not settings.n_eval_states:
         return {}
     kwargs = {
-        **env_kwargs(folder.vla, env_id=settings.env_id),
+        **env_kwargs_for(folder.vla, env_id=settings.env_id),
         "render_quality": settings.render_quality,
         "assets": settings.assets,
     }

@@ -1,4 +1,4 @@
-"""Stages that every kind of run has: timed, and evaluated with greedy and with sampled actions."""
+"""Stages of every kind of run: timing, and evaluation with greedy and with sampled actions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vla_algos.experiments.results import MODES
 from vla_algos.experiments.settings import RLSettings, SFTSettings
 
 Announce = Callable[[str], None]
-"""Told what begins."""
+"""Called with a description of the stage that begins."""
 
 
 def silent(text: str) -> None:
@@ -27,7 +27,7 @@ def timed(stage: str, seconds: dict[str, float]) -> Iterator[None]:
     Measure a stage.
 
     :param stage: its name
-    :param seconds: where its wall time goes, by name
+    :param seconds: gets its wall time, by name
     """
     start = time.perf_counter()
     yield
@@ -50,7 +50,7 @@ def evaluate_both(
     :param task_ids: tasks
     :param episodes_files: by mode, where each episode is written as it ends; episodes that are there are not run again
     :return: by mode; empty if the settings ask for no evaluation
-    :raises EvaluationFileError: if the episodes that are there were measured otherwise
+    :raises EvaluationFileError: if the episodes that are there were measured with other settings
     """
     if not settings.n_eval_states:
         return {}

@@ -1,4 +1,4 @@
-"""Types of settings: a recipe's ``'8'`` is no number, and ``7`` no list."""
+"""Check the types of settings: the text ``'8'`` is not a number, and ``7`` is not a list."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def check_fields(settings: DataclassInstance) -> None:
     """
     Compare the values of a dataclass with the types of its fields.
 
-    :param settings: to look at
+    :param settings: to check
     :raises SettingsError: for a value of another type
     """
     hints = get_type_hints(type(settings))
@@ -35,12 +35,12 @@ def check_fields(settings: DataclassInstance) -> None:
 
 def check_range(name: str, value: int, lowest: int, highest: int | None = None) -> None:
     """
-    See that a number is one that makes sense.
+    Check that a number is in its range.
 
     :param name: of the setting
     :param value: its value
-    :param lowest: that is allowed
-    :param highest: that is allowed; None: any
+    :param lowest: smallest value allowed
+    :param highest: largest value allowed; None: no limit
     :raises SettingsError: if it is not
     """
     if value < lowest or (highest is not None and value > highest):
@@ -54,7 +54,7 @@ def check_value(name: str, value: Any, hint: Any) -> None:
 
     :param name: of the setting
     :param value: its value
-    :param hint: as an annotation has it; what is neither plain nor a container of plain types fits anything
+    :param hint: type annotation; any value fits one that is neither a plain type nor a container of plain types
     :raises SettingsError: if it is of another type
     """
     if not fits(value, hint):
@@ -63,11 +63,11 @@ def check_value(name: str, value: Any, hint: Any) -> None:
 
 def fits(value: Any, hint: Any) -> bool:
     """
-    Whether a value is of a type.
+    Tell whether a value fits a type.
 
     :param value: the value
-    :param hint: as an annotation has it
-    :return: True where the type is none that settings are made of
+    :param hint: type annotation
+    :return: True also for types that settings do not use
     """
     origin, arguments = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):

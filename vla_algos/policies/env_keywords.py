@@ -11,7 +11,7 @@ from vla_algos.policies.vla_policy import VLAPolicy
 from vla_gym.actions.tokenizer import ActionTokenizer
 
 
-def env_kwargs(
+def env_kwargs_for(
     vla: str | Path, unnorm_key: str | None = None, *, env_id: str | None = None, revision: str | None = None
 ) -> dict[str, Any]:
     """
@@ -32,14 +32,14 @@ def env_kwargs(
 
 def info_env_kwargs(info: ModelInfo, unnorm_key: str | None = None, env_id: str | None = None) -> dict[str, Any]:
     """
-    As :func:`env_kwargs`, for a model that is at hand.
+    As :func:`env_kwargs_for`, for a model that is at hand.
 
     :param info: of the model
-    :param unnorm_key: as for :func:`env_kwargs`
-    :param env_id: as for :func:`env_kwargs`
-    :return: as :func:`env_kwargs`
+    :param unnorm_key: as for :func:`env_kwargs_for`
+    :param env_id: as for :func:`env_kwargs_for`
+    :return: as :func:`env_kwargs_for`
     :raises UnknownNameError: if there is no such data set, or several and none is known
-    :raises ActionStatisticsError: as for :func:`env_kwargs`
+    :raises ActionStatisticsError: as for :func:`env_kwargs_for`
     """
     return {
         "chunk_size": info.config.chunk_size,

@@ -160,8 +160,8 @@ class VLAPolicy(ActorPolicy):
         Make a policy that acts and does not learn: to ``predict``, to be evaluated or filmed.
 
         :param vla: shipped checkpoint, checkpoint folder, Hugging Face id or preset
-        :param env: where it acts, made with ``**env_kwargs(vla)``; only its spaces and its tokenizer are read. None:
-            the spaces of the checkpoint, see :func:`vla_algos.policies.spaces_of`
+        :param env: where it acts, made with ``**env_kwargs_for(vla)``; only its spaces and its tokenizer are read.
+            None: the spaces of the checkpoint, see :func:`vla_algos.policies.spaces_of`
         :param kwargs: further keywords of the policy, such as ``unnorm_key``, and ``temperature``: by default, and for
             None, that of the checkpoint's training
         :return: the policy, on the CPU unless ``vla_kwargs`` names a device

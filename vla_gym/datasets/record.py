@@ -30,7 +30,7 @@ from vla_gym.owned import own_folder
 from vla_gym.processes.jobs import FinishedJob, run_jobs
 from vla_gym.provenance import recorded_with
 from vla_gym.sim.opengl import share_out_rendering
-from vla_gym.tasks.registry import TaskSpec
+from vla_gym.tasks.registry import N_INIT_STATES, TaskSpec
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +74,7 @@ def record_demonstrations(
     """
     Record successful episodes into one file per task, and resume an unfinished recording.
 
-    Episode i starts in initial state i modulo 50.
+    Episode i starts in initial state i modulo ``settings.n_init_states``.
 
     :param settings: settings of the recording
     :param folder: folder to write to
@@ -247,7 +247,9 @@ class _Recording:
             raise DemonstrationFileError(
                 f"{path} was not recorded by vla-rl collect, so nothing is added to it; name another folder."
             )
-        there, wanted = json.loads(metadata["settings"]), json.loads(self._fingerprint)
+        # files of before this setting started from all initial states
+        there = {"n_init_states": N_INIT_STATES, **json.loads(metadata["settings"])}
+        wanted = json.loads(self._fingerprint)
         different = [
             f"{name} {there.get(name)!r} instead of {value!r}"
             for name, value in wanted.items()

@@ -50,6 +50,7 @@ class RecordingSettings:
     :param seed: seed of the expert's styles and noise
     :param action_noise: standard deviation of normal noise on translation commands, unitless
     :param keep_noops: keep commands that do nothing
+    :param n_init_states: episode i starts in initial state i modulo this number, 1 to 50
     """
 
     suite: str
@@ -60,6 +61,11 @@ class RecordingSettings:
     seed: int = 0
     action_noise: float = 0.05
     keep_noops: bool = False
+    n_init_states: int = N_INIT_STATES
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.n_init_states <= N_INIT_STATES:
+            raise ValueError(f"n_init_states is {self.n_init_states}; expected 1 to {N_INIT_STATES}.")
 
     @property
     def spec(self) -> SuiteSpec:
@@ -116,7 +122,7 @@ class EpisodeRecorder:
         :return: its outcome
         """
         task_id, number = job
-        options = {"task_id": task_id, "init_state_id": number % N_INIT_STATES}
+        options = {"task_id": task_id, "init_state_id": number % self._settings.n_init_states}
         rng = np.random.default_rng((self._settings.seed, task_id, number))
         expert = ScriptedExpert(self._expert_env, rng, self._settings.action_noise)
         try:

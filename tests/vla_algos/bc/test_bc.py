@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch as th
 
-from vla_algos import BC, DemonstrationSet, env_kwargs, evaluate_policy_on_suite
+from vla_algos import BC, DemonstrationSet, env_kwargs_for, evaluate_policy_on_suite
 from vla_algos.common.schedules import warmup_cosine
 from vla_algos.errors import TrainingDivergedError
 from vla_algos.models import load_vla, save_vla
@@ -205,7 +205,7 @@ def test_the_size_of_the_images_travels_with_the_model(tmp_path, demonstrations)
     model = BC("VLAPolicy", dataset=demonstrations(32), policy_kwargs=policy_kwargs, seed=0, device="cpu")
     assert model.policy.vla.info.camera_size == 32
     save_vla(model.learn(1).policy.vla, tmp_path / "vla")
-    assert env_kwargs(tmp_path / "vla")["image_size"] == demonstrations(32).camera_size[0] == 64
+    assert env_kwargs_for(tmp_path / "vla")["image_size"] == demonstrations(32).camera_size[0] == 64
 
 
 def test_the_best_model_is_kept(tmp_path, demonstrations, monkeypatch):

@@ -48,7 +48,7 @@ def test_the_table_says_what_became_of_each_task(
         return reports
 
     monkeypatch.setattr(record, "record_demonstrations", fake)
-    assert run(monkeypatch, "--out", str(tmp_path), "--cameras", "wrist", "--tasks", "0,1") == 0
+    assert run(monkeypatch, "--out", str(tmp_path), "--cameras", "wrist", "--tasks", "0,1", "--states", "25") == 0
     lines = capsys.readouterr().out.splitlines()
     (row,) = (line for line in lines if task.instruction in line)
     assert [cell.strip() for cell in row.strip("│").split("│")][1:] == ["41", "49", "5", "3", "1", ""]
@@ -56,6 +56,7 @@ def test_the_table_says_what_became_of_each_task(
     assert any("tries them again" in line for line in lines)
     settings, folder, episodes, task_ids, workers = seen[0]
     assert (settings.cameras, folder, episodes, task_ids) == (("wrist",), tmp_path, 50, [0, 1]) and workers >= 1
+    assert settings.n_init_states == 25
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from vla_algos.cli.main import app, main
 from vla_gym.scenes import cache
 from vla_gym.scenes.cache import FilledSuite
 from vla_gym.tasks.registry import SUITES
+
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
@@ -40,19 +43,89 @@ def commands() -> dict[str, Any]:
     return {**group.commands, **{f"assets {name}": command for name, command in of_assets.items()}}
 
 
+SPELLINGS = {
+    "suite": "--suite",
+    "tasks of a suite": "--tasks",
+    "initial states": "--states",
+    "model": "--vla",
+    "version of a model on the Hub": "--revision",
+    "environments, or processes with one each": "--n-envs",
+    "images": "--render-quality",
+    "asset pack": "--assets",
+    "device": "--device",
+    "seed": "--seed",
+    "where results go": "--out",
+    "decisions to train on": "--timesteps",
+    "recipe": "--recipe",
+    "continue": "--resume",
+}
+"""One spelling for each idea, in commands and in scripts."""
+FORMER = (
+    "--suites --env-id --task-id --task-ids --eval-states --n-states --preset --checkpoint --workers --n-workers "
+    "--quality --output --total-timesteps"
+).split()
+_OF_ENVIRONMENTS = "--suite --tasks --states --n-envs --render-quality --assets --out --seed"
+TAKEN = {
+    "train": f"{_OF_ENVIRONMENTS} --recipe --vla --revision --device --timesteps --resume",
+    "compare": f"{_OF_ENVIRONMENTS} --recipe --vla --revision --device --timesteps --resume".replace(
+        "--seed", "--seeds"
+    ),
+    # its demonstrations decide the tasks
+    "sft": f"{_OF_ENVIRONMENTS} --recipe --vla --revision --device --resume".replace("--tasks ", ""),
+    # the model is an argument
+    "evaluate": f"{_OF_ENVIRONMENTS} --revision --device --resume",
+    # of one suite
+    "quickstart": f"{_OF_ENVIRONMENTS} --device --resume".replace("--suite ", ""),
+    # the expert needs no device, and the same command continues
+    "collect": _OF_ENVIRONMENTS,
+    "assets build": "--suite --tasks --render-quality --assets",
+    "doctor": "--assets",
+}
+
+
+def options_of(command: Any) -> set[str]:
+    return {option for parameter in command.params for option in parameter.opts if option.startswith("--")}
+
+
 def test_every_command_spells_its_options_alike() -> None:
-    former = {"--task-ids", "--task-id", "--env-id", "--suites", "--quality", "--workers", "--eval-states"}
-    options = {
-        name: {option for parameter in command.params for option in parameter.opts}
-        for name, command in commands().items()
+    for name, command in commands().items():
+        assert not options_of(command) & set(FORMER), name
+        assert set(TAKEN.get(name, "").split()) <= options_of(command), name
+    assert {option.rstrip("s") for taken in TAKEN.values() for option in taken.split()} == {
+        option.rstrip("s") for option in SPELLINGS.values()
     }
-    assert not any(former & found for found in options.values())
-    everywhere = {"--suite", "--states", "--n-envs", "--render-quality", "--device", "--seed", "--out"}
-    for name in ("train", "sft", "evaluate"):
-        assert everywhere | {"--revision"} <= options[name]
-    assert everywhere - {"--suite"} <= options["quickstart"]
-    assert {"--suite", "--tasks", "--n-envs", "--render-quality", "--seed", "--out"} <= options["collect"]
-    assert {"--suite", "--tasks", "--render-quality"} <= options["assets build"]
+
+
+def test_every_option_says_what_it_does() -> None:
+    for name, command in commands().items():
+        assert command.help, name
+        for parameter in command.params:
+            assert parameter.help and parameter.help.endswith("."), (name, parameter.name)
+
+
+@pytest.mark.parametrize("folder", ["benchmarks", "examples", "tools", "docs"])
+def test_scripts_spell_their_options_as_commands_do(folder: str) -> None:
+    for file in (ROOT / folder).glob("*.py"):
+        found = re.findall(r'add_argument\(\s*"(--[a-z-]+)"', file.read_text(encoding="utf-8"))
+        assert not set(found) & set(FORMER), file
+
+
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md")),
+    *(
+        path
+        for folder in ("docs", "benchmarks", "vla_algos/models/checkpoints")
+        for path in (ROOT / folder).rglob("*.md")
+    ),
+]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_commands_in_the_documentation_have_these_options(page: Path) -> None:
+    names = "|".join(sorted(commands(), key=len, reverse=True))
+    for name, rest in re.findall(rf"vla-rl ({names})\b([^`\n]*)", page.read_text(encoding="utf-8")):
+        unknown = set(re.findall(r"(?<!\S)--[a-z][a-z0-9-]*", rest)) - options_of(commands()[name]) - {"--help"}
+        assert not unknown, f"vla-rl {name} has no {', '.join(sorted(unknown))}"
 
 
 @pytest.mark.parametrize("columns", ["60", "80"])

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 
-from vla_algos import TokenPPO, VLAPolicy, env_kwargs
+from vla_algos import TokenPPO, VLAPolicy, env_kwargs_for
 from vla_algos.evaluation import evaluate_policy_on_suite, wilson_interval
 from vla_algos.policies.env_keywords import policy_env_kwargs
 from vla_gym import ActionTokenizer
@@ -182,7 +182,7 @@ def test_a_models_own_keywords_hold_where_none_are_given():
 
 def test_a_model_is_evaluated_without_keywords():
     vla = "compact-libero-goal"
-    with gym.make("LIBERO-Goal-v0", **env_kwargs(vla)) as env:
+    with gym.make("LIBERO-Goal-v0", **env_kwargs_for(vla)) as env:
         model = TokenPPO("VLAPolicy", env, n_steps=2, batch_size=2, policy_kwargs={"vla": vla}, device="cpu")
     result = evaluate_policy_on_suite(model, "LIBERO-Goal-v0", n_init_states=1, task_ids=[7])
     assert [(e.task_id, e.init_state_id) for e in result.episodes] == [(7, 0)]

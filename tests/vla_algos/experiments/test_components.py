@@ -130,7 +130,7 @@ def test_code_that_cannot_be_imported_says_why(tmp_path: Path) -> None:
     (tmp_path / "broken.py").write_text("import not_installed_anywhere")
     with pytest.raises(RecipeError, match=r"broken\.py.* cannot be imported: No module named 'not_installed_anywhere'"):
         load_object(f"{tmp_path / 'broken.py'}:A")
-    with pytest.raises(RecipeError, match=r"'A' is no import path; expected 'package\.module\.Name'"):
+    with pytest.raises(RecipeError, match=r"'A' is not an import path; expected 'package\.module\.Name'"):
         load_object("A")
     with pytest.raises(RecipeError, match="expected a class or a function"):
         Component("math.pi").check()

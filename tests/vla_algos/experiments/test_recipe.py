@@ -101,7 +101,11 @@ def test_what_a_recipe_leaves_open_comes_from_the_base(tmp_path: Path) -> None:
         ("curriculum: frontier\n" + TPO, RecipeError, "curriculum is 'frontier'; expected keywords: scheme"),
         ("wrappers: [3]\n" + TPO, RecipeError, r"wrappers has the entry 3; expected an import path"),
         ("wrappers: [{a.B: 1}]\n" + TPO, RecipeError, r"entry \{'a\.B': 1\}; expected an import path.*keyword: value"),
-        ("wrappers: Nothing\n" + TPO, RecipeError, r"'Nothing' is no import path; expected 'package\.module\.Name'"),
+        (
+            "wrappers: Nothing\n" + TPO,
+            RecipeError,
+            r"'Nothing' is not an import path; expected 'package\.module\.Name'",
+        ),
         ("wrappers: nowhere.B\n" + TPO, RecipeError, r"nowhere of 'nowhere\.B' cannot be imported.*correct its path"),
         ("vec_wrappers: none.py:B\n" + TPO, RecipeError, r"there is no file .*none\.py"),
         ("wrappers: {gymnasium.wrappers.TimeLimit: {max: 3}}\n" + TPO, UnknownNameError, r"keyword of gym.*'max'"),

@@ -115,7 +115,7 @@ def test_training_is_the_same_with_and_without_an_evaluation(tmp_path: Path) -> 
     [
         (
             {"seed": 4},
-            r"other settings: seed was 3, not 4. Repeat its settings \(vla-rl train: leave these options out\)",
+            r"other settings: seed was 3, not 4. Repeat its settings \(vla-rl train --resume does so where",
         ),
         ({"algorithm_kwargs": {"n_steps": 8}}, r"algorithm_kwargs\.n_steps was 4, not 8\."),
         ({"task_ids": (1, 2)}, r"task_ids was \[1\], not \[1, 2\]\."),

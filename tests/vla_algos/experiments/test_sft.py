@@ -20,7 +20,7 @@ from vla_algos.experiments.run_folder import RunFolder
 from vla_algos.experiments.settings import PRESET_CHUNK_SIZE, SFTSettings
 from vla_algos.experiments.sft import run_sft
 from vla_algos.models import load_vla, save_vla
-from vla_algos.policies import env_kwargs
+from vla_algos.policies import env_kwargs_for
 from vla_gym.actions.tokenizer import ActionTokenizer
 from vla_gym.datasets.collect import collect_episode
 from vla_gym.datasets.episode import Episode
@@ -77,7 +77,7 @@ def test_it_trains_and_writes_what_it_found(tmp_path: Path) -> None:
     assert best.cameras == ("agentview", "wrist") and best.proprio_dim == 0 and best.image_size == 32
     assert best.chunk_size == 2 and set(record.norm_stats) == {"libero_goal"}
     # frames were recorded at 40 px, and kept at 32
-    assert record.trained_camera_size == 40 and env_kwargs(tmp_path / "model")["image_size"] == 40
+    assert record.trained_camera_size == 40 and env_kwargs_for(tmp_path / "model")["image_size"] == 40
     assert load_file(tmp_path / "model" / "model.safetensors")["projector.fc1.weight"].dtype == th.bfloat16
     assert "Not evaluated." in (tmp_path / "model" / "README.md").read_text()
     assert ActionTokenizer.from_checkpoint(tmp_path / "model").q99[:6].max() < 0.4
@@ -162,7 +162,7 @@ def test_it_is_judged_where_everyone_will_use_it(tmp_path: Path, monkeypatch: py
     result = run_sft(settings, episodes(4), tmp_path)
     assert set(result.after) == {"greedy", "sampled"} and "evaluation after" in result.seconds
     for kwargs in asked:
-        tokenizer, own = kwargs.pop("action_tokenizer"), env_kwargs(tmp_path / "model")
+        tokenizer, own = kwargs.pop("action_tokenizer"), env_kwargs_for(tmp_path / "model")
         assert tokenizer.agrees_with(own.pop("action_tokenizer"))
         assert kwargs == {**own, "render_quality": "fast", "assets": "primitive"} and kwargs["image_size"] == 40
     assert len(asked) == 2

@@ -13,7 +13,7 @@ from vla_algos.errors import CheckpointError, UnknownNameError
 from vla_algos.models import OpenVLA, load_vla, save_vla
 from vla_algos.models.download import is_hub_id
 from vla_algos.models.hub import load_info
-from vla_algos.policies import env_kwargs
+from vla_algos.policies import env_kwargs_for
 
 huggingface_hub = pytest.importorskip("huggingface_hub")
 httpx = pytest.importorskip("httpx")
@@ -66,7 +66,7 @@ def test_every_fetch_is_said_aloud_with_id_and_revision(
 
 def test_a_revision_reaches_the_hub_from_everywhere(hub: Hub) -> None:
     load_info("someone/model", revision="a")
-    env_kwargs("someone/model", revision="b")
+    env_kwargs_for("someone/model", revision="b")
     assert [revision for _, revision in hub.asked] == ["a", "b"]
 
 

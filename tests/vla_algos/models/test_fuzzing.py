@@ -17,7 +17,7 @@ from vla_algos.models import ModelInfo, OpenVLA, add_lora, load_adapters, load_v
 from vla_algos.models.hub import load_info
 from vla_algos.models.openvla.processor import load_tokenizer
 from vla_algos.models.openvla.released import DINOV2_ID, SIGLIP_ID
-from vla_algos.policies import env_kwargs
+from vla_algos.policies import env_kwargs_for
 from vla_gym.errors import ActionStatisticsError, UnknownNameError
 
 hypothesis = pytest.importorskip("hypothesis")
@@ -159,7 +159,7 @@ def test_configurations_of_the_original(released: Path, tmp_path: Path, name: st
 
 
 def test_action_statistics(other: Path) -> None:
-    check_json(other / "dataset_statistics.json", lambda: env_kwargs(other))
+    check_json(other / "dataset_statistics.json", lambda: env_kwargs_for(other))
 
 
 @pytest.mark.parametrize("name", ["tokenizer_config.json", "special_tokens_map.json", "tokenizer.json"])

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from vla_algos import env_kwargs
+from vla_algos import env_kwargs_for
 from vla_algos.errors import CheckpointError, SpaceError
 from vla_algos.experiments.settings import RLSettings
 from vla_algos.models import load_vla, save_vla
@@ -27,7 +27,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_an_environment_made_with_them_fits_the_model(folder: Path) -> None:
-    kwargs = env_kwargs(folder, "b")
+    kwargs = env_kwargs_for(folder, "b")
     assert kwargs["chunk_size"] == 3 and kwargs["image_size"] == 32 and kwargs["cameras"] == ("agentview", "wrist")
     assert (kwargs["action_tokenizer"].q99[:6] == 0.25).all()
     env = LiberoEnv("LIBERO-Goal-v0", **kwargs)
@@ -37,7 +37,7 @@ def test_an_environment_made_with_them_fits_the_model(folder: Path) -> None:
 
 
 def test_presets_have_some() -> None:
-    assert env_kwargs("nano") | {"action_tokenizer": None} == {
+    assert env_kwargs_for("nano") | {"action_tokenizer": None} == {
         "chunk_size": 1,
         "image_size": 64,
         "cameras": ("agentview",),
@@ -47,12 +47,12 @@ def test_presets_have_some() -> None:
 
 def test_what_is_not_there_is_named(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(UnknownNameError, match="nanno"):
-        env_kwargs("nanno")
+        env_kwargs_for("nanno")
     with pytest.raises(UnknownNameError, match="unnorm_key"):
-        env_kwargs(folder)
+        env_kwargs_for(folder)
     (tmp_path / "empty").mkdir()
     with pytest.raises(CheckpointError, match=r"config\.json is missing"):
-        env_kwargs(tmp_path / "empty")
+        env_kwargs_for(tmp_path / "empty")
 
 
 ENTRY = {"action": {"q01": [-0.5] * 7, "q99": [0.5] * 7, "mask": [True] * 6 + [False]}}
@@ -71,14 +71,14 @@ def several(tmp_path: Path) -> Path:
 
 def test_the_suites_statistics_are_found(several: Path) -> None:
     for kwargs in (
-        env_kwargs(several, env_id="LIBERO-Goal-v0"),
-        env_kwargs(several, "libero_goal"),
-        env_kwargs(several, "libero_goal_no_noops"),
+        env_kwargs_for(several, env_id="LIBERO-Goal-v0"),
+        env_kwargs_for(several, "libero_goal"),
+        env_kwargs_for(several, "libero_goal_no_noops"),
     ):
         assert (kwargs["action_tokenizer"].q99 == 0.25).all()
     tokenizer = RLSettings(vla=str(several), env_id="LIBERO-10-v0").env_kwargs["action_tokenizer"]
     assert (tokenizer.q99[:6] == 0.5).all(), "a recipe names the suite"
-    env = LiberoEnv("LIBERO-Goal-v0", **env_kwargs(several, env_id="LIBERO-Goal-v0"))
+    env = LiberoEnv("LIBERO-Goal-v0", **env_kwargs_for(several, env_id="LIBERO-Goal-v0"))
     policy = VLAPolicy.from_checkpoint(several, env)
     assert policy.unnorm_key == "libero_goal_no_noops"
     assert policy.action_tokenizer.agrees_with(env.action_tokenizer)
@@ -87,7 +87,7 @@ def test_the_suites_statistics_are_found(several: Path) -> None:
     env.close()
     option = r"unnorm_key=\.\.\., or --unnorm-key"
     with pytest.raises(UnknownNameError, match=rf"unnorm_key None.*libero_10_no_noops.*{option}"):
-        env_kwargs(several, env_id="LIBERO-Spatial-v0")
+        env_kwargs_for(several, env_id="LIBERO-Spatial-v0")
 
 
 @pytest.mark.parametrize(
@@ -106,5 +106,5 @@ def test_damaged_action_statistics_name_data_set_file_and_dimension(
     else:
         (several / file).write_text(json.dumps(stats))
     with pytest.raises(ActionStatisticsError, match=message) as error:
-        env_kwargs(several)
+        env_kwargs_for(several)
     assert f"of data set 'mine' in {several / file}" in str(error.value)

@@ -202,9 +202,9 @@ def test_tasks_that_the_expert_does_not_know_are_named(
 
 
 def test_initial_states_cycle_and_episodes_differ(tmp_path: Path) -> None:
-    record = EpisodeRecorder(BLIND, tmp_path, [BOWL])
+    record = EpisodeRecorder(replace(BLIND, n_init_states=25), tmp_path, [BOWL])
     commands = []
-    for number in (1, 51):
+    for number in (1, 26):
         assert record((BOWL, number)) == "kept"
         (episode,) = load_episodes(recorder.part_path(tmp_path, BLIND.spec.task(BOWL), number))
         assert episode.init_state_id == 1
@@ -218,6 +218,10 @@ def test_other_settings_another_origin_and_another_process_are_refused(tmp_path:
     before = path.read_bytes()
     with pytest.raises(DemonstrationFileError, match=rf"{NAME}_demo.hdf5 was recorded with seed 0 instead of 3"):
         record_demonstrations(replace(BLIND, seed=3), tmp_path, 2, [BOWL], workers=0)
+    with pytest.raises(DemonstrationFileError, match="was recorded with n_init_states 50 instead of 25"):
+        record_demonstrations(replace(BLIND, n_init_states=25), tmp_path, 2, [BOWL], workers=0)
+    with pytest.raises(ValueError, match="n_init_states is 51; expected 1 to 50"):
+        replace(BLIND, n_init_states=51)
     with own_folder(tmp_path), ThreadPoolExecutor(1) as other:
         writing = other.submit(record_demonstrations, BLIND, tmp_path, 2, [BOWL], workers=0)
         with pytest.raises(

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from vla_algos.errors import CheckpointError
 from vla_algos.models import ModelInfo, OpenVLA, load_vla, save_vla
 from vla_algos.models.openvla.released import DINOV2_ID, SIGLIP_ID
-from vla_algos.policies import env_kwargs
+from vla_algos.policies import env_kwargs_for
 
 SMALL = {"embed_dim": 16, "depth": 2, "num_heads": 2}
 CONFIG = {
@@ -73,7 +73,7 @@ def test_sizes_and_statistics_are_read(folder: Path) -> None:
 
 def test_cameras_show_what_the_pipeline_starts_from(folder: Path) -> None:
     # the published numbers come from images of 256 px, whatever the size of the model's input
-    assert env_kwargs(folder)["image_size"] == 256
+    assert env_kwargs_for(folder)["image_size"] == 256
     info = load_vla(folder, config_changes={"image_pipeline": []}).info
     assert info.camera_size == info.config.image_size == 28
 
@@ -84,7 +84,7 @@ def test_images_of_further_training_are_kept_apart(folder: Path, tmp_path: Path)
     save_vla(model, tmp_path / "own")
     saved = json.loads((tmp_path / "own" / "config.json").read_text())
     assert saved == {**CONFIG, "vla_gym": {"trained_camera_size": 128}}
-    assert env_kwargs(tmp_path / "own")["image_size"] == 128
+    assert env_kwargs_for(tmp_path / "own")["image_size"] == 128
 
 
 def test_data_sets_that_the_statistics_file_leaves_out_are_not_lost(folder: Path, tmp_path: Path) -> None:
@@ -207,7 +207,7 @@ def test_a_language_model_that_says_what_is_usual_is_read(folder: Path) -> None:
 )
 def test_openvla_oft_is_recognised_by_its_configuration(folder: Path, name: str, value: object) -> None:
     change_config(folder, **{name: value})
-    for load in (load_vla, env_kwargs):
+    for load in (load_vla, env_kwargs_for):
         with pytest.raises(CheckpointError, match=rf"config\.json says {name}={value!r}: this is OpenVLA-OFT"):
             load(folder)
 
@@ -225,7 +225,7 @@ def test_openvla_oft_is_recognised_by_its_configuration(folder: Path, name: str,
 )
 def test_openvla_oft_is_recognised_by_its_files(folder: Path, name: str) -> None:
     (folder / name).write_bytes(b"")
-    for load in (load_vla, env_kwargs):
+    for load in (load_vla, env_kwargs_for):
         with pytest.raises(CheckpointError, match=rf"has {name}: this is OpenVLA-OFT \(parallel decoding"):
             load(folder)
 

@@ -1,8 +1,8 @@
 """
 Draw a contact sheet of an asset pack: a scene in each of LIBERO's arenas, and every object by itself.
 
-    python docs/contact_sheet.py primitive docs/primitive_pack.png
-    python docs/contact_sheet.py FOLDER docs/libero_pack.png --note "..."
+    python tools/contact_sheet.py primitive docs/primitive_pack.png
+    python tools/contact_sheet.py FOLDER docs/libero_pack.png --note "..."
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """
 Draw film strips of the scripted expert: one episode of each suite on the built-in assets, from left to right.
 
-    python docs/film_strip.py docs/experts.png
+    python tools/film_strip.py docs/experts.png
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """
 Tables of results.md.
 
-    python docs/results_table.py runs/quickstart runs/goal          # of vla-rl quickstart and vla-rl train
-    python docs/results_table.py --by-task runs/goal                # the same, a row per task
-    python docs/results_table.py --policies runs/compare/task4_8960_seed*/*  # of compare_algorithms.py, by name
+    python tools/results_table.py runs/quickstart runs/goal          # of vla-rl quickstart and vla-rl train
+    python tools/results_table.py --by-task runs/goal                # the same, a row per task
+    python tools/results_table.py --policies runs/compare                   # of vla-rl compare, by name
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 
 from vla_algos.evaluation.harness import EvaluationResult
 from vla_algos.evaluation.statistics import success_interval
+from vla_algos.experiments.compare import comparison_results, evaluations_of
 from vla_algos.experiments.results import MODES, RunResult
 from vla_algos.experiments.run_folder import RunFolder
 from vla_algos.experiments.settings import RLSettings
@@ -65,26 +66,16 @@ def task_rows(result: RunResult) -> list[list[str]]:
     return found
 
 
-def policy_row(name: str, folders: list[Path]) -> list[str]:
+def policy_row(name: str, evaluations: list[list[EvaluationResult]]) -> list[str]:
     """Of one policy, or of those that several seeds have made: successes of each, interval over them."""
     row, commits = [name], set()
-    for mode in MODES:
-        results = [EvaluationResult.load(folder / f"{mode}.json") for folder in folders]
+    for results in zip(*evaluations, strict=True):
         counts = [result.successes for result in results]
         n = results[0].n_episodes
         cell = rate(counts[0], n) if len(counts) == 1 else f"{', '.join(map(str, counts))} of {n}"
         row += [cell, interval(counts, n)]
         commits |= {(result.commit or "unknown")[:7] for result in results}
     return [*row, ", ".join(sorted(commits))]
-
-
-def by_name(folders: list[Path]) -> dict[str, list[Path]]:
-    """Folders of the same name together, but for those without results."""
-    groups: dict[str, list[Path]] = {}
-    for folder in folders:
-        if all((folder / f"{mode}.json").exists() for mode in MODES):
-            groups.setdefault(folder.name, []).append(folder)
-    return groups
 
 
 def main() -> None:
@@ -96,7 +87,14 @@ def main() -> None:
     kind.add_argument("--policies", action="store_true")
     args = parser.parse_args()
     if args.policies:
-        columns, table = POLICY_COLUMNS, [policy_row(*group) for group in by_name(args.folders).items()]
+        columns, table = (
+            POLICY_COLUMNS,
+            [
+                policy_row(*group)
+                for folder in args.folders
+                for group in evaluations_of(comparison_results(folder)).items()
+            ],
+        )
     else:
         columns, rows_of = (TASK_COLUMNS, task_rows) if args.by_task else (COLUMNS, rows)
         table = [row for folder in args.folders for row in rows_of(RunFolder.load(folder).results)]
