@@ -18,6 +18,7 @@ from vla_algos.experiments.recipe import load_recipe
 from vla_algos.experiments.results import RunResult
 from vla_algos.experiments.rl import run_rl
 from vla_algos.experiments.settings import RLSettings
+from vla_gym.tasks.registry import get_suite
 
 RECIPE = "quickstart"
 CURVE = "curve.png"
@@ -63,7 +64,7 @@ def run_quickstart(
         record_episode(model, folder / FILMS[when], settings.env_id, settings.env_kwargs, options)
 
     result = run_rl(settings, folder, announce, resume, on_model=film)
-    title = result.after["greedy"].instructions[settings.tasks[0]]
+    title = get_suite(settings.env_id).task(settings.tasks[0]).instruction
     before, after = list(result.before.values()), list(result.after.values())
     plot_learning_curve(folder / CURVE, result.history, before, after, title)
     return result
