@@ -15,6 +15,8 @@ from torch import nn
 from vla_algos.policies import ActorPolicy, VLAPolicy
 from vla_algos.policies.env_keywords import policy_env_kwargs
 
+MAX_LISTED = 1024
+"""Numbers of an array that are written out, action statistics among them."""
 _FACTS = ("chunk_size", "image_size", "render_quality", "physics", "horizon")
 
 
@@ -91,11 +93,15 @@ def plain(value: Any) -> Any:
     """
     Convert a value to what JSON can hold.
 
-    :param value: anything; objects such as an ``ActionTokenizer`` become their attributes
+    :param value: anything; objects such as an ``ActionTokenizer`` become their attributes, large arrays such as
+        pictures their shape, type and checksum
     :return: numbers, texts, lists and dictionaries
     """
     if value is None or isinstance(value, bool | int | float | str):
         return value
+    if isinstance(value, np.ndarray) and value.size > MAX_LISTED:
+        digest = hashlib.sha256(value.tobytes()).hexdigest()
+        return {"shape": list(value.shape), "dtype": str(value.dtype), "sha256": digest}
     if isinstance(value, np.generic | np.ndarray):
         return value.tolist()
     if isinstance(value, Mapping):

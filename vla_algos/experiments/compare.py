@@ -217,7 +217,7 @@ def _demonstrations(
     """The expert's, from the initial states that the others train on."""
     needed: dict[str, Any] = env_kwargs_for(settings.vla, env_id=settings.env_id, revision=settings.revision)
     announce(f"recording {DEMONSTRATIONS_PER_STATE} demonstrations of each initial state")
-    folders = []
+    folders, kept = [], set[int]()
     for i, seed in enumerate(derive_seeds(settings.seed, DEMONSTRATIONS_PER_STATE)):
         recording = RecordingSettings(
             settings.env_id,
@@ -229,7 +229,14 @@ def _demonstrations(
         )
         folders.append(folder.path / "demonstrations" / str(i))
         workers = min(settings.n_envs, available_cpus())
-        record_demonstrations(recording, folders[-1], common.n_train_states, common.tasks, workers)
+        reports = record_demonstrations(recording, folders[-1], common.n_train_states, common.tasks, workers)
+        kept |= {report.task.task_id for report in reports if report.kept}
+    without = [task_id for task_id in common.tasks if task_id not in kept]
+    if without:
+        raise SettingsError(
+            f"The expert solved no episode of task(s) {', '.join(map(str, without))}, which BC could not learn. Leave "
+            "BC out (vla-rl compare: --algorithms), or these tasks (--tasks)."
+        )
     return itertools.chain.from_iterable(map(load_episodes, folders))
 
 

@@ -48,7 +48,8 @@ def load_comparison(
     :return: the settings
     :raises UnknownNameError: for an algorithm, model, suite, task or other name that does not exist
     :raises RecipeError: as :func:`load_recipe`, and if the recipe lists no algorithm of reinforcement learning
-    :raises SettingsError: without a seed, for a seed or an algorithm that is named twice, or without an evaluation
+    :raises SettingsError: without a seed, for a seed or an algorithm that is named twice, without an evaluation, or
+        for BC in an environment that a recipe has changed
     """
     listed = recipe_algorithms(recipe)
     acting = [name for name in listed if name != CLONING]
@@ -70,7 +71,10 @@ def load_comparison(
     settings: dict[str, RLSettings | SFTSettings] = {}
     for name in chosen:
         if name == START:
-            settings[name] = common
+            # keywords of training are none of its own, and may change without making it another
+            of_policy = common.algorithm_kwargs.get("policy_kwargs", {})
+            kept = {"policy_kwargs": {key: of_policy[key] for key in ("unnorm_key",) if key in of_policy}}
+            settings[name] = replace(common, algorithm_kwargs=kept)
         elif name == CLONING:
             settings[name] = _cloning(recipe, acting[0], common, changes)
         else:
@@ -79,6 +83,11 @@ def load_comparison(
 
 
 def _cloning(recipe: str | Path, acting: str, common: RLSettings, changes: dict[str, Any]) -> SFTSettings:
+    if common.wrappers or common.further_env_kwargs:
+        raise SettingsError(
+            f"{recipe} changes the environment by wrappers or env.kwargs, and {CLONING} would learn and be evaluated "
+            f"without them. Leave {CLONING} out (vla-rl compare: --algorithms), or the changes."
+        )
     own = {name: value for name, value in changes.items() if name in SFTSettings.field_names()}
     settings = load_recipe(recipe, CLONING, **own)
     assert isinstance(settings, SFTSettings)

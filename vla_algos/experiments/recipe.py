@@ -130,10 +130,14 @@ def _listed_algorithms(path: Path, section: Any) -> dict[str, dict[str, Any]]:
             f"{path}: algorithm is {section!r}; expected its name and keywords, such as "
             "{name: TokenPPO, n_steps: 40}, or a list of these."
         )
-    return {
-        anchored(entry["name"], path.parent): {key: value for key, value in entry.items() if key != "name"}
-        for entry in entries
-    }
+    names = [anchored(entry["name"], path.parent) for entry in entries]
+    for name in names:
+        if names.count(name) > 1:
+            raise RecipeError(
+                f"{path}: algorithm lists {name} twice. Leave one out, or make a recipe of its own of it."
+            )
+    keywords = [{key: value for key, value in entry.items() if key != "name"} for entry in entries]
+    return dict(zip(names, keywords, strict=True))
 
 
 def _sections(kind: type[RLSettings] | type[SFTSettings]) -> list[str]:

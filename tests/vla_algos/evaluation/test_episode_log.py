@@ -180,6 +180,14 @@ def test_the_digest_depends_on_every_weight_and_type() -> None:
     assert digest != weights_digest(model)
 
 
+def test_pictures_among_the_keywords_are_kept_as_checksums() -> None:
+    picture = np.arange(3072, dtype=np.uint8).reshape(32, 32, 3)
+    kept = plain({"textures": {"floor": picture}, "size": np.zeros(7)})
+    assert kept["size"] == [0.0] * 7 and kept["textures"]["floor"]["shape"] == [32, 32, 3]
+    assert len(json.dumps(kept)) < 300
+    assert plain(picture[::-1]) != kept["textures"]["floor"] == plain(picture.copy())
+
+
 def test_keywords_are_kept_as_plain_values() -> None:
     kwargs = {"assets": Path("a/b"), "task_ids": range(2), "cameras": ("wrist",), "action_tokenizer": ActionTokenizer()}
     kept = plain({**kwargs, "size": np.int64(3), "none": None})

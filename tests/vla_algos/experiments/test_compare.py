@@ -21,6 +21,8 @@ from vla_algos.experiments.results import RunResult
 from vla_algos.experiments.run_folder import RunFolder
 from vla_algos.experiments.settings import RLSettings, SFTSettings
 from vla_algos.models import load_vla, save_vla
+from vla_gym.datasets.record import TaskReport
+from vla_gym.tasks.registry import get_suite
 
 SUCCESSES = {"start": 2, "TokenPPO": 5, "BC": 1, "PPO": 3}
 
@@ -61,6 +63,35 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, bool]]:
     monkeypatch.setattr(compare, "_demonstrations", lambda *_: [])
     monkeypatch.setattr(compare, "_evaluate_start", lambda of_run, folder, _: finish(of_run, folder.path, False))
     return made
+
+
+def test_the_start_is_the_same_whatever_training_is_told() -> None:
+    start = settings().algorithms[START]
+    assert isinstance(start, RLSettings) and start.algorithm_kwargs == {"policy_kwargs": {}}
+
+
+def test_cloning_is_refused_where_its_environment_would_be_another(tmp_path: Path) -> None:
+    recipe = tmp_path / "mine.yml"
+    listed = "algorithm: [{name: TokenPPO}, {name: BC}]\n"
+    for change in ("env: {kwargs: {physics: exact}}\n", "wrappers: gymnasium.wrappers.TimeAwareObservation\n"):
+        recipe.write_text(change + listed)
+        with pytest.raises(SettingsError, match=r"by wrappers or env\.kwargs, and BC would learn.*Leave BC out"):
+            load_comparison(recipe)
+        assert list(load_comparison(recipe, ["TokenPPO"]).algorithms) == ["TokenPPO"]
+
+
+def test_tasks_without_any_demonstration_are_named_before_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tasks = {task_id: get_suite("goal").task(task_id) for task_id in (6, 7)}
+
+    def record(*_: Any) -> list[TaskReport]:
+        return [TaskReport(tasks[6], kept=0), TaskReport(tasks[7], kept=2)]
+
+    monkeypatch.setattr(compare, "record_demonstrations", record)
+    monkeypatch.setattr(compare, "load_episodes", lambda _: [])
+    with pytest.raises(SettingsError, match=r"solved no episode of task\(s\) 6, which BC could not learn"):
+        run_comparison(settings(("BC",), task_ids=(6, 7)), tmp_path)
 
 
 def test_every_seed_of_every_algorithm_is_run_once_and_shown(runs: list[tuple[str, bool]], tmp_path: Path) -> None:

@@ -88,6 +88,7 @@ def test_what_a_recipe_leaves_open_comes_from_the_base(tmp_path: Path) -> None:
         ("algorithm: {name: PPO, n_step: 2}\n", UnknownNameError, r"keyword of PPO 'n_step'.*'n_steps'"),
         ("algorithm: {name: stable_baselines3.PPPO}\n", UnknownNameError, r"name in stable_baselines3 'PPPO'.*'PPO'"),
         ("algorithm: TokenPPO\n", RecipeError, r"algorithm is 'TokenPPO'; expected its name and keywords"),
+        ("algorithm: [{name: TPO}, {name: TPO}]\n", RecipeError, r"algorithm lists TPO twice\. Leave one out"),
         ("env: {}\n", RecipeError, r"algorithm is None; expected its name and keywords"),
         (PPO + "learning_rate: 1e-4}\n", RecipeError, r"learning_rate is the text '1e-4'.*1\.0e-04"),
         (PPO + "clip_range: lin_much}\n", RecipeError, r"clip_range is 'lin_much'.*lin_1\.0e-4"),
