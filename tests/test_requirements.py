@@ -64,11 +64,14 @@ def test_the_tests_bring_everything() -> None:
     assert {"scenes", "algos"} <= own.extras <= set(extras)
 
 
+IMPORTED = {"pyyaml": "yaml", "pillow": "PIL", "imageio-ffmpeg": "imageio_ffmpeg", "hf-libero": "libero"}
+"""Requirement -> package, where the names differ by more than a hyphen."""
 PROGRAM = """
 import importlib, sys
+extras = set(sys.argv[1:])
 class Blocked:
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in ("torch", "transformers", "stable_baselines3"):
+        if name.partition(".")[0] in extras:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 sys.meta_path.insert(0, Blocked())
 import vla_gym, vla_algos
@@ -92,10 +95,14 @@ for command in ("assets check", "evaluate compact-libero-goal", "train --recipe 
 
 @pytest.fixture(scope="module")
 def without_torch(tmp_path_factory: pytest.TempPathFactory) -> subprocess.CompletedProcess[str]:
-    """Output of a process in which torch, transformers and Stable-Baselines3 cannot be imported."""
-    folder = tmp_path_factory.mktemp("without_torch")
+    """Output of a process in which nothing can be imported that only extras bring."""
+    folder, options = tmp_path_factory.mktemp("without_torch"), setup_cfg()
+    base = {requirement.name for requirement in lines(options["options"]["install_requires"])}
+    extras = {requirement.name for text in options["options.extras_require"].values() for requirement in lines(text)}
+    names = {IMPORTED.get(name, name.replace("-", "_")) for name in extras - base - {"vla-gym"}}
+    assert {"torch", "yaml", "stable_baselines3"} <= names
     return subprocess.run(
-        [sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True, timeout=120, cwd=folder
+        [sys.executable, "-c", PROGRAM, *names], capture_output=True, text=True, check=True, timeout=120, cwd=folder
     )
 
 

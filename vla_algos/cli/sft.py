@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-import yaml
 from rich.console import Console
 
 from vla_algos.cli.options import (
@@ -146,6 +145,9 @@ def sft(
 
 def _conventions(options: list[str]) -> dict[str, Any]:
     """Keywords of ``Conventions`` from ``name=value``, the values as in YAML."""
+    # of an extra; other commands run without it
+    import yaml
+
     pairs = [option.partition("=") for option in options]
     if not all(equals for _, equals, _ in pairs):
         raise typer.BadParameter(f"expected name=value, e.g. gripper=one_opens, got {' '.join(options)}")
