@@ -81,7 +81,7 @@ def message(work):
     except ImportError as error:
         return str(error)
 print(message(lambda: vla_algos.TokenPPO))
-for name in ("algorithms", "policies", "models.hub", "common.losses", "recipes.rl", "evaluation"):
+for name in ("algorithms", "policies", "models.loading", "common.losses", "recipes.rl", "evaluation"):
     print(message(lambda: importlib.import_module(f"vla_algos.{name}")))
 from vla_algos.cli.main import main
 for command in ("assets check", "evaluate compact-libero-goal", "train --recipe goal", "quickstart"):

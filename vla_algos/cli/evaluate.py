@@ -60,7 +60,7 @@ def evaluate(
 
     import vla_gym  # noqa: F401  (registers the environments)
     from vla_algos.evaluation import evaluate_policy_on_suite
-    from vla_algos.models.hub import load_info
+    from vla_algos.models.loading import load_info
     from vla_algos.policies import VLAPolicy, env_kwargs_for
 
     quality = render_quality or load_info(vla, revision).record.render_quality

@@ -352,7 +352,7 @@ class SFTSettings(ExperimentSettings):
                 )
             return replace(self, chunk_size=PRESET_CHUNK_SIZE if self.chunk_size is None else self.chunk_size)
         # here, as it needs torch, which settings alone do not
-        from vla_algos.models.hub import load_info
+        from vla_algos.models.loading import load_info
 
         config = load_info(self.vla, self.revision).config
         if self.chunk_size not in (None, config.chunk_size):

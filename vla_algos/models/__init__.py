@@ -3,7 +3,7 @@
 from vla_algos.models.adapters import load_adapters, save_adapters
 from vla_algos.models.base import Actor, Sample, Scores
 from vla_algos.models.decoding import DecodedActions, ScoredActions
-from vla_algos.models.hub import load_vla, save_vla
+from vla_algos.models.loading import load_vla, save_vla
 from vla_algos.models.lora import add_lora, merge_adapters, unmerge_adapters
 from vla_algos.models.openvla.config import OpenVLAConfig
 from vla_algos.models.openvla.info import ModelInfo, TrainingRecord

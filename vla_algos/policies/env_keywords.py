@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from vla_algos.models.hub import load_info
+from vla_algos.models.loading import load_info
 from vla_algos.models.openvla.info import ModelInfo
 from vla_algos.policies.vla_policy import VLAPolicy
 from vla_gym.actions.tokenizer import ActionTokenizer

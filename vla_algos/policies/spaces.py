@@ -13,7 +13,7 @@ from gymnasium.wrappers import NormalizeObservation
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecNormalize
 
 from vla_algos.errors import SpaceError
-from vla_algos.models.hub import load_info
+from vla_algos.models.loading import load_info
 from vla_algos.models.openvla.config import OpenVLAConfig
 from vla_gym.instructions import INSTRUCTION_BYTES
 from vla_gym.spec import COMMAND_DIM, INSTRUCTION, N_BINS, PRIVILEGED, PROPRIO

@@ -18,7 +18,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 from vla_algos.errors import CheckpointError, SpaceError, UnknownNameError
 from vla_algos.models.base import CRITIC_INPUTS, Sample, Scores
 from vla_algos.models.decoding import DecodedActions
-from vla_algos.models.hub import load_vla
+from vla_algos.models.loading import load_vla
 from vla_algos.models.lora import add_lora, is_merged
 from vla_algos.models.openvla.config import PRESETS
 from vla_algos.models.openvla.model import OpenVLA

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch.nn import functional as F
 
 from vla_algos.errors import CheckpointError, RewardModelError
-from vla_algos.models.hub import load_vla, save_vla
+from vla_algos.models.loading import load_vla, save_vla
 from vla_algos.models.openvla.model import OpenVLA
 from vla_algos.rewards.answers import ANSWERS, answer_id, answer_loss
 from vla_gym.files import read_json_object, write_then_rename

@@ -14,7 +14,7 @@ from vla_algos import evaluation
 from vla_algos.cli.main import app
 from vla_algos.errors import EvaluationFileError
 from vla_algos.models import TrainingRecord, load_vla, save_vla
-from vla_algos.models.hub import load_info
+from vla_algos.models.loading import load_info
 from vla_algos.models.openvla.released import ReleasedFiles
 
 

@@ -20,7 +20,7 @@ from vla_algos.experiments.rl import run_rl
 from vla_algos.experiments.run_folder import RunFolder
 from vla_algos.experiments.settings import RLSettings
 from vla_algos.models import load_vla, save_vla
-from vla_algos.models.hub import load_info
+from vla_algos.models.loading import load_info
 from vla_algos.policies import VLAPolicy
 from vla_gym.errors import FolderInUseError
 from vla_gym.owned import own_folder

@@ -7,7 +7,7 @@ import torch as th
 from safetensors.torch import load_file
 
 from vla_algos.models import load_vla
-from vla_algos.models.hub import CHECKPOINTS_FOLDER, shipped_checkpoints
+from vla_algos.models.loading import CHECKPOINTS_FOLDER, shipped_checkpoints
 from vla_gym.actions.tokenizer import ActionTokenizer
 
 MAX_BYTES = 12_000_000

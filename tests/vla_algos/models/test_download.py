@@ -12,7 +12,7 @@ import pytest
 from vla_algos.errors import CheckpointError, UnknownNameError
 from vla_algos.models import OpenVLA, load_vla, save_vla
 from vla_algos.models.download import is_hub_id
-from vla_algos.models.hub import load_info
+from vla_algos.models.loading import load_info
 from vla_algos.policies import env_kwargs_for
 
 huggingface_hub = pytest.importorskip("huggingface_hub")

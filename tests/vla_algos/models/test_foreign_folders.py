@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from vla_algos.errors import CheckpointError, UnknownNameError
 from vla_algos.models import ModelInfo, OpenVLA, load_vla, save_vla
-from vla_algos.models.hub import load_info
+from vla_algos.models.loading import load_info
 from vla_algos.models.openvla.config import get_preset
 
 NANO = ModelInfo(get_preset("nano")).to_dict()
@@ -184,7 +184,7 @@ def test_a_configuration_that_declares_more_layers_than_there_are_weights_is_not
     def build(*args: object) -> None:
         raise AssertionError("built")
 
-    monkeypatch.setattr("vla_algos.models.hub.OpenVLA", build)
+    monkeypatch.setattr("vla_algos.models.loading.OpenVLA", build)
     values = NANO
     for part, declared in (
         ("llm", {**values["llm"], "layers": 900}),

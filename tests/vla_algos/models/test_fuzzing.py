@@ -14,7 +14,7 @@ import pytest
 
 from vla_algos.errors import CheckpointError
 from vla_algos.models import ModelInfo, OpenVLA, add_lora, load_adapters, load_vla, save_adapters, save_vla
-from vla_algos.models.hub import load_info
+from vla_algos.models.loading import load_info
 from vla_algos.models.openvla.processor import load_tokenizer
 from vla_algos.models.openvla.released import DINOV2_ID, SIGLIP_ID
 from vla_algos.policies import env_kwargs_for

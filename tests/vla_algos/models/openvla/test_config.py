@@ -11,7 +11,7 @@ import torch as th
 from vla_algos import BC
 from vla_algos.errors import CheckpointError, UnknownNameError
 from vla_algos.models import ModelInfo, OpenVLA, TrainingRecord, load_vla, save_vla
-from vla_algos.models.hub import load_info
+from vla_algos.models.loading import load_info
 from vla_algos.models.openvla.config import PRESETS, get_preset
 
 
