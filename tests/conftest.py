@@ -16,7 +16,10 @@ from vla_gym.assets.resolve import resolve_assets
 from vla_gym.scenes.store import load_bundles
 from vla_gym.tasks.registry import get_suite
 
-_OUTSIDE_ASSETS = os.environ.pop("VLA_GYM_ASSETS", "")
+_FOR_WORKERS = "VLA_GYM_TEST_ASSETS"
+"""Where the processes of a parallel run find what the first one has taken out of the environment."""
+_OUTSIDE_ASSETS = os.environ.pop("VLA_GYM_ASSETS", "") or os.environ.get(_FOR_WORKERS, "")
+os.environ[_FOR_WORKERS] = _OUTSIDE_ASSETS
 _BESIDE = Path(__file__).parents[2] / "shared" / "golden"
 _GOLDEN = os.environ.get("VLA_GYM_GOLDEN", str(_BESIDE) if _BESIDE.is_dir() else "")
 _LATE = ("test_benchmarks.py", "test_examples.py", "test_readme.py")
