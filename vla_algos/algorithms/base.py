@@ -172,7 +172,7 @@ class TokenAlgorithm(ResumableAlgorithm):
         super().set_env(wrapped, force_reset)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Set what is to hold from now on, or refuse it; what others keep a copy of is passed on."""
+        """Set an attribute from now on, or refuse it; settings that others keep a copy of are passed on."""
         is_made = "policy" in vars(self)
         if is_made:
             if name in self.unused_settings:
@@ -189,7 +189,7 @@ class TokenAlgorithm(ResumableAlgorithm):
 
     def _check_setting(self, name: str, value: Any) -> None:
         """
-        Make sure that a setting can be what it shall be.
+        Make sure that a setting has an allowed value.
 
         :param name: of any attribute
         :param value: its value

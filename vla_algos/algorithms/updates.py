@@ -22,7 +22,7 @@ from vla_algos.policies.reference import ReferenceWeights
 REFERENCE_LOG_PROB = "reference_log_prob"
 """Of each token that was chosen, (N, A)."""
 REFERENCE_LOG_PROBS = "reference_log_probs"
-"""Of every choice in the place of each token, (N, A, K)."""
+"""Of every choice of each token, (N, A, K)."""
 
 _SCORED_AT_ONCE = 64
 _LARGEST = ("ratio_deviation",)
@@ -151,7 +151,7 @@ class Update:
         :param reference: that policy
         :param buffer: gets ``REFERENCE_LOG_PROB``, or ``REFERENCE_LOG_PROBS`` with ``all_choices``; zeros in other rows
         :param rows: decisions to score, (R,) int64, at least one; None: all
-        :param all_choices: score all choices in the place of each token, not only those that were made
+        :param all_choices: score all choices of each token, not only those that were made
         """
         buffer.flatten()
         rows = np.arange(len(buffer.actions)) if rows is None else np.unique(rows)

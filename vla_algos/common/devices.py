@@ -78,7 +78,7 @@ def check_memory(needed: int, device: th.device, what: str) -> None:
     Make sure that something fits.
 
     :param needed: bytes
-    :param device: where it shall go
+    :param device: where it is to go
     :param what: name of it, for the message
     :raises DeviceError: if it does not fit
     """

@@ -102,7 +102,7 @@ def exact_kl(
     normalizer: th.Tensor | float | None = None,
 ) -> th.Tensor:
     """
-    KL(policy, reference) of the distributions over the K bins in the place of each token, with its gradient.
+    KL(policy, reference) of the distributions over the K bins of each token, with its gradient.
 
     The estimators of :func:`kl_estimate` have this value on average, but, taken as a loss on given samples, not this
     gradient. What earlier tokens of an action are is taken as given.

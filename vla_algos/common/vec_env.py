@@ -219,7 +219,7 @@ def as_vec_env(env: Any) -> Any:
 
 def is_broken(info: Mapping[str, Any]) -> bool:
     """
-    Whether an episode was ended by what no policy did: its physics diverged, or its worker had to be restarted.
+    Tell whether an episode broke off: its physics diverged, or its worker had to be restarted. No policy did that.
 
     Such an end is neither a failure nor a time limit.
 

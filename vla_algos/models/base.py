@@ -47,7 +47,7 @@ class Scores(NamedTuple):
     entropy: th.Tensor | None = None
     """(N, A) float32, nats, of the distribution of each entry; None for an actor without ``has_entropy``"""
     all_log_probs: th.Tensor | None = None
-    """(N, A, K) float32, nats, of each of K choices in the place of each entry, given the entries before it; None for
+    """(N, A, K) float32, nats: of each of the K choices of each entry, given the entries before it; None for
     an actor without ``has_exact_kl``"""
 
 

@@ -31,7 +31,7 @@ class ScoredActions(NamedTuple):
     values: th.Tensor
     """(N,) float32; NaN for a model without value head"""
     bin_log_probs: th.Tensor
-    """(N, A, 256) float32, nats, of every bin in the place of each token, after the given ones before it"""
+    """(N, A, 256) float32, nats: of every bin each token could have been, after the given tokens before it"""
 
 
 def choose(

@@ -18,7 +18,7 @@ class KVCache:
     """
 
     def __init__(self, shape: tuple[int, int, int, int, int], dtype: th.dtype, device: th.device) -> None:
-        # zeros, because what is masked is multiplied by nought, and may not be NaN
+        # zeros: masked columns are multiplied by zero, and zero times NaN would be NaN
         self.keys = th.zeros(shape, dtype=dtype, device=device)
         self.values = th.zeros(shape, dtype=dtype, device=device)
         self.length = 0

@@ -40,7 +40,7 @@ TOKENIZER_FILES = (
     "generation_config.json",
 )
 CHANGEABLE = ("image_pipeline",)
-"""Fields of a configuration that are no matter of the weights."""
+"""Fields of a configuration that can change without changing the weights."""
 CHECKPOINTS_FOLDER = Path(__file__).parent / "checkpoints"
 
 
@@ -69,12 +69,12 @@ def load_vla(
     :param device: where the model goes
     :param dtype: type of the parameters; None: as they are stored
     :param seed: makes the fresh weights of a preset reproducible; ignored for a checkpoint
-    :param config_changes: fields of a preset's configuration that shall differ, see :func:`get_preset`; of a
+    :param config_changes: fields of a preset's configuration to change, see :func:`get_preset`; of a
         checkpoint's only ``image_pipeline``
     :param revision: branch, tag or commit on the Hub, which pins what is downloaded; None: the main branch
     :return: the model, in evaluation mode, as from transformers' ``from_pretrained``
     :raises UnknownNameError: if it is none of these
-    :raises CheckpointError: if the checkpoint is missing, damaged or of another architecture, or shall be changed
+    :raises CheckpointError: if the checkpoint is missing, damaged or of another architecture, or is to be changed
     :raises DeviceError: if the device is not there, or has too little memory
     """
     name, device = str(id_or_folder), check_device(device)
@@ -265,7 +265,7 @@ def _load_folder(folder: Path, device: th.device, dtype: th.dtype | None, config
         )
     info = _read_info(folder)
     config = dataclasses.replace(info.config, **config_changes)
-    # before anything is built by what a file of a few bytes declares
+    # before anything is built: a file of a few bytes can declare any size
     stored = StoredWeights(folder)
     refuse_other_weights(folder, stored.headers)
     check_depth(config, len(stored.headers), folder)

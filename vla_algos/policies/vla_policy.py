@@ -76,7 +76,7 @@ class VLAPolicy(ActorPolicy):
     :param optimizer_kwargs: its keywords without the learning rate; None: epsilon 1e-5 and no weight decay for AdamW
     :raises SpaceError: if a space does not fit the model, or ``use_sde`` is asked for
     :raises UnknownNameError: if there is no such model, critic, field of a preset or target of adapters
-    :raises CheckpointError: if the checkpoint is missing, damaged or of another architecture, or shall be changed
+    :raises CheckpointError: if the checkpoint is missing, damaged or of another architecture, or is to be changed
     :raises DeviceError: if the device that ``vla_kwargs`` names is not there, or has too little memory
     :raises MissingPackageError: if adapters are asked for and peft is not installed
     """

@@ -7,7 +7,7 @@ Commands that lead to a key frame are labelled positive, all others zero. The pa
 windows; all of them are arguments here.
 
 Rows are control steps, as in :class:`vla_gym.datasets.episode.Episode`: row t was observed before command t. A
-trajectory of T commands therefore visits the states 0 to T, of which the last one was not observed.
+trajectory of T commands therefore visits the states 0 to T. The last one was not observed.
 """
 
 from __future__ import annotations
@@ -80,8 +80,8 @@ class TrajectoryLabels:
     :param cuts: states at which a segment begins, without 0, ascending, int64
     :param key_frames: states at which a sub-task ends, ascending, int64; T for the end of a success
     :param is_positive: whether command t leads to a key frame, (T,) bool
-    :param progress: share of the task that is done in row t, (T,) float32, from 0 on; NaN for failures, of which the
-        rule does not say how far they got
+    :param progress: share of the task that is done in row t, (T,) float32, from 0 on; NaN for failures, as the rule
+        cannot tell how far they got
     """
 
     is_success: bool

@@ -36,7 +36,7 @@ def frame_targets(film: Film, kind: Targets, rule: LabelRule | None = None) -> F
 
     ``truth``: by the simulator (:class:`vla_algos.rewards.model.TrueProgress`), of successes and failures alike.
 
-    ``progress``: by the rule's key frames; 0 throughout a failure, of which the rule does not know how far it got.
+    ``progress``: by the rule's key frames; 0 throughout a failure, as the rule cannot tell how far it got.
 
     ``paper``: 1 where the commands before the frame led to a key frame, else 0, as VLA-RL labels; failures, too.
 

@@ -218,7 +218,7 @@ def get_preset(name: str, **changes: Any) -> OpenVLAConfig:
     Configuration of a preset.
 
     :param name: one of :data:`PRESETS`
-    :param changes: fields that shall differ, such as ``image_size=96``, ``cameras=["agentview", "wrist"]`` or
+    :param changes: fields to change, such as ``image_size=96``, ``cameras=["agentview", "wrist"]`` or
         ``proprio_dim=0``
     :return: the configuration
     :raises UnknownNameError: if there is no such preset or field

@@ -89,7 +89,7 @@ class FixedSteps:
         """
         Begin behind a prompt.
 
-        :param prompt: held by the cache, as its first rows; what others compute is not looked at
+        :param prompt: held by the first rows of the cache; the other rows are ignored
         """
         n, s, _ = prompt.embeds.shape
         self.cache.freeze_shapes()
