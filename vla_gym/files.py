@@ -52,7 +52,7 @@ def named_errors(error_type: type[Exception], expected: str) -> Iterator[None]:
 
     :param error_type: error of the file kind
     :param expected: start of the message: the file and what was expected of it
-    :raises VLAGymError: of type ``error_type``
+    :raises Exception: of type ``error_type``
     """
     try:
         yield

@@ -54,9 +54,10 @@ class TrueProgress:
         :param instructions: not read
         :return: (N,) float32 in [0, 1]
         """
-        atoms = [_atom_progress(_Atom(seen[:, 0], i), _Atom(seen[:, 1], i)) for i in range(MAX_ATOMS)]
-        exist = np.stack([_Atom(seen[:, 1], i)["exists"] for i in range(MAX_ATOMS)])
-        progress: Float64Array = (np.stack(atoms) * exist).sum(0) / np.maximum(exist.sum(0), 1)
+        atoms = [(_Atom(seen[:, 0], i), _Atom(seen[:, 1], i)) for i in range(MAX_ATOMS)]
+        exist = np.stack([now["exists"] for _, now in atoms])
+        done = np.stack([_atom_progress(first, now) for first, now in atoms])
+        progress: Float64Array = (done * exist).sum(0) / np.maximum(exist.sum(0), 1)
         return progress.astype(np.float32)
 
 

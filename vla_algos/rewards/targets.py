@@ -78,7 +78,7 @@ def make_examples(
     Every frame of every film, and questions whose answer is no.
 
     Negatives are, in equal parts: a frame under another instruction of its scene, and a frame of a success played
-    backwards, from its end to its start, as in ReWiND (https://arxiv.org/abs/2505.10911): what was done is undone.
+    backwards, from its end to its start, as in ReWiND: what was done is undone.
 
     :param films: of the training part
     :param targets: how much is done in each frame, (K,) per film

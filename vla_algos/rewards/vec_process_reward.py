@@ -114,8 +114,7 @@ class VecProcessReward(VecEnvWrapper):
             info["env_reward"], info["process_reward"] = float(env_rewards[i]), float(rewards[i])
             info["progress"] = float(scores[i])
         self.progress, self.paid = scores, self.paid + rewards
-        # an environment that is stepped without its neighbours starts its next episode at ``reset``
-        self._begin(dones & np.array(["is_idle" not in info for info in infos]), observations)
+        self._begin(dones, observations)
         self.reward_seconds += time.perf_counter() - start
         return observations, env_rewards + rewards, dones, infos
 
@@ -164,6 +163,7 @@ class VecProcessReward(VecEnvWrapper):
         if self.n_scores >= MIN_SCORES and self.n_invalid > self.max_invalid_share * self.n_scores:
             raise RewardModelError(
                 f"{self.n_invalid} of {self.n_scores} scores were NaN or outside of [0, 1], more than "
-                f"max_invalid_share={self.max_invalid_share:g} allows. Look at the model with vla-rl reward audit."
+                f"max_invalid_share={self.max_invalid_share:g} allows. Look at the model with "
+                "vla_algos.rewards.audit.audit."
             )
         return np.where(is_valid, scores, otherwise)

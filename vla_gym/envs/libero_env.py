@@ -420,9 +420,9 @@ class LiberoEnv(gym.Env[Observation, Any]):
             )
         success = truncated = unstable = False
         executed_steps = 0
-        trace = np.full((self.chunk_size, PROPRIO_DIM), np.nan, np.float32)
+        trace = np.full((self.chunk_size, PROPRIO_DIM), np.nan, np.float32) if self.trace else None
         for command in commands:
-            if self.trace:
+            if trace is not None:
                 trace[executed_steps] = self._proprio()
             core.step(command)
             executed_steps += 1
@@ -435,7 +435,7 @@ class LiberoEnv(gym.Env[Observation, Any]):
         self._last_view = view if unstable else None
         self._is_over = success or truncated
         info = self._info() | {"is_success": success, "executed_steps": executed_steps, "unstable": unstable}
-        if self.trace:
+        if trace is not None:
             info["trace"] = trace
         return self._observation(), float(success), success, truncated, info
 

@@ -49,6 +49,6 @@ def tiny_vlm() -> tuple[Any, Any]:
         )
     )
     with th.no_grad():
-        # fresh heads are so small that every token is as likely as any other, whatever comes before
+        # fresh heads are so small that every token is about as likely as any other
         model.lm_head.weight.mul_(20)
     return model.eval(), processor

@@ -1,4 +1,4 @@
-"""What frames are taught to be, and negatives that are none of it."""
+"""Targets of frames, and negative examples."""
 
 from __future__ import annotations
 
