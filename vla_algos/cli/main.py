@@ -9,7 +9,7 @@ from contextlib import redirect_stderr, redirect_stdout
 
 import typer
 
-from vla_algos.cli import assets
+from vla_algos.cli import assets, reward
 from vla_algos.cli.collect import collect
 from vla_algos.cli.compare import compare
 from vla_algos.cli.doctor import doctor
@@ -39,6 +39,7 @@ app.command()(evaluate)
 app.command()(doctor)
 app.command()(collect)
 app.add_typer(assets.app, name="assets")
+app.add_typer(reward.app, name="reward")
 
 
 def _print_version(is_asked: bool) -> None:

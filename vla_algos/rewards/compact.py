@@ -51,6 +51,7 @@ class CompactRewardModel:
         self.vla, self.key, self.answers, self.batch_size = vla.eval(), key, answers, batch_size
         self.vla.vision_backbone.requires_grad_(False)
         self._answer_ids = th.tensor([answer_id(vla.processor.tokenizer, answer) for answer in answers])
+        self._firsts: dict[bytes, th.Tensor] = {}
 
     @classmethod
     def start_from(
@@ -150,13 +151,21 @@ class CompactRewardModel:
         """
         if not len(instructions):
             return np.zeros(0, np.float32)
-        features = self.encode(seen.reshape(-1, *seen.shape[2:]))
-        pairs = features.reshape(-1, 2, *features.shape[1:])
+        pairs = th.stack([self._encode_firsts(seen[:, 0]), self.encode(seen[:, 1])], dim=1)
         scores = [
             self.log_probs(part, instructions[i * self.batch_size : (i + 1) * self.batch_size]).softmax(dim=-1)[:, 0]
             for i, part in enumerate(th.split(pairs, self.batch_size))
         ]
         return th.cat(scores).float().cpu().numpy()
+
+    def _encode_firsts(self, images: NDArray[Any]) -> th.Tensor:
+        """As :meth:`encode`, for first images: an episode shows the same one in every decision."""
+        keys = [image.tobytes() for image in images]
+        new = {key: i for i, key in enumerate(keys) if key not in self._firsts}
+        if new:
+            self._firsts |= dict(zip(new, self.encode(images[list(new.values())]), strict=True))
+        self._firsts = {key: self._firsts[key] for key in keys}
+        return th.stack([self._firsts[key] for key in keys])
 
     def loss(self, features: th.Tensor, instructions: Sequence[str], targets: th.Tensor) -> th.Tensor:
         """

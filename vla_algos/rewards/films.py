@@ -2,34 +2,34 @@
 Films: what was seen in an episode, decision by decision, for a reward model to learn from.
 
 A file holds any number of films, an HDF5 group each (``film_<i>``): datasets ``frames``, ``steps``, ``proprio`` and, if
-known, ``privileged`` and ``trace``; all else in attributes.
+known, ``privileged`` and ``trace``; all else in attributes. What they were recorded with is JSON in its attribute
+``about``. A folder of such files is a data set.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
-from stable_baselines3.common.vec_env import VecEnv
 
-from vla_algos.common.vec_env import is_broken
 from vla_algos.errors import FilmError
 from vla_gym.datasets.hdf5_access import attributes, child_dataset, child_group
 from vla_gym.errors import DemonstrationFileError
 from vla_gym.files import named_errors, write_then_rename
-from vla_gym.instructions import decode_instruction
-from vla_gym.spec import AGENTVIEW, INSTRUCTION, PRIVILEGED, PROPRIO, PROPRIO_DIM
+from vla_gym.spec import PROPRIO_DIM
 from vla_gym.type_aliases import Float32Array, Int64Array, UInt8Array
 
 MIN_FRAMES = 2
 """Fewest frames of a film: its start, and what came of the first decision."""
 DEMONSTRATION = "demonstration"
 """The source of films of demonstrations."""
-_PREFIX = "film_"
+_PREFIX, _ABOUT = "film_", "about"
 
 
 @dataclass(frozen=True)
@@ -86,16 +86,18 @@ class Film:
         return len(self.frames)
 
 
-def save_films(path: str | Path, films: Iterable[Film]) -> int:
+def save_films(path: str | Path, films: Iterable[Film], about: Mapping[str, Any] | None = None) -> int:
     """
     Write films as they come; the file appears whole or not at all.
 
     :param path: HDF5 file to write or replace
     :param films: any number
+    :param about: what they were recorded with, plain JSON values
     :return: how many there were
     """
     n = 0
     with write_then_rename(path) as temporary, h5py.File(temporary, "w") as file:
+        file.attrs[_ABOUT] = json.dumps(dict(about or {}))
         for film in films:
             group = file.create_group(f"{_PREFIX}{n}")
             for name in ("frames", "steps", "proprio", "privileged", "trace"):
@@ -108,20 +110,56 @@ def save_films(path: str | Path, films: Iterable[Film]) -> int:
     return n
 
 
+def film_files(path: str | Path) -> list[Path]:
+    """
+    Find the files of a data set.
+
+    :param path: a file, or a folder of them
+    :return: the files, sorted by name
+    :raises FilmError: if there are none
+    """
+    path = Path(path)
+    files = [path] if path.is_file() else sorted(path.glob("*.hdf5"))
+    if not files:
+        raise FilmError(f"{path} holds no films; expected a file or folder of them. Record some: vla-rl reward data.")
+    return files
+
+
 def load_films(path: str | Path) -> list[Film]:
     """
-    Read a file of films.
+    Read films.
 
-    :param path: written by :func:`save_films`
+    :param path: a file that :func:`save_films` wrote, or a folder of them
     :return: the films, in order
     :raises FilmError: if it is missing, damaged or something else, or stores its data elsewhere
     """
+    films = []
+    for each in film_files(path):
+        with _opened(each) as file:
+            names = sorted(file, key=lambda name: int(name.removeprefix(_PREFIX)))
+            films += [_read(child_group(file, name, each), each) for name in names]
+    return films
+
+
+def describe_films(path: str | Path) -> tuple[dict[str, Any], list[bool]]:
+    """
+    Read what a file says about its films, without the films.
+
+    :param path: of one file
+    :return: what they were recorded with, and which of them are successes
+    :raises FilmError: as :func:`load_films`
+    """
     path = Path(path)
-    if not path.is_file():
-        raise FilmError(f"{path} is no file; expected films. Record some with record_films.")
+    with _opened(path) as file:
+        about = json.loads(str(attributes(file, path).get(_ABOUT, "{}")))
+        groups = [child_group(file, name, path) for name in file]
+        return dict(about), [bool(attributes(group, path)["is_success"]) for group in groups]
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[h5py.File]:
     with named_errors(FilmError, f"{path}: expected films as save_films writes them"), h5py.File(path, "r") as file:
-        names = sorted(file, key=lambda name: int(name.removeprefix(_PREFIX)))
-        return [_read(child_group(file, name, path), path) for name in names]
+        yield file
 
 
 def _read(group: h5py.Group, path: Path) -> Film:
@@ -145,83 +183,6 @@ def _read(group: h5py.Group, path: Path) -> Film:
         )
     except (DemonstrationFileError, FilmError) as error:
         raise FilmError(f"{path}, {group.name}: {error}") from error
-
-
-def record_films(
-    model: Any,
-    venv: VecEnv,
-    n_films: int,
-    source: str,
-    deterministic: bool = False,
-    camera: str = AGENTVIEW,
-) -> Iterator[Film]:
-    """
-    Let a policy act, and hand out each episode as it ends. The first to end come first, so short ones are too frequent:
-    take as many films as there are starts, or more.
-
-    Episodes that were broken off are left out.
-
-    :param model: anything with SB3's ``predict``
-    :param venv: environments that start anew by themselves, with ``privileged_obs=True`` for the simulator's side and
-        ``trace=True`` for labels by the paper's rule; wrap them in ``EpisodeSequence`` for chosen starts
-    :param n_films: how many
-    :param source: who acts
-    :param deterministic: greedy actions, else sampled ones
-    :param camera: whose images are kept
-    :return: the films
-    """
-    observations = venv.reset()
-    reels = [_Reel(observations, i, camera) for i in range(venv.num_envs)]
-    state, dones = None, np.ones(venv.num_envs, dtype=np.bool_)
-    n = 0
-    while n < n_films:
-        actions, state = model.predict(observations, state=state, episode_start=dones, deterministic=deterministic)
-        observations, _, dones, infos = venv.step(actions)
-        for i, info in enumerate(infos):
-            if not dones[i]:
-                reels[i].add(observations, i, info)
-                continue
-            last = {key: np.asarray(value)[None] for key, value in info["terminal_observation"].items()}
-            reels[i].add(last, 0, info)
-            if not is_broken(info) and n < n_films:
-                n += 1
-                yield reels[i].film(info, source)
-            reels[i] = _Reel(observations, i, camera)
-
-
-class _Reel:
-    """An episode in progress."""
-
-    def __init__(self, observations: Any, index: int, camera: str) -> None:
-        self.camera = camera
-        self.keys = [camera, PROPRIO, *([PRIVILEGED] if PRIVILEGED in observations else [])]
-        self.kept: dict[str, list[Any]] = {key: [observations[key][index].copy()] for key in self.keys}
-        self.steps = [0]
-        self.trace: list[Float32Array] = []
-        self.instruction = decode_instruction(observations[INSTRUCTION][index])
-
-    def add(self, observations: Any, index: int, info: dict[str, Any]) -> None:
-        for key in self.keys:
-            self.kept[key].append(observations[key][index].copy())
-        executed_steps = int(info.get("executed_steps", 1))
-        self.steps.append(self.steps[-1] + executed_steps)
-        if "trace" in info:
-            self.trace.append(info["trace"][:executed_steps])
-
-    def film(self, info: dict[str, Any], source: str) -> Film:
-        arrays = {key: np.stack(rows) for key, rows in self.kept.items()}
-        return Film(
-            frames=arrays[self.camera],
-            steps=np.array(self.steps, np.int64),
-            proprio=arrays[PROPRIO].astype(np.float32),
-            instruction=self.instruction,
-            task_id=int(info.get("task_id", -1)),
-            init_state_id=int(info.get("init_state_id", -1)),
-            is_success=bool(info["is_success"]),
-            source=source,
-            privileged=arrays[PRIVILEGED].astype(np.float32) if PRIVILEGED in arrays else None,
-            trace=np.concatenate(self.trace) if self.trace else None,
-        )
 
 
 def demonstration_film(episode: Any, interval: int, privileged: Float32Array | None = None) -> Film:

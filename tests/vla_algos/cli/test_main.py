@@ -78,6 +78,7 @@ TAKEN = {
     "quickstart": f"{_OF_ENVIRONMENTS} --device --resume".replace("--suite ", ""),
     # the expert needs no device, and the same command continues
     "collect": _OF_ENVIRONMENTS,
+    "reward data": f"{_OF_ENVIRONMENTS} --vla --device",
     "assets build": "--suite --tasks --render-quality --assets",
     "doctor": "--assets",
 }

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
-from gymnasium.wrappers import TransformObservation
 
-from vla_algos.common.vec_env import SB3VecEnv
 from vla_algos.errors import FilmError
-from vla_algos.rewards.films import Film, demonstration_film, load_films, record_films, save_films, split_films
+from vla_algos.rewards.films import Film, demonstration_film, load_films, save_films, split_films
 from vla_gym.datasets.episode import Episode
-from vla_gym.envs.toy_env import ToyLiberoEnv
-from vla_gym.vector import vector_env_class
 
 
 def film(n: int = 3, **changes: object) -> Film:
@@ -50,63 +45,6 @@ def test_a_file_gives_back_what_was_saved(tmp_path: Path) -> None:
     assert len(found) == 11
     for one, other in zip(found, films, strict=True):
         assert_same(one, other)
-
-
-class Sure:
-    """Always the same two bins: solves what lies left and above."""
-
-    def predict(self, observation, state=None, episode_start=None, deterministic=False):
-        return np.tile([10, 200, 0, 0, 0, 0, 0], (len(observation["proprio"]), 1)), state
-
-
-def test_recorded_films_begin_and_end_where_episodes_do() -> None:
-    venv = SB3VecEnv(vector_env_class("sync")([partial(ToyLiberoEnv, image_size=16, horizon=3)] * 2))
-    venv.seed(0)
-    films = list(record_films(Sure(), venv, 8, "sure"))
-    assert len(films) == 8 and {each.source for each in films} == {"sure"}
-    lengths = {(each.is_success, len(each)) for each in films}
-    # success in the first decision, or three decisions in vain
-    assert lengths == {(True, 2), (False, 4)}
-    for each in films:
-        # the toy environment shows the share of the horizon that has passed
-        np.testing.assert_allclose(each.proprio[:, 0], np.arange(len(each)) / 3, atol=1e-6)
-        assert each.steps.tolist() == list(range(len(each)))
-        assert ("left" in each.instruction) == (each.task_id == 0)
-        assert (each.frames == each.frames[0]).all(), "the square stays where it is"
-
-
-def test_a_trace_of_every_control_step_comes_with_the_film():
-    class Traced(ToyLiberoEnv):
-        """Carries out two of three commands of each chunk."""
-
-        def step(self, action):
-            observation, reward, terminated, truncated, info = super().step(action)
-            self.n = getattr(self, "n", 0) + 1
-            rows = np.full((3, 8), np.nan, np.float32)
-            rows[:2] = [[2 * self.n], [2 * self.n + 1]]
-            return observation, reward, terminated, truncated, {**info, "executed_steps": 2, "trace": rows}
-
-    venv = SB3VecEnv(vector_env_class("sync")([partial(Traced, image_size=16, horizon=3)]))
-    found = next(each for each in record_films(Sure(), venv, 6, "sure") if not each.is_success)
-    assert found.steps.tolist() == [0, 2, 4, 6] and found.trace.shape == (6, 8)
-    assert (np.diff(found.trace[:, 0]) == 1).all()
-
-
-def test_frames_are_copies_of_what_the_environment_reuses() -> None:
-    blink = {"n": 0}
-
-    def flash(observation):
-        blink["n"] += 1
-        return {**observation, "agentview": np.full_like(observation["agentview"], blink["n"])}
-
-    def make():
-        env = ToyLiberoEnv(image_size=16, horizon=4)
-        return TransformObservation(env, flash, env.observation_space)
-
-    venv = SB3VecEnv(vector_env_class("sync")([make]))
-    found = next(each for each in record_films(Sure(), venv, 6, "sure") if not each.is_success)
-    brightness = found.frames[:, 0, 0, 0].astype(int)
-    assert (np.diff(brightness) == 1).all() and len(brightness) == 5
 
 
 def test_a_demonstration_is_seen_as_by_a_policy_with_chunks() -> None:

@@ -1,0 +1,195 @@
+"""Films for a reward model: of policies, of demonstrations, and of branches from them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from stable_baselines3.common.utils import get_device, set_random_seed
+
+import vla_gym  # noqa: F401  (registers the environments)
+from vla_algos.common.vec_env import SB3VecEnv
+from vla_algos.errors import FilmError
+from vla_algos.evaluation.subject import checkpoint_of, plain
+from vla_algos.experiments.names import check_env_names, check_vla
+from vla_algos.policies import VLAPolicy, env_kwargs_for
+from vla_algos.rewards.films import DEMONSTRATION, Film, describe_films, save_films
+from vla_algos.rewards.recording import Start, all_starts, branches, played_actions, record_films
+from vla_gym.datasets.hdf5 import load_episodes
+from vla_gym.owned import own_folder
+from vla_gym.provenance import recorded_with
+from vla_gym.type_aliases import Int64Array
+from vla_gym.vector import vector_env_class
+from vla_gym.wrappers import make_sequence
+
+OnFilm = Callable[[str, int, int], None]
+"""Called with a source, how many of its films there are, and how many there will be."""
+BRANCH = "branch of "
+"""Before the name of the policy that goes on where a demonstration was left."""
+
+
+@dataclass(frozen=True)
+class RewardDataSettings:
+    """
+    What to film.
+
+    :param env_id: suite
+    :param vlas: shipped checkpoints, checkpoint folders or Hugging Face ids, each a source of films
+    :param demonstrations: HDF5 file or folder, to be played in the simulator; None: none
+    :param has_branches: whether every policy also goes on where demonstrations are left, after random moves
+    :param task_ids: tasks; None: all
+    :param n_init_states: initial states 0..n-1 of each task
+    :param temperature: of sampled actions; None: as in the checkpoint's training
+    :param assets: asset pack
+    :param render_quality: "fast" or "full"
+    :param n_envs: environments side by side
+    :param device: "auto", "cpu" or "cuda"
+    :param seed: of everything
+    """
+
+    env_id: str = "LIBERO-Goal-v0"
+    vlas: tuple[str, ...] = ("compact-libero-goal",)
+    demonstrations: str | None = None
+    has_branches: bool = False
+    task_ids: tuple[int, ...] | None = None
+    n_init_states: int = 50
+    temperature: float | None = None
+    assets: str = "auto"
+    render_quality: str = "fast"
+    n_envs: int = 8
+    device: str = "auto"
+    seed: int = 0
+
+
+def record_reward_data(
+    settings: RewardDataSettings, folder: str | Path, on_film: OnFilm = lambda *_: None
+) -> dict[str, tuple[int, int]]:
+    """
+    Film every source from every start, a file each; what an earlier call has recorded is kept.
+
+    Demonstrations are played by their commands, so that images, states and traces are those of this environment. Films
+    show what the first policy's cameras show.
+
+    :param settings: what to film
+    :param folder: where to
+    :param on_film: called after each film
+    :return: films, and successes among them, per source
+    :raises FilmError: if a file of ``folder`` was recorded with other settings, or no demonstration has a start
+    :raises UnknownNameError: for names that do not exist
+    :raises FolderInUseError: if another process records there
+    """
+    spec = check_env_names(settings.env_id, settings.task_ids, settings.assets, settings.render_quality)
+    for vla in settings.vlas:
+        check_vla(vla)
+    if not settings.vlas:
+        raise FilmError("There is no model; expected one at least. Its cameras say what films show.")
+    starts = all_starts(settings.task_ids or range(len(spec.tasks)), range(settings.n_init_states))
+    found = {}
+    with own_folder(folder) as folder:
+        for vla in settings.vlas:
+            for source, forced in _passes(settings, vla, starts):
+                recording = _Recording(settings, vla, source, starts if forced is None else list(forced), forced)
+                found[source] = recording.run(folder / f"{_slug(source)}.hdf5", on_film)
+    return found
+
+
+def _passes(
+    settings: RewardDataSettings, vla: str, starts: list[Start]
+) -> Iterator[tuple[str, dict[Start, Int64Array] | None]]:
+    """Sources that a policy's environment films, and the actions that come before the policy's."""
+    yield vla, None
+    if settings.demonstrations is None:
+        return
+    kwargs = env_kwargs_for(vla, env_id=settings.env_id)
+    episodes = load_episodes(settings.demonstrations)
+    played = played_actions(episodes, kwargs["action_tokenizer"], kwargs["chunk_size"])
+    played = {start: played[start] for start in starts if start in played}
+    if not played:
+        raise FilmError(
+            f"No demonstration in {settings.demonstrations} starts from one of {len(starts)} starts that are filmed. "
+            "Take demonstrations of vla-rl collect, or others that name their task and initial state."
+        )
+    if vla == settings.vlas[0]:
+        yield DEMONSTRATION, played
+    if settings.has_branches:
+        yield f"{BRANCH}{vla}", branches(played, np.random.default_rng(settings.seed))
+
+
+@dataclass(frozen=True)
+class _Recording:
+    """One source of films."""
+
+    settings: RewardDataSettings
+    vla: str
+    source: str
+    starts: list[Start]
+    forced: dict[Start, Int64Array] | None
+
+    def run(self, path: Path, on_film: OnFilm) -> tuple[int, int]:
+        wanted = self._settings_that_matter()
+        if not path.is_file():
+            self._record(path, wanted, on_film)
+        about, is_success = describe_films(path)
+        if about.get("settings") != wanted:
+            raise FilmError(
+                f"{path} was recorded with {about.get('settings')}; expected {wanted}. Name another folder."
+            )
+        return len(is_success), sum(is_success)
+
+    def _record(self, path: Path, wanted: dict[str, Any], on_film: OnFilm) -> None:
+        kwargs = {
+            **env_kwargs_for(self.vla, env_id=self.settings.env_id),
+            "assets": self.settings.assets,
+            "render_quality": self.settings.render_quality,
+            "privileged_obs": True,
+            "trace": True,
+        }
+        make = partial(gym.make, self.settings.env_id, **kwargs)
+        with make() as env:
+            policy = VLAPolicy.from_checkpoint(self.vla, env, temperature=self.settings.temperature)
+        policy.to(get_device(self.settings.device))
+        set_random_seed(self.settings.seed)
+        n_envs = min(self.settings.n_envs, len(self.starts))
+        parts = [self.starts[i::n_envs] for i in range(n_envs)]
+        env_fns = [partial(make_sequence, make, part, self.settings.seed) for part in parts]
+        venv = SB3VecEnv(vector_env_class("process" if n_envs > 1 else "sync")(env_fns))
+        about = {
+            "settings": wanted,
+            "checkpoint": checkpoint_of(policy),
+            "env_kwargs": plain(kwargs),
+            **recorded_with(),
+        }
+        films = record_films(policy, venv, self.starts, self.source, self.forced)
+        try:
+            save_films(path, self._counted(films, on_film), about)
+        finally:
+            venv.close()
+
+    def _counted(self, films: Iterator[Film], on_film: OnFilm) -> Iterator[Film]:
+        for n, film in enumerate(films, 1):
+            on_film(self.source, n, len(self.starts))
+            yield film
+
+    def _settings_that_matter(self) -> dict[str, Any]:
+        """Those that films of this source depend on, as JSON gives them back."""
+        left_out = {"vlas", "has_branches", "n_envs", "device", "demonstrations"}
+        kept = {name: value for name, value in asdict(self.settings).items() if name not in left_out}
+        task_ids = self.settings.task_ids
+        demonstrations = None if self.forced is None else str(self.settings.demonstrations)
+        return {
+            **kept,
+            "task_ids": None if task_ids is None else list(task_ids),
+            "vla": self.vla,
+            "demonstrations": demonstrations,
+        }
+
+
+def _slug(source: str) -> str:
+    """A name for a file."""
+    return re.sub(r"[^\w.-]+", "-", source).strip("-.") or "films"
