@@ -20,7 +20,7 @@ from vla_algos.evaluation.subject import checkpoint_of, plain
 from vla_algos.experiments.names import check_env_names, check_vla
 from vla_algos.policies import VLAPolicy, env_kwargs_for
 from vla_algos.rewards.films import DEMONSTRATION, Film, describe_films, save_films
-from vla_algos.rewards.recording import Start, all_starts, branches, played_actions, record_films
+from vla_algos.rewards.recording import Start, all_starts, branches, played_actions, record_films, with_progress_under
 from vla_gym.datasets.hdf5 import load_episodes
 from vla_gym.owned import own_folder
 from vla_gym.provenance import recorded_with
@@ -166,15 +166,16 @@ class _Recording:
             **recorded_with(),
         }
         films = record_films(policy, venv, self.starts, self.source, self.forced)
-        try:
-            save_films(path, self._counted(films, on_film), about)
-        finally:
-            venv.close()
+        with make(cameras=(), settle_steps=0) as simulator:
+            try:
+                save_films(path, self._completed(films, simulator, on_film), about)
+            finally:
+                venv.close()
 
-    def _counted(self, films: Iterator[Film], on_film: OnFilm) -> Iterator[Film]:
+    def _completed(self, films: Iterator[Film], simulator: gym.Env, on_film: OnFilm) -> Iterator[Film]:
         for n, film in enumerate(films, 1):
+            yield with_progress_under(film, simulator)
             on_film(self.source, n, len(self.starts))
-            yield film
 
     def _settings_that_matter(self) -> dict[str, Any]:
         """Those that films of this source depend on, as JSON gives them back."""

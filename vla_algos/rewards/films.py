@@ -2,8 +2,8 @@
 Films: what was seen in an episode, decision by decision, for a reward model to learn from.
 
 A file holds any number of films, an HDF5 group each (``film_<i>``): datasets ``frames``, ``steps``, ``proprio`` and, if
-known, ``privileged`` and ``trace``; all else in attributes. What they were recorded with is JSON in its attribute
-``about``. A folder of such files is a data set.
+known, ``privileged``, ``trace``, ``states`` and ``progress_under``; all else in attributes. The file's attribute ``about``
+is JSON and says what they were recorded with. A folder of such files is a data set.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from vla_gym.datasets.hdf5_access import attributes, child_dataset, child_group
 from vla_gym.errors import DemonstrationFileError
 from vla_gym.files import named_errors, write_then_rename
 from vla_gym.spec import PROPRIO_DIM
-from vla_gym.type_aliases import Float32Array, Int64Array, UInt8Array
+from vla_gym.type_aliases import Float32Array, Float64Array, Int64Array, UInt8Array
 
 MIN_FRAMES = 2
 """Fewest frames of a film: its start, and what came of the first decision."""
@@ -48,6 +48,9 @@ class Film:
     :param privileged: the simulator's own state at each frame, (K, 69) float32; None if it was not asked
     :param trace: proprioception before each control step, (T, 8) float32, which labels by the paper's rule need; None
         if its source does not say
+    :param states: the simulation at each frame, as ``get_state`` returns it, (K, S) float64; None if it is not known
+    :param progress_under: by other instructions of the scene, how much of what they ask for is done at each frame, as
+        the simulator has it, (K,) float32 in [0, 1]; None if it is not known
     :raises FilmError: if an array has another shape or type, there are fewer than ``MIN_FRAMES`` frames, or a number is
         not finite
     """
@@ -62,6 +65,8 @@ class Film:
     source: str
     privileged: Float32Array | None = None
     trace: Float32Array | None = None
+    states: Float64Array | None = None
+    progress_under: Mapping[str, Float32Array] | None = None
 
     def __post_init__(self) -> None:
         n = len(self.frames)
@@ -75,10 +80,13 @@ class Film:
             raise FilmError(f"proprio is {self.proprio.shape}; expected {(n, PROPRIO_DIM)}.")
         if self.privileged is not None and (self.privileged.ndim != 2 or len(self.privileged) != n):
             raise FilmError(f"privileged is {self.privileged.shape}; expected one row for each of {n} frames.")
+        for name, array in {"states": self.states, **(self.progress_under or {})}.items():
+            if array is not None and (array.ndim != (2 if name == "states" else 1) or len(array) != n):
+                raise FilmError(f"{name} is {array.shape}; expected one row for each of {n} frames.")
         if self.trace is not None and self.trace.shape != (self.steps[-1], PROPRIO_DIM):
             raise FilmError(f"trace is {self.trace.shape}; expected {(int(self.steps[-1]), PROPRIO_DIM)}.")
-        for name in ("proprio", "privileged", "trace"):
-            array = getattr(self, name)
+        numbers = {name: getattr(self, name) for name in ("proprio", "privileged", "trace", "states")}
+        for name, array in {**numbers, **(self.progress_under or {})}.items():
             if array is not None and not np.isfinite(array).all():
                 raise FilmError(f"{name} holds NaN or infinity. Leave this film out.")
 
@@ -100,10 +108,14 @@ def save_films(path: str | Path, films: Iterable[Film], about: Mapping[str, Any]
         file.attrs[_ABOUT] = json.dumps(dict(about or {}))
         for film in films:
             group = file.create_group(f"{_PREFIX}{n}")
-            for name in ("frames", "steps", "proprio", "privileged", "trace"):
+            for name in ("frames", "steps", "proprio", "privileged", "trace", "states"):
                 array = getattr(film, name)
                 if array is not None:
                     group.create_dataset(name, data=array, compression="gzip", compression_opts=1)
+            if film.progress_under is not None:
+                group.attrs["instructions"] = json.dumps(list(film.progress_under))
+                rows = np.reshape(list(film.progress_under.values()), (-1, len(film)))
+                group.create_dataset("progress_under", data=rows.astype(np.float32))
             for name in ("instruction", "task_id", "init_state_id", "is_success", "source"):
                 group.attrs[name] = getattr(film, name)
             n += 1
@@ -165,8 +177,8 @@ def _opened(path: Path) -> Iterator[h5py.File]:
 def _read(group: h5py.Group, path: Path) -> Film:
     kept = attributes(group, path)
 
-    def optional(name: str) -> Float32Array | None:
-        return child_dataset(group, name, path)[()].astype(np.float32) if name in group else None
+    def optional(name: str, dtype: type = np.float32) -> Any:
+        return child_dataset(group, name, path)[()].astype(dtype) if name in group else None
 
     try:
         return Film(
@@ -180,9 +192,18 @@ def _read(group: h5py.Group, path: Path) -> Film:
             source=str(kept["source"]),
             privileged=optional("privileged"),
             trace=optional("trace"),
+            states=optional("states", np.float64),
+            progress_under=_progress_under(kept, optional("progress_under")),
         )
     except (DemonstrationFileError, FilmError) as error:
         raise FilmError(f"{path}, {group.name}: {error}") from error
+
+
+def _progress_under(kept: Mapping[str, Any], rows: Float32Array | None) -> dict[str, Float32Array] | None:
+    if rows is None:
+        return None
+    texts = json.loads(str(kept["instructions"]))
+    return {str(text): row for text, row in zip(texts, rows, strict=True)}
 
 
 def demonstration_film(episode: Any, interval: int, privileged: Float32Array | None = None) -> Film:

@@ -9,15 +9,21 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 from stable_baselines3.common.vec_env import VecEnv
 
 from vla_algos.common.vec_env import is_broken
+from vla_algos.errors import FilmError
 from vla_algos.rewards.films import Film
+from vla_algos.rewards.model import TrueProgress
 from vla_gym.actions.tokenizer import ActionTokenizer
 from vla_gym.datasets.episode import Episode
+from vla_gym.envs.libero_env import LiberoEnv
+from vla_gym.envs.privileged import PrivilegedObserver
 from vla_gym.instructions import decode_instruction
 from vla_gym.spec import AGENTVIEW, COMMAND_DIM, INSTRUCTION, N_BINS, PRIVILEGED, PROPRIO
 from vla_gym.type_aliases import Float32Array, Int64Array
@@ -55,12 +61,13 @@ def record_films(
     """
     missing, first_actions = set(starts), first_actions or {}
     observations = venv.reset()
-    reels = [_Reel(observations, i, camera) for i in range(venv.num_envs)]
+    first_infos = venv.unwrapped.reset_infos
+    reels = [_Reel(observations, i, info, camera) for i, info in enumerate(first_infos)]
     state, dones = None, np.ones(venv.num_envs, dtype=np.bool_)
     while missing:
         actions, state = model.predict(observations, state=state, episode_start=dones, deterministic=deterministic)
         actions = np.array(actions)
-        for i, info in enumerate(venv.unwrapped.reset_infos):
+        for i, info in enumerate(first_infos):
             given = first_actions.get(_start(info), ())
             if len(reels[i].steps) <= len(given):
                 actions[i] = given[len(reels[i].steps) - 1]
@@ -78,7 +85,7 @@ def record_films(
                     logger.warning("The physics of task %d, initial state %d diverged: no film.", *_start(info))
                 else:
                     yield reels[i].film(info, source)
-            reels[i] = _Reel(observations, i, camera)
+            reels[i] = _Reel(observations, i, first_infos[i], camera)
 
 
 def _start(info: Mapping[str, Any]) -> Start:
@@ -88,12 +95,13 @@ def _start(info: Mapping[str, Any]) -> Start:
 class _Reel:
     """An episode in progress."""
 
-    def __init__(self, observations: Any, index: int, camera: str) -> None:
+    def __init__(self, observations: Any, index: int, first_info: Mapping[str, Any], camera: str) -> None:
         self.camera = camera
         self.keys = [camera, PROPRIO, *([PRIVILEGED] if PRIVILEGED in observations else [])]
         self.kept: dict[str, list[Any]] = {key: [observations[key][index].copy()] for key in self.keys}
         self.steps = [0]
         self.trace: list[Float32Array] = []
+        self.states = [first_info["state"]] if "state" in first_info else None
         self.instruction = decode_instruction(observations[INSTRUCTION][index])
 
     def add(self, observations: Any, index: int, info: dict[str, Any]) -> None:
@@ -103,6 +111,8 @@ class _Reel:
         self.steps.append(self.steps[-1] + executed_steps)
         if "trace" in info:
             self.trace.append(info["trace"][:executed_steps])
+        if self.states is not None:
+            self.states.append(info["state"])
 
     def film(self, info: dict[str, Any], source: str) -> Film:
         arrays = {key: np.stack(rows) for key, rows in self.kept.items()}
@@ -118,6 +128,7 @@ class _Reel:
             source=source,
             privileged=arrays[PRIVILEGED].astype(np.float32) if PRIVILEGED in arrays else None,
             trace=np.concatenate(self.trace) if self.trace else None,
+            states=None if self.states is None else np.stack(self.states),
         )
 
 
@@ -164,6 +175,43 @@ def branches(
         drawn = np.tile(rng.integers(0, N_BINS, (n_random, COMMAND_DIM)), (1, n_commands))
         made[start] = np.concatenate([actions[:n_kept], drawn])
     return made
+
+
+def with_progress_under(film: Film, env: gym.Env[Any, Any]) -> Film:
+    """
+    Ask the simulator how much is done of what the other instructions of the scene ask for, in the same states.
+
+    Tasks with the same goal are left out: their instructions tell apart how the scene began.
+
+    :param film: with ``states``
+    :param env: LIBERO environment of its suite and asset pack; cameras are not needed
+    :return: the film with ``progress_under``
+    :raises FilmError: if it has no states
+    """
+    if film.states is None:
+        raise FilmError("The film has no states of the simulation. Record it with trace=True.")
+    libero: LiberoEnv = env.unwrapped  # type: ignore[assignment]
+    libero.reset(options={"task_id": film.task_id})
+    names, goal = libero.state_names, _goal(libero)
+    found = {}
+    for task_id in libero.task_ids:
+        _, info = libero.reset(options={"task_id": task_id})
+        if libero.state_names != names or _goal(libero) == goal:
+            continue
+        libero.set_state(film.states[0])
+        observer = PrivilegedObserver(libero.core)
+        rows = []
+        for state in film.states:
+            libero.set_state(state)
+            rows.append(observer.observe(0.0))
+        privileged = np.stack(rows)
+        pairs = np.stack([np.broadcast_to(privileged[0], privileged.shape), privileged], axis=1)
+        found[str(info["instruction"])] = TrueProgress().score(pairs, [""] * len(film))
+    return replace(film, progress_under=found)
+
+
+def _goal(env: LiberoEnv) -> frozenset[str]:
+    return frozenset(env.goal_predicates())
 
 
 def all_starts(task_ids: Sequence[int], init_state_ids: Sequence[int]) -> list[Start]:

@@ -97,7 +97,8 @@ class LiberoEnv(gym.Env[Observation, Any]):
         the cost
     :param privileged_obs: whether observations have the key ``privileged``
     :param trace: whether ``info["trace"]`` shows what happened between observations: the proprioception before each
-        command of the action, (chunk_size, 8) float32, NaN for commands that were not carried out
+        command of the action, (chunk_size, 8) float32, NaN for commands that were not carried out; and
+        ``info["state"]`` what ``get_state`` returns
     :param appearance: overrides of cameras, lights, colours and textures in every episode: an ``Appearance`` or its
         plain data; names are checked when an episode starts
     :raises UnknownNameError: for an unknown suite, task, initial state, camera, action type, quality or physics
@@ -544,7 +545,9 @@ class LiberoEnv(gym.Env[Observation, Any]):
         return np.fmin(np.fmax(self.core.proprio(), -PROPRIO_LIMIT), PROPRIO_LIMIT)
 
     def _info(self) -> dict[str, Any]:
+        state = {"state": self.core.get_state()} if self.trace else {}
         return {
+            **state,
             "is_success": False,
             "task_id": self._task_id,
             "init_state_id": self._init_state_id,

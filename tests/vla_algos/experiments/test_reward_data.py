@@ -44,6 +44,8 @@ def test_every_source_gets_a_file_which_is_recorded_once(tmp_path, demonstration
     films = {(film.source, film.init_state_id): film for film in load_films("data")}
     played, branch = films["demonstration", 0], films["branch of ./own", 0]
     assert played.privileged is not None and len(played.trace) == played.steps[-1]
+    assert len(played.progress_under) == 9 and played.instruction not in played.progress_under
+    assert max(rows[-1] for rows in played.progress_under.values()) < 1.0 and played.is_success
     n_alike = sum(map(np.array_equal, played.frames, branch.frames))
     assert 1 <= n_alike < len(played) and np.array_equal(played.frames[:n_alike], branch.frames[:n_alike])
     about, _ = describe_films("data/own.hdf5")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from vla_algos.errors import FilmError
-from vla_algos.rewards.films import Film, demonstration_film, load_films, save_films, split_films
+from vla_algos.rewards.films import Film, demonstration_film, describe_films, load_films, save_films, split_films
 from vla_gym.datasets.episode import Episode
 
 
@@ -27,20 +27,31 @@ def film(n: int = 3, **changes: object) -> Film:
         source="mine",
         privileged=rng.normal(size=(n, 69)).astype(np.float32),
         trace=rng.normal(size=(8 * n - 8, 8)).astype(np.float32),
+        states=rng.normal(size=(n, 5)),
+        progress_under={"shut it": rng.random(n, np.float32), "lift it": rng.random(n, np.float32)},
     )
     return replace(made, **changes)
 
 
 def assert_same(found: Film, expected: Film) -> None:
     for name, value in vars(expected).items():
+        if name == "progress_under":
+            assert (found.progress_under is None) == (value is None)
+            assert list(found.progress_under or {}) == list(value or {})
+            for text, row in (value or {}).items():
+                np.testing.assert_array_equal(found.progress_under[text], row)
+            continue
         np.testing.assert_array_equal(getattr(found, name), value)
         assert type(getattr(found, name)) is type(value)
 
 
 def test_a_file_gives_back_what_was_saved(tmp_path: Path) -> None:
     films = [film(2 + i, task_id=i) for i in range(11)]
-    films[1] = replace(films[1], privileged=None, trace=None, is_success=False)
-    assert save_films(tmp_path / "films.hdf5", iter(films)) == 11
+    films[1] = replace(films[1], privileged=None, trace=None, states=None, progress_under=None, is_success=False)
+    films[2] = replace(films[2], progress_under={})
+    about = {"seed": 3, "vla": "mine — own"}
+    assert save_films(tmp_path / "films.hdf5", iter(films), about) == 11
+    assert describe_films(tmp_path / "films.hdf5") == (about, [each.is_success for each in films])
     found = load_films(tmp_path / "films.hdf5")
     assert len(found) == 11
     for one, other in zip(found, films, strict=True):
@@ -83,6 +94,12 @@ def test_held_out_states_and_policies_are_not_trained_on() -> None:
         ({"trace": np.full((16, 8), np.inf, np.float32)}, "trace holds NaN or infinity"),
         ({"proprio": np.full((3, 8), np.nan, np.float32)}, "proprio holds NaN"),
         ({"trace": np.zeros((3, 8), np.float32)}, r"trace is \(3, 8\); expected \(16, 8\)"),
+        ({"states": np.zeros((2, 5))}, r"states is \(2, 5\); expected one row for each of 3 frames"),
+        (
+            {"progress_under": {"shut it": np.zeros(2, np.float32)}},
+            r"shut it is \(2,\); expected one row for each of 3",
+        ),
+        ({"progress_under": {"shut it": np.full(3, np.nan, np.float32)}}, "shut it holds NaN"),
         ({"privileged": np.zeros((2, 69), np.float32)}, r"privileged is \(2, 69\); expected one row for each of 3"),
     ],
 )
@@ -93,8 +110,10 @@ def test_what_is_no_film_is_refused(changes: dict, message: str) -> None:
 
 def test_files_of_something_else_are_named(tmp_path: Path) -> None:
     path = tmp_path / "films.hdf5"
-    with pytest.raises(FilmError, match="is no file"):
+    with pytest.raises(FilmError, match=r"holds no films.*vla-rl reward data"):
         load_films(path)
+    with pytest.raises(FilmError, match="holds no films"):
+        load_films(tmp_path)
     path.write_bytes(b"no HDF5")
     with pytest.raises(FilmError, match=r"films\.hdf5: expected films"):
         load_films(path)
@@ -102,6 +121,12 @@ def test_files_of_something_else_are_named(tmp_path: Path) -> None:
         file.create_dataset("film_0", data=[1])
     with pytest.raises(FilmError, match="expected films"):
         load_films(path)
+
+
+def test_a_folder_is_one_data_set(tmp_path: Path) -> None:
+    save_films(tmp_path / "b.hdf5", [film(2, source="b")])
+    save_films(tmp_path / "a.hdf5", [film(3, source="a"), film(4, source="a")])
+    assert [(each.source, len(each)) for each in load_films(tmp_path)] == [("a", 3), ("a", 4), ("b", 2)]
 
 
 def test_frames_that_lie_in_another_file_are_refused(tmp_path: Path) -> None:

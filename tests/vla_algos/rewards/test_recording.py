@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from functools import partial
 
+import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium.wrappers import TransformObservation
 
 from vla_algos.common.vec_env import SB3VecEnv
-from vla_algos.rewards.recording import all_starts, branches, played_actions, record_films
+from vla_algos.errors import FilmError
+from vla_algos.rewards.films import Film
+from vla_algos.rewards.model import TrueProgress
+from vla_algos.rewards.recording import all_starts, branches, played_actions, record_films, with_progress_under
 from vla_gym.actions.tokenizer import ActionTokenizer
 from vla_gym.datasets.episode import Episode
 from vla_gym.envs.toy_env import ToyLiberoEnv
@@ -139,3 +144,26 @@ def test_branches_begin_as_the_demonstration_does_and_then_move_at_random() -> N
         assert (drawn[:, :7] == drawn[:, 7:]).all()
         lengths.add((n_kept, len(drawn)))
     assert {n for n, _ in lengths} == set(range(20)) and {m for _, m in lengths} == set(range(4))
+
+
+def test_the_simulator_says_what_a_film_is_under_other_instructions() -> None:
+    kwargs = {"assets": "primitive", "cameras": (), "settle_steps": 0, "task_ids": [8, 1, 7]}
+    with gym.make("LIBERO-Goal-v0", privileged_obs=True, **kwargs) as env:
+        libero = env.unwrapped
+        before, _ = env.reset(options={"task_id": 8, "init_state_id": 0})
+        states = np.stack([libero.get_state()] * 2)
+        # the bowl 20 cm above where it stood
+        states[1, libero.state_names.index("qpos/akita_black_bowl_1_joint0/z")] += 0.2
+        after = libero.set_state(states[1], return_observation=True)
+        pair = np.stack([[before["privileged"], after["privileged"]]])
+        expected = TrueProgress().score(pair, [""])[0]
+        frames = np.zeros((2, 4, 4, 3), np.uint8)
+        of_the_stove = Film(
+            frames, np.array([0, 8]), np.zeros((2, 8), np.float32), "", 1, 0, False, "it", states=states
+        )
+        found = with_progress_under(of_the_stove, env).progress_under
+        with pytest.raises(FilmError, match="no states"):
+            with_progress_under(replace(of_the_stove, states=None), env)
+    assert list(found) == ["put the bowl on the plate", "turn on the stove"]
+    np.testing.assert_allclose(found["put the bowl on the plate"], [0, expected], atol=1e-6)
+    assert expected > 0.2 and found["turn on the stove"].max() < 0.01

@@ -182,18 +182,20 @@ def test_a_trace_shows_what_happened_between_observations() -> None:
     chunk = np.tile(NO_MOTION, 4)
     chunk[[0, 7, 14, 21]] = 255
     seen = [single.reset(options={"task_id": 7, "init_state_id": 0})[0]["proprio"]]
-    chunked.reset(options={"task_id": 7, "init_state_id": 0})
+    _, info = chunked.reset(options={"task_id": 7, "init_state_id": 0})
+    np.testing.assert_array_equal(info["state"], single.get_state())
     for command in chunk.reshape(4, 7):
         seen.append(single.step(command)[0]["proprio"])
     observation, *_, info = chunked.step(chunk)
     np.testing.assert_array_equal(info["trace"], seen[:4])
     np.testing.assert_array_equal(observation["proprio"], seen[4])
     assert info["trace"].shape == (4, 8) and info["trace"].dtype == np.float32
+    np.testing.assert_array_equal(info["state"], single.get_state())
     # two commands before the horizon
     chunked._elapsed_steps = chunked.suite.horizon - 2
     *_, info = chunked.step(chunk)
     assert info["executed_steps"] == 2 and np.isfinite(info["trace"][:2]).all() and np.isnan(info["trace"][2:]).all()
-    assert "trace" not in single.step(NO_MOTION)[-1]
+    assert not {"trace", "state"} & single.step(NO_MOTION)[-1].keys()
 
 
 def test_a_chunk_equals_its_commands_one_by_one(env: LiberoEnv) -> None:
