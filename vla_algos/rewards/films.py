@@ -2,8 +2,8 @@
 Films: what was seen in an episode, decision by decision, for a reward model to learn from.
 
 A file holds any number of films, an HDF5 group each (``film_<i>``): datasets ``frames``, ``steps``, ``proprio`` and, if
-known, ``privileged``, ``trace``, ``states`` and ``progress_under``; all else in attributes. The file's attribute ``about``
-is JSON and says what they were recorded with. A folder of such files is a data set.
+known, ``privileged``, ``trace``, ``states`` and ``progress_under``; all else in attributes. The file's attribute
+``about`` is JSON and says what they were recorded with. A folder of such files is a data set.
 """
 
 from __future__ import annotations
