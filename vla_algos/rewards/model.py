@@ -33,15 +33,19 @@ class RewardModel(Protocol):
 _LIFTED = 0.03
 """Height above its first place at which an object is certainly held or carried, m."""
 
+_SHUT = 1e-3
+"""Distance of a joint from being open above which a drawer has to be opened first, m."""
+
 
 class TrueProgress:
     """
     Progress that only a simulator can know, from privileged observations: what a learned model can at best reach.
 
     Each atom of the goal counts alike, and is 1 when it is satisfied. Before, for an object that has to be moved: a
-    quarter for the hand's way to it, a quarter for lifting it, half for its way to the target. For a joint: a quarter
-    for the hand's way to the moved part, three quarters for the way of the joint. Ways count from where they were at
-    the start of the episode, and never below zero.
+    quarter for the hand's way to it, a quarter for lifting it, half for its way to the target; where it belongs into a
+    drawer that is shut, the drawer's way is the first half of it all. For a joint: a quarter for the hand's way to the
+    moved part, three quarters for the way of the joint. Ways count from where they were at the start of the episode,
+    and never below zero.
     """
 
     key = PRIVILEGED
@@ -89,6 +93,8 @@ def _atom_progress(first: _Atom, now: _Atom) -> Float64Array:
     joint = _share(first["joint_distance"], now["joint_distance"])
     # what was carried to its target is put down there: the lift is not taken back
     moved = 0.25 * reach + 0.25 * np.maximum(lift, transport) + 0.5 * transport
+    opens_first = ~now.is_joint & (first["joint_distance"] > _SHUT)
+    moved = np.where(opens_first, 0.5 * joint + 0.5 * moved, moved)
     turned = 0.25 * reach + 0.75 * joint
     return np.where(now["satisfied"] > 0, 1.0, np.where(now.is_joint, turned, moved))
 

@@ -8,6 +8,7 @@ target. It has the same layout in all scenes, so that one value network serves a
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import mujoco
 import numpy as np
@@ -65,7 +66,8 @@ class PrivilegedObserver:
 
     Poses and velocities are those in which goals are evaluated (see ``SimCore``); joint positions are the current ones.
     The subject of an atom is the object to be moved (its origin) or, for atoms about a joint, the part that the joint
-    moves (its centre of mass).
+    moves (its centre of mass). Where an object belongs into a drawer, the joint entries are the drawer's: its distance
+    from being open.
 
     :param core: the simulation, with the task set
     :param initial_heights: zero of ``subject_lift`` for each atom (m); None: the current heights
@@ -144,9 +146,18 @@ class _Subject:
             pos, rule = data.xipos[part], JOINT_RULES[atom.category][atom.predicate]
             return cls(mujoco.mjtObj.mjOBJ_BODY, part, pos, joint=int(joint.qposadr[0]), rule=rule)
         body = model.body(atom.body).id
-        target = (
-            data.site_xpos[model.site(atom.target_site).id]
-            if atom.target_site
-            else data.xpos[model.body(atom.target_body).id]
-        )
-        return cls(mujoco.mjtObj.mjOBJ_XBODY, body, data.xpos[body], target)
+        own = (mujoco.mjtObj.mjOBJ_XBODY, body, data.xpos[body])
+        if not atom.target_site:
+            return cls(*own, data.xpos[model.body(atom.target_body).id])
+        site = model.site(atom.target_site).id
+        return cls(*own, data.site_xpos[site], *_way_in(model, model.body(model.site_bodyid[site])))
+
+
+def _way_in(model: mujoco.MjModel, holder: Any) -> tuple[int, JointRule | None]:
+    """Where the joint of a drawer is in ``qpos``, and when the drawer is open; (0, None) for what does not move."""
+    for number in range(int(holder.jntadr[0]), int(holder.jntadr[0] + holder.jntnum[0])):
+        joint = model.joint(number)
+        for category, rules in JOINT_RULES.items():
+            if joint.name.startswith(category) and "open" in rules:
+                return int(joint.qposadr[0]), rules["open"]
+    return 0, None

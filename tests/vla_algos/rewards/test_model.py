@@ -54,6 +54,22 @@ def test_a_part_is_reached_and_turned(now: dict, expected: float) -> None:
     assert progress(vector(knob(0.4, 0.5)), vector(now)) == pytest.approx(expected, abs=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("now", "expected"),
+    [
+        (bowl(0.4, 0.0, 0.2, joint_distance=0.14), 0.0),
+        (bowl(0.4, 0.0, 0.2, joint_distance=0.07), 0.25),
+        (bowl(0.4, 0.0, 0.2), 0.5),
+        (bowl(0.0, 0.1, 0.2), 0.75),
+        (bowl(0.0, 0.1, 0.2, joint_distance=0.14), 0.25),
+        (bowl(0.4, 0.0, 0.0, satisfied=1, joint_distance=0.14), 1.0),
+    ],
+)
+def test_opening_the_drawer_is_half_of_putting_something_into_it(now: dict, expected: float) -> None:
+    first = vector(bowl(0.4, 0.0, 0.2, joint_distance=0.14))
+    assert progress(first, vector(now)) == pytest.approx(expected, abs=1e-6)
+
+
 def test_atoms_of_a_goal_count_alike() -> None:
     first, now = vector(bowl(0.4, 0.0, 0.2), knob(0.4, 0.5)), vector(bowl(0.4, 0.0, 0.2), knob(0.4, 0.0, satisfied=1))
     assert progress(first, now) == pytest.approx(0.5)

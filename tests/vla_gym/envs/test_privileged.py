@@ -141,6 +141,24 @@ def test_a_region_is_the_target_where_the_goal_names_one(env: LiberoEnv) -> None
     assert_near(entries[f"atom{i}/target_from_subject"], region - bowl)
 
 
+def test_a_drawer_that_an_object_belongs_into_is_seen(env: LiberoEnv) -> None:
+    observation, _ = env.reset(options={"task_id": DRAWER_AND_BOWL, "init_state_id": 0})
+    before, state = named(observation["privileged"]), env.get_state()
+    assert (before["atom0/is_in"], before["atom0/joint_pos"]) == (1.0, 0.0)
+    assert_near(before["atom0/joint_distance"], 0.14)
+    for opening, distance in ((-0.1, 0.04), (-0.15, 0.0)):
+        state[env.state_names.index("qpos/wooden_cabinet_1_top_level")] = opening
+        after = named(env.set_state(state, return_observation=True)["privileged"])
+        assert_near(after["atom0/joint_pos"], opening)
+        assert_near(after["atom0/joint_distance"], distance)
+        # the region moves with the drawer, whichever drawer it is
+        moved = after["atom0/target_from_subject"] - before["atom0/target_from_subject"]
+        assert_near(np.linalg.norm(moved), -opening)
+    observation, _ = env.reset(options={"task_id": 1, "init_state_id": 0})
+    entries = named(observation["privileged"])
+    assert entries["atom0/joint_pos"] == entries["atom0/joint_distance"] == 0.0
+
+
 @pytest.mark.parametrize(
     ("task_id", "joint", "value", "distance_before", "predicate"),
     [
