@@ -11,6 +11,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from numpy.typing import NDArray
 from stable_baselines3.common.utils import get_device, set_random_seed
 
 import vla_gym  # noqa: F401  (registers the environments)
@@ -20,11 +21,19 @@ from vla_algos.evaluation.subject import checkpoint_of, plain
 from vla_algos.experiments.names import check_env_names, check_vla
 from vla_algos.policies import VLAPolicy, env_kwargs_for
 from vla_algos.rewards.films import DEMONSTRATION, Film, describe_films, save_films
-from vla_algos.rewards.recording import Start, all_starts, branches, played_actions, record_films, with_progress_under
+from vla_algos.rewards.recording import (
+    Rest,
+    Start,
+    all_starts,
+    branches,
+    played_actions,
+    record_films,
+    with_progress_under,
+)
+from vla_gym.actions.tokenizer import ActionTokenizer
 from vla_gym.datasets.hdf5 import load_episodes
 from vla_gym.owned import own_folder
 from vla_gym.provenance import recorded_with
-from vla_gym.type_aliases import Int64Array
 from vla_gym.vector import vector_env_class
 from vla_gym.wrappers import make_sequence
 
@@ -92,33 +101,39 @@ def record_reward_data(
     starts = all_starts(settings.task_ids or range(len(spec.tasks)), range(settings.n_init_states))
     found = {}
     with own_folder(folder) as folder:
-        for vla in settings.vlas:
-            for source, forced in _passes(settings, vla, starts):
-                recording = _Recording(settings, vla, source, starts if forced is None else list(forced), forced)
-                found[source] = recording.run(folder / f"{_slug(source)}.hdf5", on_film)
+        for recording in _recordings(settings, starts):
+            found[recording.source] = recording.run(folder / f"{_slug(recording.source)}.hdf5", on_film)
     return found
 
 
-def _passes(
-    settings: RewardDataSettings, vla: str, starts: list[Start]
-) -> Iterator[tuple[str, dict[Start, Int64Array] | None]]:
-    """Sources that a policy's environment films, and the actions that come before the policy's."""
-    yield vla, None
+def _recordings(settings: RewardDataSettings, starts: list[Start]) -> Iterator[_Recording]:
+    """Policies, and with demonstrations those and the branches from them."""
+    for vla in settings.vlas:
+        yield _Recording(settings, vla, vla, starts)
     if settings.demonstrations is None:
         return
-    kwargs = env_kwargs_for(vla, env_id=settings.env_id)
-    episodes = load_episodes(settings.demonstrations)
-    played = played_actions(episodes, kwargs["action_tokenizer"], kwargs["chunk_size"])
-    played = {start: played[start] for start in starts if start in played}
+    chunk_size = env_kwargs_for(settings.vlas[0], env_id=settings.env_id)["chunk_size"]
+    played = _played(settings, starts, chunk_size)
+    yield _Recording(settings, settings.vlas[0], DEMONSTRATION, list(played), played, is_continuous=True)
+    for vla in settings.vlas if settings.has_branches else ():
+        kwargs = env_kwargs_for(vla, env_id=settings.env_id)
+        played = _played(settings, starts, kwargs["chunk_size"], kwargs["action_tokenizer"])
+        drawn = branches(played, np.random.default_rng(settings.seed))
+        yield _Recording(settings, vla, f"{BRANCH}{vla}", list(drawn), drawn)
+
+
+def _played(
+    settings: RewardDataSettings, starts: list[Start], chunk_size: int, tokenizer: ActionTokenizer | None = None
+) -> dict[Start, NDArray[Any]]:
+    assert settings.demonstrations is not None
+    found = played_actions(load_episodes(settings.demonstrations), chunk_size, tokenizer)
+    played = {start: found[start] for start in starts if start in found}
     if not played:
         raise FilmError(
             f"No demonstration in {settings.demonstrations} starts from one of {len(starts)} starts that are filmed. "
             "Take demonstrations of vla-rl collect, or others that name their task and initial state."
         )
-    if vla == settings.vlas[0]:
-        yield DEMONSTRATION, played
-    if settings.has_branches:
-        yield f"{BRANCH}{vla}", branches(played, np.random.default_rng(settings.seed))
+    return played
 
 
 @dataclass(frozen=True)
@@ -129,7 +144,8 @@ class _Recording:
     vla: str
     source: str
     starts: list[Start]
-    forced: dict[Start, Int64Array] | None
+    first_actions: dict[Start, NDArray[Any]] | None = None
+    is_continuous: bool = False
 
     def run(self, path: Path, on_film: OnFilm) -> tuple[int, int]:
         wanted = self._settings_that_matter()
@@ -150,10 +166,10 @@ class _Recording:
             "privileged_obs": True,
             "trace": True,
         }
+        if self.is_continuous:
+            kwargs |= {"action_type": "continuous", "action_tokenizer": None}
         make = partial(gym.make, self.settings.env_id, **kwargs)
-        with make() as env:
-            policy = VLAPolicy.from_checkpoint(self.vla, env, temperature=self.settings.temperature)
-        policy.to(get_device(self.settings.device))
+        policy = Rest(kwargs["chunk_size"]) if self.is_continuous else self._policy(make)
         set_random_seed(self.settings.seed)
         n_envs = min(self.settings.n_envs, len(self.starts))
         parts = [self.starts[i::n_envs] for i in range(n_envs)]
@@ -165,12 +181,17 @@ class _Recording:
             "env_kwargs": plain(kwargs),
             **recorded_with(),
         }
-        films = record_films(policy, venv, self.starts, self.source, self.forced)
+        films = record_films(policy, venv, self.starts, self.source, self.first_actions)
         with make(cameras=(), settle_steps=0) as simulator:
             try:
                 save_films(path, self._completed(films, simulator, on_film), about)
             finally:
                 venv.close()
+
+    def _policy(self, make: Callable[[], gym.Env]) -> VLAPolicy:
+        with make() as env:
+            policy = VLAPolicy.from_checkpoint(self.vla, env, temperature=self.settings.temperature)
+        return policy.to(get_device(self.settings.device))
 
     def _completed(self, films: Iterator[Film], simulator: gym.Env, on_film: OnFilm) -> Iterator[Film]:
         for n, film in enumerate(films, 1):
@@ -182,7 +203,7 @@ class _Recording:
         left_out = {"vlas", "has_branches", "n_envs", "device", "demonstrations"}
         kept = {name: value for name, value in asdict(self.settings).items() if name not in left_out}
         task_ids = self.settings.task_ids
-        demonstrations = None if self.forced is None else str(self.settings.demonstrations)
+        demonstrations = None if self.first_actions is None else str(self.settings.demonstrations)
         return {
             **kept,
             "task_ids": None if task_ids is None else list(task_ids),

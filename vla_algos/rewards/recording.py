@@ -14,6 +14,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv
 
 from vla_algos.common.vec_env import is_broken
@@ -25,7 +26,7 @@ from vla_gym.datasets.episode import Episode
 from vla_gym.envs.libero_env import LiberoEnv
 from vla_gym.envs.privileged import PrivilegedObserver
 from vla_gym.instructions import decode_instruction
-from vla_gym.spec import AGENTVIEW, COMMAND_DIM, INSTRUCTION, N_BINS, PRIVILEGED, PROPRIO
+from vla_gym.spec import AGENTVIEW, COMMAND_DIM, GRIPPER_OPEN, INSTRUCTION, N_BINS, PRIVILEGED, PROPRIO
 from vla_gym.type_aliases import Float32Array, Int64Array
 
 logger = logging.getLogger(__name__)
@@ -39,7 +40,7 @@ def record_films(
     venv: VecEnv,
     starts: Iterable[Start],
     source: str,
-    first_actions: Mapping[Start, Int64Array] | None = None,
+    first_actions: Mapping[Start, NDArray[Any]] | None = None,
     deterministic: bool = False,
     camera: str = AGENTVIEW,
 ) -> Iterator[Film]:
@@ -54,7 +55,7 @@ def record_films(
         for labels by the paper's rule
     :param starts: the starts
     :param source: who acts
-    :param first_actions: by start, actions that come before those of the policy, (n, A) int64 bins
+    :param first_actions: by start, actions that come before those of the policy, (n, A)
     :param deterministic: greedy actions, else sampled ones
     :param camera: whose images are kept
     :return: the films
@@ -132,38 +133,59 @@ class _Reel:
         )
 
 
-def played_actions(
-    demonstrations: Iterable[Episode], tokenizer: ActionTokenizer, chunk_size: int
-) -> dict[Start, Int64Array]:
+class Rest:
     """
-    Demonstrations in the language of a policy, to be played from the starts that they were recorded at.
+    Policy of continuous commands that stands still with its gripper open, after a demonstration that did not succeed.
+
+    :param chunk_size: commands per decision
+    """
+
+    def __init__(self, chunk_size: int) -> None:
+        self.action = np.tile(np.append(np.zeros(COMMAND_DIM - 1), GRIPPER_OPEN), chunk_size)
+
+    def predict(
+        self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False
+    ) -> tuple[NDArray[Any], Any]:
+        """As SB3's ``predict``."""
+        return np.tile(self.action, (len(observation[PROPRIO]), 1)), state
+
+
+def played_actions(
+    demonstrations: Iterable[Episode], chunk_size: int, tokenizer: ActionTokenizer | None = None
+) -> dict[Start, NDArray[Any]]:
+    """
+    Demonstrations as actions, to be played from the starts that they were recorded at.
+
+    Tokens round commands, and half of the demonstrations then miss their goal: play them as they are, and use tokens
+    where a policy goes on.
 
     :param demonstrations: with the task and the initial state that they start from; of several at one start, the first
-    :param tokenizer: of the environment
     :param chunk_size: commands per decision; a last chunk that is not full ends in rest
-    :return: by start, (n, 7 * chunk_size) int64 bins
+    :param tokenizer: of the environment; None: its ``action_type`` is continuous
+    :return: by start, (n, 7 * chunk_size) bins or commands
     """
-    played: dict[Start, Int64Array] = {}
+    played: dict[Start, NDArray[Any]] = {}
     for episode in demonstrations:
         start = (episode.task_id, episode.init_state_id)
         if min(start) < 0 or start in played:
             continue
         rest = np.zeros((-len(episode.commands) % chunk_size, COMMAND_DIM))
         rest[:, -1] = episode.commands[-1, -1]
-        bins = tokenizer.encode(np.concatenate([episode.commands, rest]))
-        played[start] = bins.reshape(-1, chunk_size * COMMAND_DIM)
+        commands = np.concatenate([episode.commands, rest])
+        actions = commands if tokenizer is None else tokenizer.encode(commands)
+        played[start] = actions.reshape(-1, chunk_size * COMMAND_DIM)
     return played
 
 
 def branches(
-    played: Mapping[Start, Int64Array], rng: np.random.Generator, max_random: int = 4
+    played: Mapping[Start, NDArray[Any]], rng: np.random.Generator, max_random: int = 4
 ) -> dict[Start, Int64Array]:
     """
     First parts of demonstrations, each with some decisions at random behind it.
 
     Every command of a decision is the same, so that the arm moves somewhere instead of trembling.
 
-    :param played: see :func:`played_actions`
+    :param played: see :func:`played_actions`, bins
     :param rng: draws where to leave the demonstration, and what is done there
     :param max_random: most decisions at random
     :return: by start, (n, A) int64 bins

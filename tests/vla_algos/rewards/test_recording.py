@@ -15,7 +15,7 @@ from vla_algos.common.vec_env import SB3VecEnv
 from vla_algos.errors import FilmError
 from vla_algos.rewards.films import Film
 from vla_algos.rewards.model import TrueProgress
-from vla_algos.rewards.recording import all_starts, branches, played_actions, record_films, with_progress_under
+from vla_algos.rewards.recording import Rest, all_starts, branches, played_actions, record_films, with_progress_under
 from vla_gym.actions.tokenizer import ActionTokenizer
 from vla_gym.datasets.episode import Episode
 from vla_gym.envs.toy_env import ToyLiberoEnv
@@ -124,12 +124,20 @@ def episode(n_steps: int, task_id: int, init_state_id: int) -> Episode:
 def test_demonstrations_are_played_in_chunks_and_end_in_rest() -> None:
     tokenizer = ActionTokenizer()
     given = episode(10, 0, 3)
-    played = played_actions([given, episode(5, 0, 3), episode(5, -1, 2), episode(8, 1, 0)], tokenizer, 4)
+    played = played_actions([given, episode(5, 0, 3), episode(5, -1, 2), episode(8, 1, 0)], 4, tokenizer)
     assert {start: len(actions) for start, actions in played.items()} == {(0, 3): 3, (1, 0): 2}
     commands = tokenizer.decode(played[0, 3].reshape(-1, 7))
     np.testing.assert_allclose(commands[:10], given.commands, atol=1 / 255)
     np.testing.assert_allclose(commands[10:, :6], 0, atol=1 / 255)
     assert (commands[10:, 6] == given.commands[-1, 6]).all()
+    exact = played_actions([given], 4)[0, 3].reshape(-1, 7)
+    np.testing.assert_array_equal(exact[:10], given.commands)
+    assert not exact[10:, :6].any() and (exact[10:, 6] == given.commands[-1, 6]).all()
+
+
+def test_rest_stands_still_with_an_open_gripper() -> None:
+    actions, state = Rest(chunk_size=2).predict({"proprio": np.zeros((3, 8))}, state="kept")
+    assert actions.tolist() == [[0, 0, 0, 0, 0, 0, -1] * 2] * 3 and state == "kept"
 
 
 def test_branches_begin_as_the_demonstration_does_and_then_move_at_random() -> None:
