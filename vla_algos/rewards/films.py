@@ -236,18 +236,22 @@ def demonstration_film(episode: Any, interval: int, privileged: Float32Array | N
 
 
 def split_films(
-    films: Sequence[Film], held_out_states: Sequence[int], held_out_sources: Sequence[str] = ()
+    films: Sequence[Film],
+    held_out_states: Sequence[int] = (),
+    held_out_sources: Sequence[str] = (),
+    held_out_tasks: Sequence[int] = (),
 ) -> tuple[list[Film], list[Film]]:
     """
-    Divide films so that neither an initial state nor a policy that is held out is learned from.
+    Divide films so that no initial state, policy or task that is held out is learned from.
 
     :param films: all
     :param held_out_states: initial states, of every task
     :param held_out_sources: who acted
+    :param held_out_tasks: tasks
     :return: to train on; held out
     """
-    states, sources = set(held_out_states), set(held_out_sources)
-    is_held_out = [film.init_state_id in states or film.source in sources for film in films]
+    states, sources, tasks = set(held_out_states), set(held_out_sources), set(held_out_tasks)
+    is_held_out = [film.init_state_id in states or film.source in sources or film.task_id in tasks for film in films]
     return (
         [film for film, out in zip(films, is_held_out, strict=True) if not out],
         [film for film, out in zip(films, is_held_out, strict=True) if out],

@@ -72,11 +72,13 @@ def test_a_demonstration_is_seen_as_by_a_policy_with_chunks() -> None:
         demonstration_film(replace(episode, images=np.zeros((20, 0, 0, 3), np.uint8)), 8)
 
 
-def test_held_out_states_and_policies_are_not_trained_on() -> None:
+def test_held_out_states_policies_and_tasks_are_not_trained_on() -> None:
     films = [film(init_state_id=k, source=source) for k in range(4) for source in ("a", "b")]
     train, test = split_films(films, [2, 3], ["b"])
     assert [(each.init_state_id, each.source) for each in train] == [(0, "a"), (1, "a")]
     assert len(train) + len(test) == len(films)
+    train, test = split_films([film(task_id=i) for i in range(3)], held_out_tasks=[1])
+    assert [each.task_id for each in train] == [0, 2] and [each.task_id for each in test] == [1]
 
 
 @pytest.mark.parametrize(
