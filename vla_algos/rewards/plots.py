@@ -129,7 +129,7 @@ def plot_audit(path: str | Path, found: Audit, title: str) -> None:
     :param title: of the figure
     """
     tasks = drawn_tasks(found)
-    columns = 3
+    columns = 2 if len(tasks) in (2, 4) else min(3, len(tasks))
     task_rows = -(-len(tasks) // columns)
     figure = _figure(13.0, 3.2 * task_rows + 4.4)
     figure.suptitle(title)
@@ -170,11 +170,12 @@ def plot_progress(axes: Any, found: Audit, task_id: int) -> None:
         for i, each in enumerate(_spread(chosen, N_CURVES)):
             axes.plot(each.progress, color=color, lw=1.5, label=name if i == 0 else None)
             if each.truth is not None:
-                axes.plot(each.truth, color=color, ls=":", lw=1.2, label=f"{name}, true progress" if i == 0 else None)
+                axes.plot(each.truth, color=color, ls=":", lw=1.2, label=f"{name}, true" if i == 0 else None)
     axes.set(xlabel="decisions", ylabel="progress", ylim=(-0.05, 1.05))
     axes.set_title(textwrap.fill(f"task {task_id}: {films[0].film.instruction}", 44), fontsize=9)
     axes.grid(alpha=0.3)
-    axes.legend(loc="upper left", fontsize=7)
+    # below, as curves may be anywhere
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=4, fontsize=7, frameon=False, columnspacing=1)
 
 
 def plot_calibration(axes: Any, found: Audit) -> None:
