@@ -2,26 +2,33 @@
 Can a process reward be trusted? What it pays for successes and failures, before a policy learns to exploit it.
 
 AUC is the probability that a success is ranked above a failure, ties counting half: 0.5 is chance, below it failing
-pays.
+pays. Successes are compared with failures of their own task alone: otherwise knowing which task is easy would count as
+seeing what was done.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.stats import kendalltau, rankdata, spearmanr
+from numpy.typing import NDArray
+from scipy.stats import rankdata, somersd, spearmanr
 
 from vla_algos.errors import FilmError
+from vla_algos.rewards.controls import Control, Inputs, fit_control
 from vla_algos.rewards.films import Film
+from vla_algos.rewards.judging import Confusion, confusion, is_usable, paid_progress, progress_in
 from vla_algos.rewards.model import RewardModel, TrueProgress
 from vla_algos.rewards.shaping import Shaping
-from vla_gym.spec import PRIVILEGED, PROPRIO
-from vla_gym.type_aliases import BoolArray, Float64Array
+from vla_algos.rewards.targets import Targets
+from vla_gym.spec import PRIVILEGED
+from vla_gym.type_aliases import BoolArray, Float64Array, Int64Array
 
 CALIBRATION_BINS = 10
+_NAN = float("nan")
 
 
 def auc(scores: Any, is_positive: Any) -> float:
@@ -35,9 +42,82 @@ def auc(scores: Any, is_positive: Any) -> float:
     scores, is_positive = np.asarray(scores, np.float64), np.asarray(is_positive, np.bool_)
     n_positive, n_negative = int(is_positive.sum()), int((~is_positive).sum())
     if not n_positive or not n_negative:
-        return float("nan")
+        return _NAN
     ranks = rankdata(scores)[is_positive].sum()
     return float((ranks - n_positive * (n_positive + 1) / 2) / (n_positive * n_negative))
+
+
+@dataclass(frozen=True)
+class TaskFigures:
+    """
+    Figures of one task. Those that need successes and failures are NaN where it lacks one of them.
+
+    :param n_films: films, and how many of them are successes
+    :param auc_return: of the discounted return, the sparse reward included
+    :param auc_last: of the progress in the last frame
+    :param auc_mean: of the mean progress over the task's first frames, as many as its shortest film has, so that length
+        says nothing
+    :param truth: Spearman correlation of progress with the simulator's, over all frames; NaN if no film has it
+    :param best_failure: largest return of a failure
+    :param worst_success: smallest return of a success
+    :param mean_success: mean return of successes
+    :param waiting: worst case of loitering: the return of going straight to the largest progress that a failure showed,
+        and waiting there until the end of the longest film
+    """
+
+    n_films: tuple[int, int]
+    auc_return: float
+    auc_last: float
+    auc_mean: float
+    truth: float
+    best_failure: float
+    worst_success: float
+    mean_success: float
+    waiting: float
+
+    @property
+    def loitering(self) -> float:
+        """``waiting`` divided by ``mean_success``; infinite if a success is paid nothing or less."""
+        if np.isnan(self.waiting) or np.isnan(self.mean_success):
+            return _NAN
+        return self.waiting / self.mean_success if self.mean_success > 0 else float("inf")
+
+    @property
+    def does_failing_pay(self) -> bool:
+        """Whether a failure earns more than some success, or waiting at least as much as the mean success."""
+        return self.best_failure > self.worst_success or self.loitering >= 1.0
+
+
+@dataclass(frozen=True, eq=False)
+class FilmFigures:
+    """
+    What was found in a film.
+
+    :param film: the film
+    :param progress: in each frame, (K,) float64 in [0, 1]; where the model had no usable answer, that of the frame
+        before
+    :param truth: the simulator's, (K,) float64; None if the film does not have it
+    :param pay: discounted return, sparse and process reward
+    """
+
+    film: Film
+    progress: Float64Array
+    truth: Float64Array | None
+    pay: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON."""
+        return {
+            "task_id": self.film.task_id,
+            "init_state_id": self.film.init_state_id,
+            "source": self.film.source,
+            "is_success": self.film.is_success,
+            "n_decisions": len(self.film) - 1,
+            "return": self.pay,
+            "last_progress": float(self.progress[-1]),
+            "largest_progress": float(self.progress.max()),
+            "last_true_progress": None if self.truth is None else float(self.truth[-1]),
+        }
 
 
 @dataclass(frozen=True)
@@ -45,46 +125,98 @@ class Audit:
     """
     Figures of one model on films that it was not trained on.
 
+    :param shaping: what it is paid by
+    :param gamma: discount of the returns, per decision
     :param n_films: films, and how many of them are successes
-    :param auc_return: of the discounted return, the sparse reward included, between successes and failures
+    :param auc_return: of the discounted return, the sparse reward included, between successes and failures of a task
     :param auc_last: of the progress in the last frame
-    :param auc_mean: of the mean progress over equally many first frames, so that length says nothing
-    :param auc_last_of_task: ``auc_last`` per task
-    :param truth: Spearman correlation of progress with the simulator's, over all frames; NaN if films do not have it
-    :param truth_of_task: the same per task
-    :param rewound: share of successes whose progress correlates negatively with time when they are played backwards,
-        from the last frame to the first
-    :param ranking: Kendall's tau between how far a film got (failure, more than half of the way, success) and the
-        progress in its last frame, mean over groups of films that began alike
+    :param auc_mean: of the mean progress over equally many first frames per task, so that length says nothing
+    :param truth: Spearman correlation of progress with the simulator's, over all frames; NaN if no film has it
+    :param rewound: share of successes whose progress falls (correlates negatively with time) when their frames come in
+        reverse: what was done is undone
+    :param rewound_gain: mean of the progress at the end minus that at the start, of successes played backwards as films
+        of their own, whose first frame is the last one; above 0, undoing a task counts as progress
+    :param ranking: agreement between how far a film got in its last frame (failure, failure more than half of the way,
+        success) and the progress there, mean over groups of films from one start: Kendall's tau of pairs that got
+        differently far (Somers' D), -1 to 1. Failures of films without true progress all count alike
     :param calibration_error: mean distance between the progress in last frames and the share of successes, over ten
         bins of progress, weighted by their films
+    :param confusion: of instructions; None for a model that reads the simulator's own state, which is about one task
     :param best_failure: largest return of a failure, and its index
-    :param worst_success: smallest return of a success
-    :param loitering: what the largest progress in a failure would be paid in an episode of the longest film's length,
-        divided by the mean return of successes: from 1 on, waiting there beats success
+    :param worst_success: smallest return of a success, and its index
+    :param invalid: share of scores that were NaN or outside of [0, 1]; as in a training, they change nothing
+    :param of_task: figures per task
+    :param films: what was found in each film
     """
 
+    shaping: Shaping
+    gamma: float
     n_films: tuple[int, int]
     auc_return: float
     auc_last: float
     auc_mean: float
-    auc_last_of_task: dict[int, float]
     truth: float
-    truth_of_task: dict[int, float]
     rewound: float
+    rewound_gain: float
     ranking: float
     calibration_error: float
+    confusion: Confusion | None
     best_failure: tuple[float, int]
-    worst_success: float
-    loitering: float
+    worst_success: tuple[float, int]
+    invalid: float
+    of_task: dict[int, TaskFigures]
+    films: tuple[FilmFigures, ...]
+
+    @property
+    def loitering(self) -> float:
+        """What waiting is paid in relation to the mean success, in the worst task: from 1 on, it beats success."""
+        return max(task.loitering for task in self.of_task.values() if not np.isnan(task.loitering))
 
     @property
     def does_failing_pay(self) -> bool:
-        """Whether a failure earns more than some success, or waiting more than the mean success."""
-        return self.best_failure[0] > self.worst_success or self.loitering >= 1.0
+        """Whether a failure earns more than some success of its task, or waiting as much as the mean success."""
+        return any(task.does_failing_pay for task in self.of_task.values())
+
+    @property
+    def confused(self) -> float:
+        """Share of successes that are mistaken for another task; NaN where no other instruction was asked."""
+        return _NAN if self.confusion is None else self.confusion.of_film
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON: what is NaN or infinite is null."""
+        figures = {
+            field.name: getattr(self, field.name)
+            for field in dataclasses.fields(self)
+            if field.name not in {"shaping", "gamma", "of_task", "films", "confusion"}
+        }
+        of_task = {
+            str(task_id): {
+                **dataclasses.asdict(task),
+                "loitering": task.loitering,
+                "failing_pays": task.does_failing_pay,
+            }
+            for task_id, task in self.of_task.items()
+        }
+        confusion = None if self.confusion is None else dataclasses.asdict(self.confusion)
+        return _as_json(
+            {
+                **figures,
+                "loitering": self.loitering,
+                "failing_pays": self.does_failing_pay,
+                "confusion": confusion,
+                "of_task": of_task,
+                "films": [film.to_dict() for film in self.films],
+            }
+        )
 
 
-def audit(model: RewardModel, films: Sequence[Film], shaping: Shaping, gamma: float = 0.99) -> Audit:
+def audit(
+    model: RewardModel | Control,
+    films: Sequence[Film],
+    shaping: Shaping,
+    gamma: float = 0.99,
+    instructions: Mapping[int, Sequence[str]] | None = None,
+) -> Audit:
     """
     Judge a process reward on films of successes and failures.
 
@@ -92,81 +224,109 @@ def audit(model: RewardModel, films: Sequence[Film], shaping: Shaping, gamma: fl
     :param films: of policies and initial states that it was not trained on, for as many tasks as it is meant for
     :param shaping: what it is paid by
     :param gamma: discount of the return, per decision
+    :param instructions: by task_id, texts that ask for something else in its scene; None: those of the other tasks
+        among the films
     :return: the figures
-    :raises FilmError: if there is no success, or no failure, among the films, or they lack what the model looks at
+    :raises FilmError: if no task has a success and a failure, or films lack what the model looks at
+    :raises RewardModelError: if the model does not give a score per frame
+    :raises ValueError: if ``gamma`` is out of range, or not that of the shaping
     """
-    is_success = np.array([film.is_success for film in films])
-    if not is_success.any() or is_success.all():
-        raise FilmError(
-            f"{int(is_success.sum())} of {len(films)} films are successes; expected successes and failures. Record a "
-            "policy that does both."
-        )
-    progress = [progress_in(model, film) for film in films]
-    last = np.array([each[-1] for each in progress])
-    n_common = min(map(len, progress))
-    means = np.array([each[:n_common].mean() for each in progress])
-    returns = np.array([_return(each, film, shaping, gamma) for each, film in zip(progress, films, strict=True)])
+    if not 0 <= gamma <= 1 or shaping.gamma not in (None, gamma):
+        raise ValueError(f"gamma is {gamma}, that of the shaping {shaping.gamma}; expected one discount, from 0 to 1.")
+    is_success = np.array([film.is_success for film in films], np.bool_)
     tasks = np.array([film.task_id for film in films])
-    has_truth = all(film.privileged is not None for film in films)
-    truth = [progress_in(TrueProgress(), film) for film in films] if has_truth else []
-    successes = [each for each, film in zip(progress, films, strict=True) if film.is_success]
-    failures = np.where(is_success, -np.inf, returns)
-    # from the start of the failure that got farthest, straight to its best state, and waiting there to the end
-    farthest = max(_of(progress, ~is_success), key=lambda each: float(each.max()))
-    waiting = np.full(max(map(len, progress)), farthest.max())
-    waiting[0] = farthest[0]
+    _check_kinds(is_success, tasks)
+    scores = [progress_in(model, film) for film in films]
+    n_invalid = sum(int((~is_usable(each)).sum()) for each in scores)
+    found = []
+    for film, each in zip(films, scores, strict=True):
+        progress = paid_progress(each)
+        truth = None if film.privileged is None else progress_in(TrueProgress(), film)
+        found.append(FilmFigures(film, progress, truth, _return(progress, film, shaping, gamma)))
+    last = np.array([each.progress[-1] for each in found])
+    returns = np.array([each.pay for each in found])
+    of_task = {
+        int(task): _task_figures([each for each in found if each.film.task_id == task], shaping, gamma)
+        for task in np.unique(tasks)
+    }
+    rewound = [_rewound(model, each.film, each.progress) for each in found if each.film.is_success]
+    is_asked = isinstance(model, Control) or model.key != PRIVILEGED
+    best, worst = (
+        int(np.where(is_success, -np.inf, returns).argmax()),
+        int(np.where(is_success, returns, np.inf).argmin()),
+    )
     return Audit(
+        shaping=shaping,
+        gamma=gamma,
         n_films=(len(films), int(is_success.sum())),
-        auc_return=auc(returns, is_success),
-        auc_last=auc(last, is_success),
-        auc_mean=auc(means, is_success),
-        auc_last_of_task={int(t): auc(last[tasks == t], is_success[tasks == t]) for t in np.unique(tasks)},
-        truth=_correlation(progress, truth),
-        truth_of_task={
-            int(t): _correlation(_of(progress, tasks == t), _of(truth, tasks == t)) for t in np.unique(tasks)
-        },
-        rewound=float(np.mean([_falls(each[::-1]) for each in successes])),
-        ranking=_ranking(films, last, truth),
+        auc_return=_over_pairs(of_task, "auc_return"),
+        auc_last=_over_pairs(of_task, "auc_last"),
+        auc_mean=_over_pairs(of_task, "auc_mean"),
+        truth=_correlation(found),
+        rewound=float(np.mean([falls for falls, _ in rewound])),
+        rewound_gain=float(np.mean([gain for _, gain in rewound])),
+        ranking=_ranking(found),
         calibration_error=calibration_error(last, is_success),
-        best_failure=(float(failures.max()), int(failures.argmax())),
-        worst_success=float(returns[is_success].min()),
-        loitering=float(_discounted(shaping.of_episode(waiting, False), gamma) / returns[is_success].mean()),
+        confusion=confusion(model, films, instructions) if is_asked else None,
+        best_failure=(float(returns[best]), best),
+        worst_success=(float(returns[worst]), worst),
+        invalid=n_invalid / sum(map(len, scores)),
+        of_task=of_task,
+        films=tuple(found),
     )
 
 
-def progress_in(model: RewardModel, film: Film) -> Float64Array:
+def audit_controls(
+    fitted_on: Sequence[Film],
+    films: Sequence[Film],
+    shaping: Shaping,
+    gamma: float = 0.99,
+    targets: Targets = "truth",
+    instructions: Mapping[int, Sequence[str]] | None = None,
+    seed: int = 0,
+) -> dict[Inputs, Audit]:
     """
-    Progress of each frame of a film.
+    Fit every control, and judge it like a model.
 
-    :param model: judges the frames
-    :param film: with what the model looks at: images, ``proprio`` or ``privileged``
-    :return: (K,) float64
-    :raises FilmError: if the film lacks it
+    :param fitted_on: what the model was trained on
+    :param films: the films of the model's audit
+    :param shaping: what they are paid by
+    :param gamma: discount of the return, per decision
+    :param targets: what frames are taught to be, as for the model
+    :param instructions: as in :func:`audit`
+    :param seed: of the controls' first weights
+    :return: figures by what the control sees
+    :raises FilmError: if a film is in both parts, as in :func:`audit`, or if films lack what the targets need
     """
-    sources = {PROPRIO: film.proprio, PRIVILEGED: film.privileged}
-    seen = sources.get(model.key, film.frames)
-    if seen is None:
-        raise FilmError(f"The film has no {model.key!r}, which the model looks at. Record it with privileged_obs=True.")
-    pairs = np.stack([np.broadcast_to(seen[0], seen.shape), seen], axis=1)
-    return np.asarray(model.score(pairs, [film.instruction] * len(film)), np.float64)
+    known = {_identity(film) for film in fitted_on}
+    n_both = sum(_identity(film) in known for film in films)
+    if n_both:
+        raise FilmError(
+            f"{n_both} of {len(films)} films are among those to fit on; expected others. Divide them with split_films."
+        )
+    kinds: tuple[Inputs, ...] = ("proprio", "clock", "length")
+    return {
+        inputs: audit(fit_control(fitted_on, inputs, targets, seed=seed), films, shaping, gamma, instructions)
+        for inputs in kinds
+    }
 
 
-def confusion(model: RewardModel, films: Sequence[Film], instructions: Sequence[str]) -> Float64Array:
+def reliability(scores: Any, is_success: Any) -> tuple[Float64Array, Float64Array, Int64Array]:
     """
-    Progress in the last frames of successes, under every instruction of their scene.
+    Compare scores with what became true, in ten equal bins.
 
-    :param model: judges the frames
-    :param films: successes
-    :param instructions: n texts, the films' own among them
-    :return: mean progress, (n, n): row = what was done, column = what was asked; NaN for rows without films
+    :param scores: (N,) in [0, 1]
+    :param is_success: (N,) bool
+    :return: mean score, share of successes and number of scores, (B,) each, of the bins that are not empty
     """
-    table = np.full((len(instructions), len(instructions)), np.nan)
-    for i, done in enumerate(instructions):
-        ends = [film.frames[[0, -1]] for film in films if film.instruction == done and film.is_success]
-        for j, asked in enumerate(instructions):
-            if ends:
-                table[i, j] = np.mean(model.score(np.stack(ends), [asked] * len(ends)))
-    return table
+    scores, is_success = np.asarray(scores, np.float64), np.asarray(is_success, np.float64)
+    bins = np.minimum((scores * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
+    parts = [bins == b for b in np.unique(bins)]
+    return (
+        np.array([scores[part].mean() for part in parts]),
+        np.array([is_success[part].mean() for part in parts]),
+        np.array([part.sum() for part in parts], np.int64),
+    )
 
 
 def calibration_error(scores: Any, is_success: Any) -> float:
@@ -175,12 +335,20 @@ def calibration_error(scores: Any, is_success: Any) -> float:
 
     :param scores: (N,) in [0, 1]
     :param is_success: (N,) bool
-    :return: 0 to 1
+    :return: 0 to 1; NaN if there are none
     """
-    scores, is_success = np.asarray(scores, np.float64), np.asarray(is_success, np.float64)
-    bins = np.minimum((scores * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
-    errors = [abs(scores[bins == b].mean() - is_success[bins == b].mean()) * (bins == b).sum() for b in np.unique(bins)]
-    return float(sum(errors) / len(scores))
+    means, shares, counts = reliability(scores, is_success)
+    return float(np.abs(means - shares) @ counts / counts.sum()) if len(counts) else _NAN
+
+
+def _check_kinds(is_success: BoolArray, tasks: NDArray[Any]) -> None:
+    kinds = f"{int(is_success.sum())} of {len(is_success)} films are successes"
+    if is_success.all() or not is_success.any():
+        raise FilmError(f"{kinds}; expected successes and failures. Record a policy that does both.")
+    if not set(tasks[is_success]) & set(tasks[~is_success]):
+        raise FilmError(
+            f"{kinds}, but no task has both; expected a task with successes and failures. Record more of each task."
+        )
 
 
 def _return(progress: Float64Array, film: Film, shaping: Shaping, gamma: float) -> float:
@@ -193,17 +361,73 @@ def _discounted(rewards: Float64Array, gamma: float) -> float:
     return float(gamma ** np.arange(len(rewards)) @ rewards)
 
 
-def _of(parts: Sequence[Float64Array], chosen: BoolArray) -> list[Float64Array]:
-    return [part for part, is_chosen in zip(parts, chosen, strict=True) if is_chosen] if parts else []
+def _task_figures(found: Sequence[FilmFigures], shaping: Shaping, gamma: float) -> TaskFigures:
+    is_success = np.array([each.film.is_success for each in found], np.bool_)
+    returns = np.array([each.pay for each in found])
+    lengths = [len(each.progress) for each in found]
+    failures = [each.progress for each in found if not each.film.is_success]
+    waiting_pay = _NAN
+    if failures:
+        # from the start of the failure that got farthest, straight to its best state, and waiting there to the end
+        farthest = max(failures, key=lambda progress: float(progress.max()))
+        waiting = np.full(max(lengths), farthest.max())
+        waiting[0] = farthest[0]
+        waiting_pay = _discounted(shaping.of_episode(waiting, False), gamma)
+    return TaskFigures(
+        n_films=(len(found), int(is_success.sum())),
+        auc_return=auc(returns, is_success),
+        auc_last=auc([each.progress[-1] for each in found], is_success),
+        auc_mean=auc([each.progress[: min(lengths)].mean() for each in found], is_success),
+        truth=_correlation(found),
+        best_failure=float(returns[~is_success].max()) if failures else _NAN,
+        worst_success=float(returns[is_success].min()) if is_success.any() else _NAN,
+        mean_success=float(returns[is_success].mean()) if is_success.any() else _NAN,
+        waiting=waiting_pay,
+    )
 
 
-def _correlation(progress: Sequence[Float64Array], truth: Sequence[Float64Array]) -> float:
-    if not truth:
-        return float("nan")
-    one, other = np.concatenate(progress), np.concatenate(truth)
-    if np.ptp(one) == 0 or np.ptp(other) == 0:
-        return 0.0
-    return float(spearmanr(one, other).statistic)
+def _over_pairs(of_task: Mapping[int, TaskFigures], name: str) -> float:
+    """AUC over all pairs of a success and a failure of the same task."""
+    both = [task for task in of_task.values() if 0 < task.n_films[1] < task.n_films[0]]
+    n_pairs = [task.n_films[1] * (task.n_films[0] - task.n_films[1]) for task in both]
+    return float(np.average([getattr(task, name) for task in both], weights=n_pairs))
+
+
+def _correlation(found: Sequence[FilmFigures]) -> float:
+    """NaN where there is no truth that could be followed, 0 for progress that never changes."""
+    known = [(each.progress, each.truth) for each in found if each.truth is not None]
+    if not known:
+        return _NAN
+    progress, truth = (np.concatenate(part) for part in zip(*known, strict=True))
+    if np.ptp(truth) == 0:
+        return _NAN
+    return float(spearmanr(progress, truth).statistic) if np.ptp(progress) > 0 else 0.0
+
+
+def _rewound(model: RewardModel | Control, film: Film, progress: Float64Array) -> tuple[bool, float]:
+    """Whether progress falls when what was done is undone, and what a film that begins at its end gains."""
+    backwards = np.arange(len(film))[::-1]
+    if isinstance(model, Control):
+        undone = model.progress(_rearranged(film, [0, *backwards]))[1:]
+        replayed = model.progress(_rearranged(film, backwards))
+    else:
+        # models remember nothing, so what they said of each frame after the same start holds in any order
+        undone = progress[::-1]
+        replayed = paid_progress(progress_in(model, _rearranged(film, backwards[[0, -1]])))
+    return _falls(undone), float(replayed[-1] - replayed[0])
+
+
+def _rearranged(film: Film, rows: Any) -> Film:
+    """Film of other frames, a control step apart."""
+    return dataclasses.replace(
+        film,
+        frames=film.frames[rows],
+        steps=np.arange(len(rows)),
+        proprio=film.proprio[rows],
+        privileged=None if film.privileged is None else film.privileged[rows],
+        trace=None,
+        is_success=False,
+    )
 
 
 def _falls(progress: Float64Array) -> bool:
@@ -213,41 +437,37 @@ def _falls(progress: Float64Array) -> bool:
     return bool(spearmanr(np.arange(len(progress)), progress).statistic < 0)
 
 
-def _ranking(films: Sequence[Film], last: Float64Array, truth: Sequence[Float64Array]) -> float:
-    groups: dict[tuple[int, int], list[int]] = {}
-    for i, film in enumerate(films):
-        groups.setdefault((film.task_id, film.init_state_id), []).append(i)
-    taus = []
-    for members in groups.values():
-        ranks = [2.0 if films[i].is_success else float(bool(truth) and truth[i].max() > 0.5) for i in members]
-        tau = kendalltau(ranks, last[members]).statistic if len(set(ranks)) > 1 else np.nan
-        if np.isfinite(tau):
-            taus.append(tau)
-    return float(np.mean(taus)) if taus else float("nan")
+def _ranking(found: Sequence[FilmFigures]) -> float:
+    groups: dict[tuple[int, int], list[FilmFigures]] = {}
+    for each in found:
+        if each.film.init_state_id >= 0:
+            groups.setdefault((each.film.task_id, each.film.init_state_id), []).append(each)
+    agreements = []
+    for group in groups.values():
+        knows_truth = all(each.truth is not None for each in group)
+        ranks = [_how_far(each) if knows_truth else 2 * each.film.is_success for each in group]
+        if len(set(ranks)) > 1:
+            last = [each.progress[-1] for each in group]
+            agreements.append(somersd(ranks, last).statistic if np.ptp(last) > 0 else 0.0)
+    return float(np.mean(agreements)) if agreements else _NAN
 
 
-def table(name: str, found: Audit, controls: Mapping[str, Audit] | None = None) -> str:
-    """
-    Figures as a Markdown table, controls beside the model.
+def _how_far(found: FilmFigures) -> int:
+    """0: failed, 1: more than half of the way, 2: success."""
+    if found.film.is_success:
+        return 2
+    return int(found.truth is not None and found.truth[-1] > 0.5)
 
-    :param name: of the model
-    :param found: its figures
-    :param controls: figures of models that see no image, by name
-    :return: the table
-    """
-    columns = {name: found, **(controls or {})}
-    rows: dict[str, list[str]] = {
-        "AUC, discounted return": [f"{a.auc_return:.3f}" for a in columns.values()],
-        "AUC, last frame": [f"{a.auc_last:.3f}" for a in columns.values()],
-        "AUC, mean over equal lengths": [f"{a.auc_mean:.3f}" for a in columns.values()],
-        "correlation with true progress": [f"{a.truth:.2f}" for a in columns.values()],
-        "rewound films that fall": [f"{100 * a.rewound:.0f} %" for a in columns.values()],
-        "Kendall's tau, failure < partial < success": [f"{a.ranking:.2f}" for a in columns.values()],
-        "calibration error": [f"{a.calibration_error:.3f}" for a in columns.values()],
-        "best-paid failure / worst-paid success": [
-            f"{a.best_failure[0]:.2f} / {a.worst_success:.2f}" for a in columns.values()
-        ],
-        "waiting / mean success": [f"{a.loitering:.2f}" for a in columns.values()],
-    }
-    lines = [f"| | {' | '.join(columns)} |", "|---" * (1 + len(columns)) + "|"]
-    return "\n".join([*lines, *(f"| {row} | {' | '.join(cells)} |" for row, cells in rows.items())])
+
+def _identity(film: Film) -> tuple[str, int, int, bytes]:
+    return film.source, film.task_id, film.init_state_id, film.proprio.tobytes()
+
+
+def _as_json(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _as_json(entry) for key, entry in value.items()}
+    if isinstance(value, np.ndarray | list | tuple):
+        return [_as_json(entry) for entry in value]
+    if isinstance(value, float | np.floating):
+        return float(value) if np.isfinite(value) else None
+    return value

@@ -1,0 +1,173 @@
+"""Ask a model or a control about films: frame by frame, and under other instructions."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vla_algos.errors import FilmError, RewardModelError
+from vla_algos.rewards.controls import Control
+from vla_algos.rewards.films import Film
+from vla_algos.rewards.model import RewardModel
+from vla_gym.spec import PRIVILEGED, PROPRIO
+from vla_gym.type_aliases import BoolArray, Float64Array
+
+MISTAKEN_FROM = 0.5
+"""Progress above which a model takes another task for done."""
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """
+    Last frames of successes, judged under other instructions of their scene.
+
+    A success is mistaken for another task if that instruction scores above ``MISTAKEN_FROM``, or at least as high as
+    its own. Either is an error that a policy can be paid for: the first passes a task for done that was not, and the
+    second alone finds models that do not read the instruction, but rate everything low.
+
+    :param instructions: n texts
+    :param progress: mean progress, (n, n) float64: row = what was done, column = what was asked; NaN where that was not
+        asked of any film
+    :param mistaken: share of the successes mistaken, (n, n) float64; NaN as above, and on the diagonal
+    :param of_film: share of successes that are mistaken under at least one other instruction; it grows with their
+        number
+    :param of_pair: share of pairs of a success and another instruction that are mistaken; NaN if there are none
+    """
+
+    instructions: tuple[str, ...]
+    progress: Float64Array
+    mistaken: Float64Array
+    of_film: float
+    of_pair: float
+
+
+def progress_in(model: RewardModel | Control, film: Film) -> Float64Array:
+    """
+    Progress of each frame of a film, as the model says it.
+
+    :param model: judges the frames
+    :param film: with what the model looks at: images, ``proprio`` or ``privileged``
+    :return: (K,) float64; NaN where the model has no answer
+    :raises FilmError: if the film lacks it
+    :raises RewardModelError: if the model does not give a score per frame
+    """
+    if isinstance(model, Control):
+        return model.progress(film)
+    sources = {PROPRIO: film.proprio, PRIVILEGED: film.privileged}
+    seen = sources.get(model.key, film.frames)
+    if seen is None:
+        raise FilmError(f"The film has no {model.key!r}, which the model looks at. Record it with privileged_obs=True.")
+    pairs = np.stack([np.broadcast_to(seen[0], seen.shape), seen], axis=1)
+    return _scores(model, pairs, [film.instruction] * len(film))
+
+
+def is_usable(scores: Float64Array) -> BoolArray:
+    """
+    Tell which scores a reward can be paid by.
+
+    :param scores: (K,)
+    :return: whether each is in [0, 1], (K,)
+    """
+    return (scores >= 0) & (scores <= 1)
+
+
+def paid_progress(scores: Float64Array) -> Float64Array:
+    """
+    Progress as ``VecProcessReward`` pays it: unusable scores leave it as it was, 0 at first.
+
+    :param scores: of an episode, (K,)
+    :return: (K,) float64 in [0, 1]
+    """
+    valid = is_usable(scores)
+    source = np.maximum.accumulate(np.where(valid, np.arange(len(scores)), -1))
+    return np.where(source >= 0, scores[source], 0.0)
+
+
+def confusion(
+    model: RewardModel | Control, films: Sequence[Film], instructions: Mapping[int, Sequence[str]] | None = None
+) -> Confusion:
+    """
+    Judge the last frames of successes under every instruction of their scene.
+
+    :param model: judges the frames
+    :param films: successes count, failures give their instructions alone
+    :param instructions: by task_id, texts that ask for something else in its scene; None: those of the other tasks
+        among the films. Leave out what a success of the task fulfils as well
+    :return: what was mistaken for what
+    :raises RewardModelError: if the model does not give a score per film, or reads the simulator's own state, which is
+        about one task
+    :raises TypeError: if the texts of a task are a single one
+    """
+    if not isinstance(model, Control) and model.key == PRIVILEGED:
+        raise RewardModelError(
+            f"The model reads {PRIVILEGED!r}, the simulator's own state of one task; expected one that reads images "
+            "and the instruction."
+        )
+    others = [_other_instructions(film, films, instructions) for film in films]
+    texts = tuple(dict.fromkeys([film.instruction for film in films] + [text for each in others for text in each]))
+    n = len(texts)
+    sums, mistakes, counts = np.zeros((n, n)), np.zeros((n, n)), np.zeros((n, n))
+    was_mistaken = []
+    for film, asked in zip(films, others, strict=True):
+        if not film.is_success:
+            continue
+        scores = _last_under(model, film, [film.instruction, *asked])
+        is_mistaken = (scores > MISTAKEN_FROM) | (scores >= scores[0])
+        row, columns = texts.index(film.instruction), [texts.index(text) for text in (film.instruction, *asked)]
+        sums[row, columns] += scores
+        mistakes[row, columns] += is_mistaken
+        counts[row, columns] += 1
+        if asked:
+            was_mistaken.append(bool(is_mistaken[1:].any()))
+    progress, mistaken = _share(sums, counts), _share(mistakes, counts)
+    np.fill_diagonal(mistaken, np.nan)
+    n_pairs = counts.sum() - np.trace(counts)
+    return Confusion(
+        instructions=texts,
+        progress=progress,
+        mistaken=mistaken,
+        of_film=float(np.mean(was_mistaken)) if was_mistaken else float("nan"),
+        of_pair=float((mistakes.sum() - np.trace(mistakes)) / n_pairs) if n_pairs else float("nan"),
+    )
+
+
+def _scores(model: RewardModel, seen: NDArray[Any], instructions: Sequence[str]) -> Float64Array:
+    scores = np.asarray(model.score(seen, instructions), np.float64)
+    if scores.shape != (len(instructions),):
+        raise RewardModelError(
+            f"{type(model).__name__}.score returned shape {scores.shape} for {len(instructions)} moments; expected "
+            f"({len(instructions)},)."
+        )
+    return scores
+
+
+def _other_instructions(
+    film: Film, films: Sequence[Film], instructions: Mapping[int, Sequence[str]] | None
+) -> list[str]:
+    if instructions is not None:
+        texts = instructions.get(film.task_id, ())
+        if isinstance(texts, str):
+            raise TypeError(
+                f"instructions[{film.task_id}] is {texts!r}; expected a list of texts, such as [{texts!r}]."
+            )
+    else:
+        texts = [other.instruction for other in films if other.task_id != film.task_id]
+    return [text for text in dict.fromkeys(texts) if text != film.instruction]
+
+
+def _last_under(model: RewardModel | Control, film: Film, texts: Sequence[str]) -> Float64Array:
+    """Progress in the last frame under each instruction, (n,); 0 where the model has no usable answer."""
+    if isinstance(model, Control):
+        return np.array([model.progress(dataclasses.replace(film, instruction=text))[-1] for text in texts])
+    seen = film.proprio if model.key == PROPRIO else film.frames
+    scores = _scores(model, np.stack([seen[[0, -1]]] * len(texts)), texts)
+    return np.where(is_usable(scores), scores, 0.0)
+
+
+def _share(sums: Float64Array, counts: Float64Array) -> Float64Array:
+    return np.divide(sums, counts, out=np.full_like(sums, np.nan), where=counts > 0)
