@@ -175,6 +175,34 @@ class TrueProgress:
         return progress.astype(np.float32)
 
 
+_HELD_LIFT, _HELD_DISTANCE, _HELD_GAP = 0.01, 0.2, 0.075
+"""An object that is held is lifted so high (m), no farther from the hand (m), with the fingers not open: their greatest
+distance is 0.08 m, and the widest object that they can lift is narrower."""
+
+
+def truly_held(privileged: Float32Array) -> Float32Array:
+    """
+    Whether the hand holds an object of the goal, from privileged observations.
+
+    They have no contacts: an object counts as held while it is off its first place, near the hand, and the fingers are
+    not open, as they are once it was let go. In six scripted demonstrations of LIBERO-Goal this agrees with contacts of
+    both fingers in 91 to 98 % of the control steps; most others are those before it is lifted.
+
+    :param privileged: of an episode, (K, 69) float32
+    :return: 0 or 1, (K,) float32; NaN for goals without an object to be moved
+    """
+    gap = sum(privileged[:, PRIVILEGED_NAMES.index(f"finger_pos/{i}")] * sign for i, sign in ((0, 1), (1, -1)))
+    is_closed = gap < _HELD_GAP
+    is_object, is_held = np.zeros(len(privileged), np.bool_), np.zeros(len(privileged), np.bool_)
+    for i in range(MAX_ATOMS):
+        atom = _Atom(privileged, i)
+        movable = (atom["exists"] > 0) & ~atom.is_joint
+        near = atom.distance("subject_from_eef") < _HELD_DISTANCE
+        is_object |= movable
+        is_held |= movable & is_closed & near & (atom["subject_lift"] > _HELD_LIFT)
+    return np.where(is_object, is_held, np.nan).astype(np.float32)
+
+
 class _Atom:
     """Entries of one atom of the goal, by name."""
 
