@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch as th
@@ -29,6 +30,26 @@ def answer_id(tokenizer: Any, answer: str) -> int:
             "other answers, such as answers=('yes', 'no')."
         )
     return int(ids[0])
+
+
+def answer_ids(tokenizer: Any, answers: Sequence[str]) -> th.Tensor:
+    """
+    Look up the tokens of both answers.
+
+    :param tokenizer: of transformers
+    :param answers: yes and no
+    :return: their ids, (2,) int64
+    :raises RewardModelError: if there are not two, one is not a single token, or both are the same
+    """
+    if len(answers) != 2:
+        raise RewardModelError(f"answers is {tuple(answers)!r}; expected two, yes and no, such as {ANSWERS!r}.")
+    ids = [answer_id(tokenizer, answer) for answer in answers]
+    if ids[0] == ids[1]:
+        raise RewardModelError(
+            f"The answers {answers[0]!r} and {answers[1]!r} are the same token to this model's tokenizer; expected two "
+            "that differ. Pass other answers, such as answers=('yes', 'no')."
+        )
+    return th.tensor(ids)
 
 
 def answer_loss(log_probs: th.Tensor, targets: th.Tensor) -> th.Tensor:

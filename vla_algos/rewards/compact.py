@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch as th
 from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
 from torch.nn import functional as F
 
-from vla_algos.errors import CheckpointError, RewardModelError
+from vla_algos.errors import CheckpointError, RewardModelError, UnknownNameError
 from vla_algos.models.loading import load_vla, save_vla
 from vla_algos.models.openvla.model import OpenVLA
-from vla_algos.rewards.answers import ANSWERS, answer_id, answer_loss
-from vla_gym.files import read_json_object, write_then_rename
+from vla_algos.rewards.answers import ANSWERS, answer_ids, answer_loss
+from vla_algos.rewards.model import OUTPUTS, REWARD_FILE, read_reward_file, write_reward_file
+from vla_gym.files import write_then_rename
 from vla_gym.spec import AGENTVIEW
 from vla_gym.type_aliases import Float32Array
 
-REWARD_FILE = "reward.json"
-"""Beside a checkpoint, what makes it a reward model."""
+KIND = "compact"
+"""This class in ``reward.json``."""
+_HEADS_FILE = "heads.safetensors"
 
 
 class CompactRewardModel:
@@ -33,15 +37,25 @@ class CompactRewardModel:
     without proprioception, by which a model could tell the time instead of looking. Vision towers stay as they are:
     what they see of an image can be kept while the rest is trained.
 
+    Further outputs are linear heads on the last hidden state, taught beside progress; ``score`` leaves them out.
+
     :param vla: without proprioception
     :param key: camera whose images it looks at
     :param answers: yes and no, each a single token of the model's tokenizer
     :param batch_size: images per forward pass
-    :raises RewardModelError: if the model reads proprioception, or an answer is not a single token
+    :param outputs: ``progress`` and, if wanted, ``held`` and ``success``, see ``OUTPUTS``
+    :raises RewardModelError: if the model reads proprioception, an answer is not a single token, or ``outputs`` lacks
+        progress
+    :raises UnknownNameError: for an unknown output
     """
 
     def __init__(
-        self, vla: OpenVLA, key: str = AGENTVIEW, answers: tuple[str, str] = ANSWERS, batch_size: int = 64
+        self,
+        vla: OpenVLA,
+        key: str = AGENTVIEW,
+        answers: tuple[str, str] = ANSWERS,
+        batch_size: int = 64,
+        outputs: Sequence[str] = OUTPUTS[:1],
     ) -> None:
         if vla.config.proprio_dim or len(vla.config.cameras) != 1:
             raise RewardModelError(
@@ -50,18 +64,30 @@ class CompactRewardModel:
             )
         self.vla, self.key, self.answers, self.batch_size = vla.eval(), key, answers, batch_size
         self.vla.vision_backbone.requires_grad_(False)
-        self._answer_ids = th.tensor([answer_id(vla.processor.tokenizer, answer) for answer in answers])
+        self._answer_ids = answer_ids(vla.processor.tokenizer, answers)
         self._firsts: dict[bytes, th.Tensor] = {}
+        self.outputs = _checked(outputs)
+        self.heads: nn.Linear | None = None
+        if len(self.outputs) > 1:
+            self.heads = nn.Linear(vla.config.llm.hidden, len(self.outputs) - 1, device=vla.device)
+            # zeros: until it has learned, a head says "one half" of everything
+            for parameter in self.heads.parameters():
+                nn.init.zeros_(parameter)
 
     @classmethod
     def start_from(
-        cls, vla: str | Path = "compact-libero-goal", key: str = AGENTVIEW, **kwargs: Any
+        cls,
+        vla: str | Path = "compact-libero-goal",
+        key: str = AGENTVIEW,
+        outputs: Sequence[str] = OUTPUTS[:1],
+        **kwargs: Any,
     ) -> CompactRewardModel:
         """
         Begin with the weights of a VLA, which has learned to see and to read its instructions.
 
         :param vla: preset, shipped checkpoint or folder, of one camera
         :param key: camera whose images it looks at
+        :param outputs: what it will be taught, see ``OUTPUTS``
         :param kwargs: further keywords of :func:`vla_algos.models.load_vla`
         :return: the model, to be trained
         :raises UnknownNameError: if there is no such model
@@ -75,7 +101,7 @@ class CompactRewardModel:
         model = OpenVLA(config, base.processor.tokenizer).to(base.device)
         own = model.state_dict()
         model.load_state_dict({name: tensor for name, tensor in base.state_dict().items() if name in own})
-        return cls(model, key)
+        return cls(model, key, outputs=outputs)
 
     @classmethod
     def load(cls, folder: str | Path, device: th.device | str = "cpu") -> CompactRewardModel:
@@ -86,18 +112,20 @@ class CompactRewardModel:
         :param device: where it goes
         :return: the model
         :raises CheckpointError: if the folder is missing or damaged, or holds something else
+        :raises RewardModelError: if its answers are not single tokens
         """
-        path = Path(folder) / REWARD_FILE
-        try:
-            content = read_json_object(path, CheckpointError)
-        except FileNotFoundError as error:
+        folder = Path(folder)
+        content = read_reward_file(folder)
+        outputs = content.get("outputs", OUTPUTS[:1])
+        if content["kind"] != KIND or not isinstance(outputs, list | tuple):
             raise CheckpointError(
-                f"{folder} holds no {REWARD_FILE}; expected a reward model that was saved."
-            ) from error
-        answers = content.get("answers")
-        if not isinstance(content.get("key"), str) or not isinstance(answers, list) or len(answers) != 2:
-            raise CheckpointError(f"{path} is {content}; expected a camera as 'key' and two 'answers'. Save it again.")
-        return cls(load_vla(Path(folder), device=device), content["key"], (str(answers[0]), str(answers[1])))
+                f"{folder / REWARD_FILE} is {content}; expected kind {KIND!r} and a list of 'outputs'. Load other "
+                "kinds with load_reward_model."
+            )
+        first, second = content["answers"]
+        model = cls(load_vla(folder, device=device), content["key"], (first, second), outputs=outputs)
+        model._read_heads(folder)
+        return model
 
     def save(self, folder: str | Path, dtype: th.dtype | None = None) -> None:
         """
@@ -107,12 +135,46 @@ class CompactRewardModel:
         :param dtype: type of the weights in the file; None: as they are
         """
         save_vla(self.vla, folder, dtype)
-        with write_then_rename(Path(folder) / REWARD_FILE) as temporary:
-            temporary.write_text(json.dumps({"key": self.key, "answers": list(self.answers)}) + "\n", encoding="utf-8")
+        if self.heads is not None:
+            with write_then_rename(Path(folder) / _HEADS_FILE) as temporary:
+                save_file({name: tensor.contiguous() for name, tensor in self.heads.state_dict().items()}, temporary)
+        content = {"kind": KIND, "key": self.key, "answers": list(self.answers), "outputs": list(self.outputs)}
+        write_reward_file(Path(folder), content)
+
+    def restore(self, folder: str | Path) -> None:
+        """
+        Take the weights of a folder that this model has saved.
+
+        :param folder: of the model
+        :raises CheckpointError: if it is missing, damaged or of another architecture
+        """
+        self.vla.load_state_dict(load_vla(folder, device=self.vla.device).state_dict())
+        self._read_heads(Path(folder))
+
+    def _read_heads(self, folder: Path) -> None:
+        if self.heads is None:
+            return
+        try:
+            self.heads.load_state_dict(load_file(folder / _HEADS_FILE))
+        except (OSError, SafetensorError, RuntimeError) as error:
+            raise CheckpointError(
+                f"{folder / _HEADS_FILE} is not what {REWARD_FILE} promises, heads for {', '.join(self.outputs[1:])}: "
+                f"{error} Save the model again."
+            ) from error
+
+    def describe(self) -> str:
+        """Say what it is, for its card."""
+        return f"the backbone of a small VLA, {sum(p.numel() for p in self.vla.parameters()):,} parameters"
+
+    def train(self, mode: bool = True) -> None:
+        """Switch dropout on or off, see ``torch.nn.Module.train``."""
+        self.vla.train(mode)
 
     def parameters(self) -> list[th.nn.Parameter]:
-        """Those that learn: all but the vision towers'."""
-        return [parameter for parameter in self.vla.parameters() if parameter.requires_grad]
+        """Return those that learn: all but the vision towers'."""
+        return [
+            p for p in [*self.vla.parameters(), *(self.heads.parameters() if self.heads else ())] if p.requires_grad
+        ]
 
     @th.no_grad()
     def encode(self, images: NDArray[Any]) -> th.Tensor:
@@ -136,7 +198,13 @@ class CompactRewardModel:
         :param instructions: N texts
         :return: yes and no, (N, 2) float32, nats
         """
-        hidden = self.vla.prompt_hidden(features.flatten(1, 2), list(instructions))
+        return self._answers(self._hidden(features, instructions))
+
+    def _hidden(self, features: th.Tensor, instructions: Sequence[str]) -> th.Tensor:
+        """(N, hidden)"""
+        return self.vla.prompt_hidden(features.flatten(1, 2), list(instructions))
+
+    def _answers(self, hidden: th.Tensor) -> th.Tensor:
         logits = self.vla.language_model.score(hidden, slice(0, self.vla.config.llm.rows))
         return F.log_softmax(logits.float(), dim=-1)[:, self._answer_ids.to(logits.device)]
 
@@ -167,13 +235,62 @@ class CompactRewardModel:
         self._firsts = {key: self._firsts[key] for key in keys}
         return th.stack([self._firsts[key] for key in keys])
 
+    @th.no_grad()
+    def progress(self, features: th.Tensor, instructions: Sequence[str]) -> th.Tensor:
+        """
+        Progress from what the vision towers have seen already.
+
+        :param features: of the first image and of the one to judge, (N, 2, patches, channels), see :meth:`encode`
+        :param instructions: N texts
+        :return: (N,) float32
+        """
+        return self.log_probs(features, instructions).softmax(dim=-1)[:, 0]
+
+    @th.no_grad()
+    def judge(self, seen: NDArray[Any], instructions: Sequence[str]) -> Mapping[str, Float32Array]:
+        """
+        Say all that it was taught.
+
+        :param seen: first and current image, (N, 2, H, W, 3) uint8 RGB, at most ``batch_size`` of them
+        :param instructions: N texts
+        :return: by output, (N,) float32 in [0, 1]; ``progress`` is what :meth:`score` returns
+        """
+        features = self.encode(seen.reshape(-1, *seen.shape[2:]))
+        hidden = self._hidden(features.unflatten(0, (-1, 2)), instructions)
+        columns = [self._answers(hidden).softmax(dim=-1)[:, 0]]
+        if self.heads is not None:
+            columns += self.heads(hidden.float()).sigmoid().unbind(dim=1)
+        return {name: column.float().cpu().numpy() for name, column in zip(self.outputs, columns, strict=True)}
+
     def loss(self, features: th.Tensor, instructions: Sequence[str], targets: th.Tensor) -> th.Tensor:
         """
         Negative log-likelihood of the answers, weighted by the pseudo-reward: -(p log P(yes) + (1 - p) log P(no)).
 
+        For each further output, the cross-entropy of its head is added, which is 0 in rows whose target is unknown.
+
         :param features: of the first image and of the one to judge, (N, 2, patches, channels)
         :param instructions: N texts
-        :param targets: p, (N,) in [0, 1]: a label of 0 or 1, or progress
+        :param targets: a column for each of ``outputs``, (N, outputs) in [0, 1]: p, a label of 0 or 1 or progress; then
+            those of the heads, NaN where unknown; (N,) for p alone
         :return: mean over N, scalar
         """
-        return answer_loss(self.log_probs(features, instructions), targets)
+        targets = targets.reshape(len(targets), -1)
+        hidden = self._hidden(features, instructions)
+        loss = answer_loss(self._answers(hidden), targets[:, 0])
+        if self.heads is not None:
+            wanted = targets[:, 1:].to(loss)
+            is_known = ~wanted.isnan()
+            entropy = F.binary_cross_entropy_with_logits(
+                self.heads(hidden.float()), wanted.nan_to_num(), weight=is_known.to(loss), reduction="none"
+            )
+            loss = loss + entropy.sum() / len(targets)
+        return loss
+
+
+def _checked(outputs: Sequence[str]) -> tuple[str, ...]:
+    unknown = [name for name in outputs if name not in OUTPUTS]
+    if unknown:
+        raise UnknownNameError("output", unknown[0], OUTPUTS)
+    if not outputs or outputs[0] != OUTPUTS[0] or len(set(outputs)) < len(outputs):
+        raise RewardModelError(f"outputs is {tuple(outputs)}; expected 'progress' first, and each name once.")
+    return tuple(outputs)

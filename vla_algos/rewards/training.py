@@ -1,30 +1,49 @@
-"""Train a process reward model on films, and stop when it gets no better on films that it has not seen."""
+"""
+Train a process reward model on films, and stop when it gets no better on films that it has not seen.
+
+The folder of a training has the best model (``best``, with a card), the last one with its optimizer, to resume from
+(``last_<epoch>``), the figures of every epoch (``epochs.json``) and logs for TensorBoard (``logs``).
+"""
 
 from __future__ import annotations
 
 import json
 import logging
+import math
+import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch as th
+from stable_baselines3.common.logger import configure
 
 from vla_algos.common.progress import progress_bar
-from vla_algos.errors import FilmError, TrainingDivergedError
+from vla_algos.errors import CheckpointError, FilmError, SettingsError, TrainingDivergedError
 from vla_algos.rewards.audit import auc
-from vla_algos.rewards.compact import CompactRewardModel
+from vla_algos.rewards.card import Side, write_reward_card
 from vla_algos.rewards.films import Film
-from vla_algos.rewards.targets import Example, Targets, frame_targets, make_examples
-from vla_gym.files import write_then_rename
+from vla_algos.rewards.model import TrainableRewardModel
+from vla_algos.rewards.targets import (
+    Example,
+    Targets,
+    frame_outputs,
+    make_examples,
+    other_instructions,
+    usable_films,
+)
+from vla_gym.files import read_json_object, write_then_rename
 from vla_gym.type_aliases import Float32Array, Float64Array
 
 logger = logging.getLogger(__name__)
 
-LAST, BEST, EPOCHS = "last", "best", "epochs.json"
-"""In the folder of a training: the model to resume from, the best one so far, and what was measured."""
+LAST, BEST, EPOCHS, LOGS = "last", "best", "epochs.json", "logs"
+_OPTIMIZER = "optimizer.pt"
+_CHANGEABLE = ("epochs", "patience")
+"""Settings that may change when a training is resumed."""
 
 
 @dataclass(frozen=True)
@@ -33,9 +52,10 @@ class Epoch:
     Figures of one pass.
 
     :param epoch: counted from 1
-    :param train_loss: mean over its batches
-    :param held_out_loss: over all frames of the held-out films, and as many negatives in proportion
-    :param auc_last: of the progress in the last frames of held-out films, between successes and failures
+    :param train_loss: mean over its gradient steps
+    :param held_out_loss: over frames of the held-out films, and negatives in proportion
+    :param auc_last: of the progress in the last frames of held-out films, between successes and failures; NaN if there
+        is only one kind
     """
 
     epoch: int
@@ -45,7 +65,7 @@ class Epoch:
 
 
 def train_reward_model(
-    model: CompactRewardModel,
+    model: TrainableRewardModel,
     films: Sequence[Film],
     held_out: Sequence[Film],
     folder: str | Path,
@@ -56,6 +76,8 @@ def train_reward_model(
     epochs: int = 10,
     patience: int = 3,
     batch_size: int = 64,
+    micro_batch_size: int | None = None,
+    max_examples: int | None = None,
     learning_rate: float = 3e-4,
     weight_decay: float = 0.01,
     max_grad_norm: float = 1.0,
@@ -66,116 +88,227 @@ def train_reward_model(
     """
     Train in place; afterwards the model is the best one.
 
-    Every pass shows every frame of every film once, and negatives drawn anew. Examples that are more than half done are
-    drawn as often as the others.
+    Every pass draws from every frame of every film, and from negatives made again for each pass. Examples that are more
+    than half done are drawn as often as the others. Films that cannot be labelled are left out and counted, in the log
+    and in the card.
 
-    :param model: to train
+    The setting that VLA-RL released, with ``VLMRewardModel.start_from("Qwen/Qwen2-VL-2B-Instruct")``:
+    ``targets="paper", learning_rate=1e-4, epochs=10, max_examples=1000, batch_size=8, micro_batch_size=1``.
+
+    :param model: to train, see :class:`vla_algos.rewards.model.TrainableRewardModel`
     :param films: to learn from
-    :param held_out: of other initial states or policies; the pass with the smallest loss on them counts
-    :param folder: where the model is kept
-    :param targets: what frames are taught to be, see :func:`vla_algos.rewards.targets.frame_targets`
-    :param instructions: by task_id, texts that ask for something else in its scene; None: the instructions of all other
-        films of these tasks
+    :param held_out: of other tasks, initial states or policies; the pass with the smallest loss on them counts
+    :param folder: where the models are kept
+    :param targets: what progress is taught to be, see :func:`vla_algos.rewards.targets.frame_targets`
+    :param instructions: by task_id, texts that ask for something else in its scene; None: the instructions of other
+        films in the same scene of LIBERO, see :func:`vla_algos.rewards.targets.other_instructions`
     :param negatives: share of negatives, see :func:`vla_algos.rewards.targets.make_examples`
     :param epochs: passes at most
     :param patience: passes without a smaller loss after which training stops
     :param batch_size: examples per gradient step
+    :param micro_batch_size: examples per forward and backward pass, whose gradients add up to those of a gradient step;
+        None: all of them at once
+    :param max_examples: examples per pass at most, and as many of the held-out films; None: all
     :param learning_rate: of AdamW
     :param weight_decay: of AdamW
     :param max_grad_norm: gradients are scaled down to this norm
-    :param seed: of order and negatives
-    :param resume: go on after the last pass that is in ``folder``
+    :param seed: of order, negatives and dropout
+    :param resume: continue after the last pass that is in ``folder``
     :param show_progress: show a bar per pass
     :return: figures of all passes
-    :raises FilmError: if there are no films, or they lack what the targets need
+    :raises FilmError: if no films are left on either side, or an output of the model is known in none
+    :raises SettingsError: if a training with other settings is to be resumed
     :raises TrainingDivergedError: if a loss is not finite
+    :raises ValueError: for a number out of its range
     """
+    settings: dict[str, Any] = {
+        **{"targets": targets, "instructions": instructions, "negatives": negatives, "epochs": epochs},
+        **{"patience": patience, "batch_size": batch_size, "micro_batch_size": micro_batch_size},
+        **{"max_examples": max_examples, "learning_rate": learning_rate, "weight_decay": weight_decay},
+        **{"max_grad_norm": max_grad_norm, "seed": seed},
+    }
+    _check(settings)
     folder = Path(folder)
-    if not films or not held_out:
-        raise FilmError(
-            f"There are {len(films)} films to train on and {len(held_out)} held out; expected some of both."
-        )
-    texts = other_instructions([*films, *held_out]) if instructions is None else instructions
-    seen, judged = _Reel(model, films, targets), _Reel(model, held_out, targets)
+    learned, others = Side(*usable_films(films, targets)), Side(*usable_films(held_out, targets))
+    _check_films(learned, others)
+    seen = _Reel(model, learned.films, targets, _other_texts(learned.films, [], instructions))
+    judged = _Reel(model, others.films, targets, _other_texts(others.films, learned.films, instructions))
+    _check_outputs(seen)
     optimizer = th.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=weight_decay)
-    history = _resume(model, optimizer, folder) if resume else []
-    for epoch in range(len(history) + 1, epochs + 1):
-        if _has_stopped(history, patience):
-            break
-        # a pass depends on its number alone, so that a resumed training draws what an uninterrupted one does
-        rng = np.random.default_rng([seed, epoch])
-        examples = make_examples(films, seen.targets, texts, negatives, rng)
-        order = rng.choice(len(examples), len(examples), p=_balance(examples))
-        losses = []
-        model.vla.train()
-        batches = [order[begin : begin + batch_size] for begin in range(0, len(order), batch_size)]
-        with progress_bar(total=len(batches), disable=not show_progress, desc=f"epoch {epoch}") as bar:
-            for batch in batches:
-                loss = model.loss(*seen.batch([examples[i] for i in batch]))
-                if not th.isfinite(loss):
-                    raise TrainingDivergedError(
-                        f"The loss is {loss} in epoch {epoch}. Lower learning_rate={learning_rate}."
-                    )
-                optimizer.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
-                th.nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm)
-                optimizer.step()
-                losses.append(float(loss.detach()))
-                bar.update()
-        model.vla.eval()
-        held_out_examples = make_examples(held_out, judged.targets, texts, negatives, np.random.default_rng(seed))
-        history.append(
-            Epoch(
-                epoch, float(np.mean(losses)), judged.loss(held_out_examples, batch_size), judged.auc_last(batch_size)
-            )
-        )
-        logger.info("%s", history[-1])
-        _save(model, optimizer, folder, history)
-    model.vla.load_state_dict(CompactRewardModel.load(folder / BEST).vla.state_dict())
+    history = _resume(model, optimizer, folder, settings) if resume else []
+    micro_batch_size = micro_batch_size or batch_size
+    teacher = _Teacher(model, optimizer, seen, batch_size, micro_batch_size, max_grad_norm)
+    # the same questions in every epoch
+    asked = make_examples(others.films, judged.targets, judged.others, negatives, np.random.default_rng(seed))
+    asked = _drawn(asked, max_examples, np.random.default_rng(seed), None)
+    is_success = [film.is_success for film in others.films]
+    with closing(configure(str(folder / LOGS / f"from_{len(history)}"), ["csv", "tensorboard"])) as log:
+        for epoch in range(len(history) + 1, epochs + 1):
+            if _has_stopped(history, patience):
+                break
+            # a pass depends on its number alone, so that a resumed training draws what an uninterrupted one does
+            rng = np.random.default_rng([seed, epoch])
+            examples = make_examples(learned.films, seen.targets, seen.others, negatives, rng)
+            train_loss = teacher.run(_drawn(examples, max_examples, rng, _balance(examples)), epoch, rng, show_progress)
+            loss = _finite(judged.loss(asked, micro_batch_size), "loss on held-out films", epoch)
+            history.append(Epoch(epoch, train_loss, loss, auc(judged.last_scores(micro_batch_size), is_success)))
+            logger.info("%s", history[-1])
+            for name, value in asdict(history[-1]).items():
+                log.record(f"reward/{name}", value)
+            log.dump(epoch)
+            _save(model, optimizer, folder, history, settings)
+    model.restore(folder / BEST)
+    rows = [asdict(epoch) for epoch in history]
+    scores = judged.last_scores(micro_batch_size)
+    write_reward_card(folder / BEST, model.describe(), settings, learned, others, rows, scores)
     return history
-
-
-def other_instructions(films: Sequence[Film]) -> dict[int, list[str]]:
-    """
-    By task, the instructions of all other tasks.
-
-    :param films: of several tasks of one scene or suite
-    """
-    texts = {film.task_id: film.instruction for film in films}
-    return {task_id: [text for other, text in texts.items() if other != task_id] for task_id in texts}
 
 
 class _Reel:
     """Films as the model sees them, and their targets."""
 
-    def __init__(self, model: CompactRewardModel, films: Sequence[Film], targets: Targets) -> None:
-        self.model, self.films = model, films
-        self.targets: list[Float32Array] = [frame_targets(film, targets) for film in films]
-        # once for all passes: the vision towers stay as they are
+    def __init__(
+        self, model: TrainableRewardModel, films: Sequence[Film], targets: Targets, others: Sequence[Sequence[str]]
+    ) -> None:
+        self.model, self.films, self.others = model, films, others
+        self.targets: list[dict[str, Float32Array]] = [frame_outputs(film, model.outputs, targets) for film in films]
+        # once for all passes
         self.encoded = [model.encode(film.frames) for film in films]
 
     def batch(self, examples: Sequence[Example]) -> tuple[th.Tensor, list[str], th.Tensor]:
         pairs = th.stack([self.encoded[e.film][[e.first, e.now]] for e in examples])
-        return pairs, [e.instruction for e in examples], th.tensor([e.target for e in examples], device=pairs.device)
+        wanted = th.tensor([[getattr(e, name) for name in self.model.outputs] for e in examples])
+        return pairs, [e.instruction for e in examples], wanted
 
     @th.no_grad()
-    def loss(self, examples: Sequence[Example], batch_size: int) -> float:
-        parts = [examples[i : i + batch_size] for i in range(0, len(examples), batch_size)]
-        return float(sum(len(part) * self.model.loss(*self.batch(part)).item() for part in parts) / len(examples))
+    def loss(self, examples: Sequence[Example], size: int) -> float:
+        parts = _parts(examples, size)
+        return sum(len(part) * float(self.model.loss(*self.batch(part))) for part in parts) / len(examples)
 
-    @th.no_grad()
-    def auc_last(self, batch_size: int) -> float:
+    def last_scores(self, size: int) -> list[float]:
+        """Progress in the last frame of each film."""
         last = [Example(i, 0, len(film) - 1, film.instruction, 0.0) for i, film in enumerate(self.films)]
-        scores: list[Any] = []
-        for i in range(0, len(last), batch_size):
-            pairs, texts, _ = self.batch(last[i : i + batch_size])
-            scores += self.model.log_probs(pairs, texts).softmax(dim=-1)[:, 0].tolist()
-        return auc(scores, [film.is_success for film in self.films])
+        scores: list[float] = []
+        for part in _parts(last, size):
+            pairs, texts, _ = self.batch(part)
+            scores += self.model.progress(pairs, texts).tolist()
+        return scores
+
+
+class _Teacher:
+    """Takes gradient steps."""
+
+    def __init__(
+        self,
+        model: TrainableRewardModel,
+        optimizer: th.optim.Optimizer,
+        reel: _Reel,
+        batch_size: int,
+        micro_batch_size: int,
+        max_grad_norm: float,
+    ) -> None:
+        self.model, self.optimizer, self.reel = model, optimizer, reel
+        self.batch_size, self.micro_batch_size, self.max_grad_norm = batch_size, micro_batch_size, max_grad_norm
+
+    def run(self, examples: Sequence[Example], epoch: int, rng: np.random.Generator, show_progress: bool) -> float:
+        """One pass; the mean loss of its steps."""
+        losses, batches = [], _parts(examples, self.batch_size)
+        bar = progress_bar(total=len(batches), disable=not show_progress, desc=f"epoch {epoch}")
+        # dropout draws from torch's global stream
+        cuda = {parameter.device for parameter in self.model.parameters() if parameter.is_cuda}
+        self.model.train()
+        with th.random.fork_rng(list(cuda)), bar:
+            th.manual_seed(int(rng.integers(2**31)))
+            for batch in batches:
+                losses.append(_finite(self._step(batch), "loss", epoch))
+                bar.update()
+        self.model.train(False)
+        return float(np.mean(losses))
+
+    def _step(self, batch: Sequence[Example]) -> float:
+        self.optimizer.zero_grad()
+        total = 0.0
+        for part in _parts(batch, self.micro_batch_size):
+            # weighted, so that the gradients of the parts add up to that of the batch's mean
+            loss = self.model.loss(*self.reel.batch(part)) * (len(part) / len(batch))
+            loss.backward()  # type: ignore[no-untyped-call]
+            total += float(loss.detach())
+        if math.isfinite(total):
+            th.nn.utils.clip_grad_norm_(self.model.parameters(), self.max_grad_norm)
+            self.optimizer.step()
+        return total
+
+
+def _parts(examples: Sequence[Example], size: int) -> list[Sequence[Example]]:
+    return [examples[begin : begin + size] for begin in range(0, len(examples), size)]
+
+
+def _drawn(
+    examples: Sequence[Example], n: int | None, rng: np.random.Generator, p: Float64Array | None
+) -> list[Example]:
+    """
+    A sample of examples.
+
+    :param n: at most so many; None: as many as there are
+    :param p: probability of each, with which they are drawn again and again; None: each at most once
+    """
+    n = min(len(examples), n or len(examples))
+    return [examples[i] for i in rng.choice(len(examples), n, replace=p is not None, p=p)]
+
+
+def _other_texts(
+    films: Sequence[Film], further: Sequence[Film], instructions: Mapping[int, Sequence[str]] | None
+) -> list[list[str]]:
+    """
+    By film, what else may be asked.
+
+    :param further: films whose instructions may be asked, too: none when learning, as "no" must not become the answer
+        to the instruction of a held-out task
+    """
+    if instructions is not None:
+        return [list(instructions.get(film.task_id, ())) for film in films]
+    return other_instructions([*films, *further])[: len(films)]
+
+
+def _check(settings: Mapping[str, Any]) -> None:
+    for name in ("epochs", "patience", "batch_size", "micro_batch_size", "max_examples"):
+        if settings[name] is not None and settings[name] < 1:
+            raise ValueError(f"{name} is {settings[name]}; expected at least 1.")
+    for name in ("learning_rate", "max_grad_norm"):
+        if not 0 < settings[name] < math.inf:
+            raise ValueError(f"{name} is {settings[name]}; expected a finite number above 0.")
+
+
+def _check_films(learned: Side, held_out: Side) -> None:
+    for name, side in (("to train on", learned), ("held out", held_out)):
+        if side.skipped:
+            logger.warning("Films %s that are left out: %s.", name, dict(side.skipped))
+    if not learned.films or not held_out.films:
+        left_out = ", ".join({**learned.skipped, **held_out.skipped})
+        raise FilmError(
+            f"There are {len(learned.films)} films to train on and {len(held_out.films)} held out; expected some of "
+            f"both.{f' Left out were films with {left_out}.' if left_out else ''}"
+        )
+
+
+def _check_outputs(reel: _Reel) -> None:
+    for name in reel.model.outputs:
+        if all(np.isnan(each[name]).all() for each in reel.targets):
+            raise FilmError(
+                f"No film to train on says {name!r}, which the model is to learn. Record films of tasks with an object "
+                "to be moved, with privileged_obs=True, or leave this output out."
+            )
+
+
+def _finite(loss: float, what: str, epoch: int) -> float:
+    if not math.isfinite(loss):
+        raise TrainingDivergedError(f"The {what} is {loss} in epoch {epoch}. Lower the learning rate.")
+    return loss
 
 
 def _balance(examples: Sequence[Example]) -> Float64Array:
     """Probability of each example, so that both halves of the targets are drawn alike."""
-    is_high = np.array([example.target > 0.5 for example in examples])
+    is_high = np.array([example.progress > 0.5 for example in examples])
     weights = np.where(is_high, 1.0 / max(1, is_high.sum()), 1.0 / max(1, (~is_high).sum()))
     return weights / weights.sum()
 
@@ -188,20 +321,48 @@ def _best(history: Sequence[Epoch]) -> Epoch:
     return min(history, key=lambda epoch: epoch.held_out_loss)
 
 
-def _save(model: CompactRewardModel, optimizer: th.optim.Optimizer, folder: Path, history: list[Epoch]) -> None:
+def _last(folder: Path, epoch: int) -> Path:
+    return folder / f"{LAST}_{epoch}"
+
+
+def _save(
+    model: TrainableRewardModel,
+    optimizer: th.optim.Optimizer,
+    folder: Path,
+    history: list[Epoch],
+    settings: Mapping[str, Any],
+) -> None:
     if _best(history) is history[-1]:
         model.save(folder / BEST)
-    model.save(folder / LAST)
-    with write_then_rename(folder / LAST / "optimizer.pt") as temporary:
+    last = _last(folder, len(history))
+    model.save(last)
+    with write_then_rename(last / _OPTIMIZER) as temporary:
         th.save(optimizer.state_dict(), temporary)
-    # last, as it says how many passes there are
+    # a training that is broken off before this line repeats the pass
+    content = {"settings": settings, "epochs": [asdict(epoch) for epoch in history]}
     with write_then_rename(folder / EPOCHS) as temporary:
-        temporary.write_text(json.dumps([asdict(epoch) for epoch in history], indent=2) + "\n", encoding="utf-8")
+        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    for other in folder.glob(f"{LAST}_*"):
+        if other != last:
+            shutil.rmtree(other)
 
 
-def _resume(model: CompactRewardModel, optimizer: th.optim.Optimizer, folder: Path) -> list[Epoch]:
-    if not (folder / EPOCHS).is_file():
+def _resume(
+    model: TrainableRewardModel, optimizer: th.optim.Optimizer, folder: Path, settings: Mapping[str, Any]
+) -> list[Epoch]:
+    try:
+        content = read_json_object(folder / EPOCHS, CheckpointError)
+    except FileNotFoundError:
         return []
-    model.vla.load_state_dict(CompactRewardModel.load(folder / LAST).vla.state_dict())
-    optimizer.load_state_dict(th.load(folder / LAST / "optimizer.pt", weights_only=True))
-    return [Epoch(**entry) for entry in json.loads((folder / EPOCHS).read_text(encoding="utf-8"))]
+    earlier, own = content.get("settings", {}), json.loads(json.dumps(settings))
+    for name, value in own.items():
+        if name not in _CHANGEABLE and earlier.get(name) != value:
+            raise SettingsError(
+                f"{folder} was trained with {name}={earlier.get(name)!r}, not {value!r}. Resume with the same settings "
+                "(epochs and patience may change), or train into another folder."
+            )
+    history = [Epoch(**entry) for entry in content["epochs"]]
+    last = _last(folder, len(history))
+    model.restore(last)
+    optimizer.load_state_dict(th.load(last / _OPTIMIZER, weights_only=True))
+    return history

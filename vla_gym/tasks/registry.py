@@ -38,7 +38,9 @@ RENDER_QUALITIES = ("full", "fast")
 COLLISION_GROUP, VISUAL_GROUP = 0, 1
 """robosuite's geom groups."""
 
-_SCENE_PREFIX = re.compile(r"^[A-Z_]+SCENE\d+_")
+_SCENE_PREFIX = re.compile(r"^([A-Z_]+SCENE\d+)_")
+_ONE_SCENE = ("libero_goal",)
+"""Suites whose tasks share one scene. In Spatial the bowls stand elsewhere in each task; Object has other objects."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,14 @@ class TaskSpec:
     def instruction(self) -> str:
         """Instruction as in OpenVLA's evaluation: the file name in words, without the scene's name."""
         return _SCENE_PREFIX.sub("", self.name).replace("_", " ")
+
+    @property
+    def scene(self) -> str:
+        """Name of the scene. Tasks with the same name start from the same objects in the same places."""
+        prefix = _SCENE_PREFIX.match(self.name)
+        if prefix:
+            return prefix[1]
+        return self.suite if self.suite in _ONE_SCENE else f"{self.suite}/{self.name}"
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch as th
 
-from vla_algos.errors import CheckpointError, RewardModelError
+from vla_algos.errors import CheckpointError, RewardModelError, UnknownNameError
 from vla_algos.models import load_vla
-from vla_algos.rewards.compact import REWARD_FILE, CompactRewardModel
+from vla_algos.rewards.compact import CompactRewardModel
+from vla_algos.rewards.model import OUTPUTS, REWARD_FILE
 
 TEXTS = ["open the drawer", "put the bowl on the plate", "turn it on", "open the drawer", "turn it on"]
 
@@ -93,3 +94,81 @@ def test_a_policy_is_no_reward_model(model):
         CompactRewardModel(load_vla("compact-libero-goal"))
     with pytest.raises(RewardModelError, match="answer 'finished' is"):
         CompactRewardModel(model.vla, answers=("finished", "0"))
+
+
+def encoded(model, frames):
+    return model.encode(frames.reshape(-1, *frames.shape[2:])).unflatten(0, (-1, 2))
+
+
+def test_further_outputs_add_their_cross_entropy_and_unknown_targets_nothing(frames):
+    plain, model = (
+        CompactRewardModel.start_from("nano", seed=0),
+        CompactRewardModel.start_from("nano", outputs=OUTPUTS, seed=0),
+    )
+    features, progress = encoded(model, frames), th.tensor([1.0, 0.0, 1.0, 0.0, 0.5])
+    with th.no_grad():
+        model.heads.bias[:] = th.tensor([0.5, -2.0])
+    nan = float("nan")
+    further = th.tensor([[1.0, 0.0], [0.0, 1.0], [nan, 0.0], [nan, nan], [nan, nan]])
+    found = model.loss(features, TEXTS, th.column_stack([progress, further]))
+    held, success = th.sigmoid(th.tensor([0.5, -2.0]))
+    entropy = -(held.log() + (1 - held).log() + 2 * (1 - success).log() + success.log()) / 5
+    expected = plain.loss(features, TEXTS, progress) + entropy
+    assert float(found.detach()) == pytest.approx(float(expected.detach()), abs=1e-5)
+    assert th.isfinite(found)
+    np.testing.assert_array_equal(model.score(frames, TEXTS), plain.score(frames, TEXTS))
+
+
+def test_further_outputs_learn_and_a_folder_gives_them_back(frames, tmp_path):
+    model = CompactRewardModel.start_from("nano", outputs=("progress", "success"), seed=0)
+    targets = th.tensor([[1.0, 1.0], [0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.5, float("nan")]])
+    features = encoded(model, frames)
+    optimizer = th.optim.Adam(model.parameters(), lr=1e-2)
+    for _ in range(30):
+        optimizer.zero_grad()
+        model.loss(features, TEXTS, targets).backward()
+        optimizer.step()
+    found = model.judge(frames, TEXTS)
+    np.testing.assert_allclose(found["success"][:4], [1, 0, 0, 1], atol=0.25)
+    np.testing.assert_allclose(found["progress"], model.score(frames, TEXTS), atol=1e-6)
+    model.save(tmp_path)
+    loaded, restored = (
+        CompactRewardModel.load(tmp_path),
+        CompactRewardModel.start_from("nano", outputs=model.outputs, seed=1),
+    )
+    restored.restore(tmp_path)
+    for each in (loaded, restored):
+        assert each.outputs == ("progress", "success")
+        np.testing.assert_array_equal(each.judge(frames, TEXTS)["success"], found["success"])
+    np.testing.assert_array_equal(restored.score(frames, TEXTS), model.score(frames, TEXTS))
+    (tmp_path / "heads.safetensors").unlink()
+    with pytest.raises(
+        CheckpointError, match=r"heads\.safetensors is not what reward\.json promises, heads for success"
+    ):
+        CompactRewardModel.load(tmp_path)
+
+
+def test_unknown_outputs_are_named_and_progress_comes_first(model):
+    with pytest.raises(UnknownNameError, match=r"output 'grasped'.*progress, held, success"):
+        CompactRewardModel(model.vla, outputs=("progress", "grasped"))
+    for wrong in ((), ("held",), ("progress", "held", "held")):
+        with pytest.raises(RewardModelError, match="expected 'progress' first, and each name once"):
+            CompactRewardModel(model.vla, outputs=wrong)
+
+
+def test_answers_in_a_folder_that_are_not_two_tokens_are_refused_at_load(model, tmp_path):
+    model.save(tmp_path)
+    for answers, message in (
+        (["finished", "0"], "answer 'finished' is"),
+        (["1", "1"], "'1' and '1' are the same token"),
+    ):
+        (tmp_path / REWARD_FILE).write_text(json.dumps({"kind": "compact", "key": "agentview", "answers": answers}))
+        with pytest.raises(RewardModelError, match=message):
+            CompactRewardModel.load(tmp_path)
+
+
+def test_a_folder_of_another_kind_is_named(model, tmp_path):
+    model.save(tmp_path)
+    (tmp_path / REWARD_FILE).write_text(json.dumps({"kind": "vlm", "key": "agentview", "answers": ["1", "0"]}))
+    with pytest.raises(CheckpointError, match=r"expected kind 'compact'.*load_reward_model"):
+        CompactRewardModel.load(tmp_path)

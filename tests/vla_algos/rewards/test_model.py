@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from vla_algos.rewards.model import TrueProgress
+from vla_algos.rewards.model import TrueProgress, truly_held
 from vla_gym.envs.privileged import PRIVILEGED_NAMES
 
 
@@ -77,3 +77,29 @@ def test_atoms_of_a_goal_count_alike() -> None:
 
 def test_what_was_done_from_the_start_counts_as_done() -> None:
     assert progress(vector(knob(0.4, 0.0)), vector(knob(0.2, 0.0))) == pytest.approx(0.125 + 0.75)
+
+
+def hand(gap: float, *atoms: dict[str, float]) -> np.ndarray:
+    made = vector(*atoms)
+    made[PRIVILEGED_NAMES.index("finger_pos/0")], made[PRIVILEGED_NAMES.index("finger_pos/1")] = gap / 2, -gap / 2
+    return made
+
+
+@pytest.mark.parametrize(
+    ("state", "expected"),
+    [
+        (hand(0.01, bowl(0.05, 0.05, 0.2)), 1.0),
+        # not lifted yet
+        (hand(0.01, bowl(0.05, 0.0, 0.2)), 0.0),
+        # somewhere else, where it was put
+        (hand(0.01, bowl(0.4, 0.2, 0.0)), 0.0),
+        # let go
+        (hand(0.08, bowl(0.05, 0.2, 0.0)), 0.0),
+        # any object of the goal will do, and joints do not count
+        (hand(0.01, bowl(0.4, 0.0, 0.2), bowl(0.05, 0.05, 0.2)), 1.0),
+        (hand(0.01, knob(0.0, 0.5), bowl(0.4, 0.0, 0.2)), 0.0),
+        (hand(0.01, knob(0.0, 0.5)), np.nan),
+    ],
+)
+def test_an_object_is_held_that_is_lifted_near_the_closed_hand(state: np.ndarray, expected: float) -> None:
+    np.testing.assert_array_equal(truly_held(state[None]), [np.float32(expected)])

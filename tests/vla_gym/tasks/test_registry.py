@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import re
 import runpy
+from itertools import groupby
 
 import pytest
 
@@ -42,3 +44,20 @@ def test_order_and_instructions_are_those_of_liberos_benchmark() -> None:
     )
     assert registry.get_suite("90").task(0).instruction == "close the top drawer of the cabinet"
     assert all(task.instruction.islower() for suite in registry.SUITES.values() for task in suite.tasks)
+
+
+def test_tasks_of_one_scene_start_from_the_same_objects_in_the_same_places() -> None:
+    n_scenes = {}
+    for suite in registry.SUITES.values():
+        for scene, tasks in groupby(sorted(suite.tasks, key=lambda task: task.scene), key=lambda task: task.scene):
+            arrangements = set()
+            for task in tasks:
+                text = (libero_root() / "bddl_files" / suite.name / f"{task.name}.bddl").read_text()
+                sections = re.findall(r"\(:(?:objects|fixtures|init)\n(.*?)\n\s*\)\n", text, re.DOTALL)
+                assert len(sections) == 3
+                arrangements.add(tuple(frozenset(line.strip() for line in section.split("\n")) for section in sections))
+            assert len(arrangements) == 1, scene
+        n_scenes[suite.name] = len({task.scene for task in suite.tasks})
+    assert n_scenes == {
+        "libero_spatial": 10, "libero_object": 10, "libero_goal": 1, "libero_10": 9, "libero_90": 20
+    }  # fmt: skip
