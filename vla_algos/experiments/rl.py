@@ -34,6 +34,8 @@ from vla_algos.experiments.stages import Announce, evaluate_both, silent, timed
 from vla_algos.models import save_vla
 from vla_algos.policies import VLAPolicy
 from vla_algos.policies.saving import disk_errors_named
+from vla_algos.rewards.callback import ProcessRewardCallback
+from vla_algos.rewards.vec_process_reward import find_process_reward
 from vla_gym.owned import own_folder
 from vla_gym.provenance import peak_memory_mb
 from vla_gym.vector import make_vec
@@ -120,7 +122,7 @@ def _run(
             # a resumed run has counts already
             sampler = getattr(model, "success_sampler", None) or sampler
             callbacks.append(CurriculumCallback(sampler))
-        callbacks += [make() for make in components(settings.callbacks)]
+        callbacks += _callbacks(settings, env)
         n_timesteps = max(0, settings.total_timesteps - model.num_timesteps)
         if n_timesteps:
             folder.forget_evaluation("after")
@@ -154,6 +156,15 @@ def _run(
     )
     result.save(folder.results_file)
     return result
+
+
+def _callbacks(settings: RLSettings, env: VecEnv) -> list[BaseCallback]:
+    """Callbacks of the recipe, and the alarm of a process reward, unless the recipe names its own."""
+    callbacks: list[BaseCallback] = [make() for make in components(settings.callbacks)]
+    has_alarm = any(isinstance(callback, ProcessRewardCallback) for callback in callbacks)
+    if find_process_reward(env) is not None and not has_alarm:
+        callbacks.append(ProcessRewardCallback())
+    return callbacks
 
 
 def _training_text(settings: RLSettings, n_timesteps: int) -> str:

@@ -40,7 +40,7 @@ MIN_SCORES = 100
 """Scores that are seen before a share of unusable ones ends a run."""
 SUCCESS_REWARD = 1.0
 """The environment's reward of a success."""
-_STATE = ("progress", "paid", "first_seen", "n_scores", "n_invalid", "reward_seconds")
+_STATE = ("progress", "paid", "first_seen", "n_scores", "n_invalid")
 """Attributes that change while episodes are played."""
 
 
@@ -281,6 +281,16 @@ class VecProcessReward(VecEnvWrapper):
                 RewardHackingWarning,
                 stacklevel=2,
             )
+
+
+def find_process_reward(env: VecEnv) -> VecProcessReward | None:
+    """
+    Find the process reward among the wrappers of an environment.
+
+    :param env: environment, wrappers included
+    :return: the wrapper; None if there is none
+    """
+    return next((layer for layer in _wrappers(env) if isinstance(layer, VecProcessReward)), None)
 
 
 def _checked_keys(venv: VecEnv, key: str) -> Mapping[str, spaces.Space]:
