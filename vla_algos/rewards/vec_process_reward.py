@@ -70,8 +70,10 @@ class VecProcessReward(VecEnvWrapper):
     :param episode_cap: most that ``sum`` pays in an episode, in units of the reward; None: no limit
     :param max_invalid_share: share of scores that may be NaN or outside of [0, 1]. Such a score leaves Phi as it was,
         and nothing is paid; with more of them the run ends
-    :param keep_view: whether observations keep what the model looks at; False for a camera that the policy does not
-        read, which then takes no room in roll-out buffers
+    :param view: entry of observations to show to the model, such as one of the environment's ``views``; None: the one
+        that the model names itself
+    :param keep_view: whether observations keep that entry; False where the policy does not read it, which then takes no
+        room in roll-out buffers
     :raises UnknownNameError: for an unknown mode or model
     :raises CheckpointError: if the folder of a model is damaged
     :raises SpaceError: if observations lack what the model looks at, or the instruction, or have them in another form
@@ -88,6 +90,7 @@ class VecProcessReward(VecEnvWrapper):
         gamma: float | None = None,
         episode_cap: float | None = None,
         max_invalid_share: float = 0.01,
+        view: str | None = None,
         keep_view: bool = True,
     ) -> None:
         super().__init__(venv)
@@ -97,19 +100,21 @@ class VecProcessReward(VecEnvWrapper):
         if not 0 <= max_invalid_share <= 1:
             raise ValueError(f"max_invalid_share is {max_invalid_share}; expected a share from 0 to 1.")
         self.model = load_reward_model(model) if isinstance(model, str | Path) else model
-        keys = _checked_keys(venv, self.model.key)
-        _check_wrappers_below(venv, self.model.key)
+        self.view = self.model.key if view is None else view
+        """Entry of observations that the model looks at."""
+        keys = _checked_keys(venv, self.view)
+        _check_wrappers_below(venv, self.view)
         self.max_invalid_share = max_invalid_share
         self.keep_view = keep_view
         if not keep_view:
-            self.observation_space = spaces.Dict({k: space for k, space in keys.items() if k != self.model.key})
+            self.observation_space = spaces.Dict({k: space for k, space in keys.items() if k != self.view})
         self.is_limit_end = False
         """Whether the algorithm takes a time limit for an end of the task."""
         self.progress = np.zeros(self.num_envs, np.float32)
         """Phi of each environment's last state, (N,); NaN before the first usable score of an episode."""
         self.paid = np.zeros(self.num_envs)
         """What the episode in progress has been paid, (N,)."""
-        self.first_seen = np.zeros((self.num_envs, *(keys[self.model.key].shape or ())), keys[self.model.key].dtype)
+        self.first_seen = np.zeros((self.num_envs, *(keys[self.view].shape or ())), keys[self.view].dtype)
         """What the model looks at, at the start of the episode in progress: images (N, H, W, 3)."""
         self.n_scores = self.n_invalid = 0
         self.reward_seconds = 0.0
@@ -158,7 +163,7 @@ class VecProcessReward(VecEnvWrapper):
         theirs = np.asarray(snapshot["first_seen"])
         if theirs.shape != self.first_seen.shape or theirs.dtype != self.first_seen.dtype:
             raise SnapshotError(
-                f"The snapshot's reward model saw {theirs.shape} {theirs.dtype}, this one {self.model.key!r} sees "
+                f"The snapshot's reward model saw {theirs.shape} {theirs.dtype}, this one sees {self.view!r}, "
                 f"{self.first_seen.shape} {self.first_seen.dtype}. Make VecProcessReward as the run had it."
             )
         for name in _STATE:
@@ -215,7 +220,7 @@ class VecProcessReward(VecEnvWrapper):
         """Remember the first frames of episodes that have just begun, and judge them."""
         if not is_new.any():
             return
-        self.first_seen[is_new] = observations[self.model.key][is_new]
+        self.first_seen[is_new] = observations[self.view][is_new]
         self.paid[is_new] = 0.0
         seen, texts = self._seen(observations, [None] * self.num_envs)
         unknown = np.full(int(is_new.sum()), np.nan, np.float32)
@@ -227,17 +232,17 @@ class VecProcessReward(VecEnvWrapper):
 
         :param ends: per environment, what to look at instead of its observation
         """
-        now, words = observations[self.model.key].copy(), observations[INSTRUCTION].copy()
+        now, words = observations[self.view].copy(), observations[INSTRUCTION].copy()
         for i, end in enumerate(ends):
             if end is not None:
-                now[i], words[i] = end[self.model.key], end[INSTRUCTION]
+                now[i], words[i] = end[self.view], end[INSTRUCTION]
         return np.stack([self.first_seen, now], axis=1), [decode_instruction(row) for row in words]
 
     def _shown(self, observations: Any) -> Any:
         """Observations as algorithms get them."""
         if self.keep_view:
             return observations
-        return {key: array for key, array in observations.items() if key != self.model.key}
+        return {key: array for key, array in observations.items() if key != self.view}
 
     def _score(
         self, seen: NDArray[Any], instructions: list[str], otherwise: Float32Array

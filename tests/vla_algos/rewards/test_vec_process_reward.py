@@ -396,13 +396,34 @@ def test_a_view_for_the_model_alone_is_kept_from_everybody_else():
     assert set(env.venv.observation_space.spaces) == {"agentview", "instruction"}
 
 
+def test_a_model_can_be_shown_another_entry_than_its_own():
+    class Twice(Corridor):
+        """Beside the camera there is a view, twice as bright."""
+
+        def __init__(self):
+            super().__init__()
+            self.observation_space["judge"] = self.observation_space["agentview"]
+
+        def _see(self):
+            return {**super()._see(), "judge": 2 * super()._see()["agentview"]}
+
+    env = VecProcessReward(
+        VecMonitor(SB3VecEnv(vector_env_class("sync")([Twice]))), Brightness(), view="judge", keep_view=False
+    )
+    rewards, _ = run(env, 1, 0)
+    np.testing.assert_allclose(rewards[:, 0], [0.2, 0.0], atol=1e-6)
+    assert set(env.observation_space.spaces) == {"agentview", "instruction"}
+    with pytest.raises(SpaceError, match=r"the reward model needs 'jugde'.*views"):
+        make(view="jugde")
+
+
 def test_a_snapshot_of_a_model_that_saw_something_else_is_refused():
     env, other = make(), make()
     run(env, 1)
     run(other, 1)
     snapshot = take_snapshot(env)
     other.first_seen = np.zeros((1, 4, 4, 3), np.uint8)
-    with pytest.raises(SnapshotError, match=r"saw \(1, 2, 2, 3\) uint8, this one 'agentview' sees \(1, 4, 4, 3\)"):
+    with pytest.raises(SnapshotError, match=r"saw \(1, 2, 2, 3\) uint8, this one sees 'agentview', \(1, 4, 4, 3\)"):
         restore_snapshot(other, snapshot)
 
 
