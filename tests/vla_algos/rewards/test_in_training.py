@@ -4,23 +4,27 @@ from __future__ import annotations
 
 from functools import partial
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
+from gymnasium import spaces
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecMonitor
 
-from vla_algos import TPO, CurriculumCallback, SuccessSampler, TokenGRPO, TokenPPO, TokenRLOO
+from vla_algos import TPO, CurriculumCallback, ProcessRewardCallback, SuccessSampler, TokenGRPO, TokenPPO, TokenRLOO
 from vla_algos.common.buffers import TokenRolloutBuffer, learned_rewards
 from vla_algos.common.vec_env import SB3VecEnv
 from vla_algos.errors import DiscountError, WrapperOrderWarning
 from vla_algos.experiments import rl
+from vla_algos.experiments.recipe import load_recipe
 from vla_algos.experiments.run_folder import RunFolder
 from vla_algos.experiments.settings import RLSettings
 from vla_algos.rewards.shaping import Shaping
 from vla_algos.rewards.vec_process_reward import VecProcessReward
 from vla_gym import make_vec
+from vla_gym.envs.privileged import PRIVILEGED_DIM
 from vla_gym.envs.toy_env import ToyLiberoEnv
 from vla_gym.wrappers import EpisodeSequence
 
@@ -217,6 +221,66 @@ def test_environments_of_training_take_keywords_of_their_own(monkeypatch):
     assert (given["trace"], given["settle_steps"], given["privileged_obs"]) == (True, 3, True)
     # an evaluation does without them
     assert settings.env_kwargs["trace"] is False and "privileged_obs" not in settings.env_kwargs
+
+
+class Judged(gym.ObservationWrapper):
+    """The toy with a view of its own size, whose brightness is the share of the horizon that has passed."""
+
+    def __init__(self, env):
+        super().__init__(env)
+        image = spaces.Box(0, 255, (50, 50, 3), np.uint8)
+        self.observation_space = spaces.Dict({**env.observation_space.spaces, "judge": image})
+
+    def observation(self, observation):
+        share = observation["proprio"][0]
+        return {**observation, "judge": np.full((50, 50, 3), round(90 * float(share)), np.uint8)}
+
+
+class Brightness:
+    key = "agentview"
+
+    def score(self, seen, instructions):
+        return seen[:, 1, 0, 0, 0].astype(np.float32) / 90
+
+
+@pytest.mark.parametrize("algorithm", [TokenPPO, TokenGRPO, PPO])
+def test_a_view_of_the_reward_model_never_reaches_a_buffer(algorithm):
+    workers = make_vec(ToyLiberoEnv, 2, wrappers=[Judged], image_size=36, horizon=3)
+    env = VecProcessReward(VecMonitor(SB3VecEnv(workers)), Brightness(), view="judge", keep_view=False)
+    if algorithm is PPO:
+        model = PPO("MultiInputPolicy", env, n_steps=8, batch_size=16, seed=0, device="cpu")
+    else:
+        model = make_model(algorithm, env)
+    keep = Keep()
+    model.learn(16, callback=keep)
+    assert set(model.rollout_buffer.observations) == {"agentview", "proprio", "instruction"}
+    np.testing.assert_allclose([info["process_reward"] for infos in keep.infos for info in infos], 1 / 3, atol=1e-6)
+    ends = [info["terminal_observation"] for infos in keep.infos for info in infos if "terminal_observation" in info]
+    assert ends and all(set(end) == {"agentview", "proprio", "instruction"} for end in ends)
+
+
+class Privileged(gym.ObservationWrapper):
+    """The toy with an entry like the simulator's."""
+
+    def __init__(self, env):
+        super().__init__(env)
+        state = spaces.Box(-10, 10, (PRIVILEGED_DIM,), np.float32)
+        self.observation_space = spaces.Dict({**env.observation_space.spaces, "privileged": state})
+
+    def observation(self, observation):
+        return {**observation, "privileged": np.zeros(PRIVILEGED_DIM, np.float32)}
+
+
+@pytest.mark.parametrize("algorithm", ["TokenPPO", "TokenGRPO"])
+def test_the_recipe_of_a_process_reward_makes_its_environments(algorithm, monkeypatch):
+    def toys(*_, privileged_obs, **__):
+        return make_vec(ToyLiberoEnv, 1, wrappers=[Privileged] if privileged_obs else [])
+
+    monkeypatch.setattr(rl, "make_vec", toys)
+    settings = load_recipe("goal-process", algorithm)
+    env = rl.make_env(settings)
+    assert env.shaping == Shaping("delta", 1.0) and env.view == "privileged"
+    assert [type(callback) for callback in rl._callbacks(settings, env)] == [ProcessRewardCallback]
 
 
 def test_a_monitor_around_it_is_warned_of_when_an_algorithm_starts():
