@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from vla_algos.policies import VLAPolicy as VLAPolicy
     from vla_algos.policies import env_kwargs_for as env_kwargs_for
     from vla_algos.rewards import ProcessRewardCallback as ProcessRewardCallback
+    from vla_algos.rewards import RewardRefreshCallback as RewardRefreshCallback
     from vla_algos.rewards import VecProcessReward as VecProcessReward
 
 # loaded on first use: torch, transformers and SB3 take seconds that `vla-rl --help` should not
@@ -36,6 +37,7 @@ _EXPORTS = {
     "CurriculumCallback": "vla_algos.curriculum",
     "DemonstrationSet": "vla_algos.bc",
     "ProcessRewardCallback": "vla_algos.rewards",
+    "RewardRefreshCallback": "vla_algos.rewards",
     "SB3VecEnv": "vla_algos.common.vec_env",
     "TPO": "vla_algos.algorithms",
     "TokenGRPO": "vla_algos.algorithms",

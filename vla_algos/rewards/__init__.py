@@ -2,6 +2,7 @@
 
 from vla_algos.rewards.callback import ProcessRewardCallback
 from vla_algos.rewards.loading import load_reward_model
+from vla_algos.rewards.refresh import RewardRefreshCallback
 from vla_algos.rewards.vec_process_reward import VecProcessReward
 
-__all__ = ["ProcessRewardCallback", "VecProcessReward", "load_reward_model"]
+__all__ = ["ProcessRewardCallback", "RewardRefreshCallback", "VecProcessReward", "load_reward_model"]

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from gymnasium import spaces
@@ -33,6 +33,9 @@ from vla_gym.errors import SnapshotError
 from vla_gym.instructions import INSTRUCTION_BYTES, decode_instruction
 from vla_gym.spec import INSTRUCTION
 from vla_gym.type_aliases import BoolArray, Float32Array
+
+if TYPE_CHECKING:
+    from vla_algos.rewards.refresh import EpisodeRecorder
 
 logger = logging.getLogger(__name__)
 
@@ -119,6 +122,8 @@ class VecProcessReward(VecEnvWrapper):
         self.n_scores = self.n_invalid = 0
         self.reward_seconds = 0.0
         """Time that this wrapper has taken so far."""
+        self.recorder: EpisodeRecorder | None = None
+        """Films the episodes, to train the model on; None: nobody does."""
         self._has_warned_of_order = self._has_warned_of_failure = False
 
     def check_training(self, env: VecEnv, gamma: float, is_limit_end: bool) -> None:
@@ -169,6 +174,17 @@ class VecProcessReward(VecEnvWrapper):
         for name in _STATE:
             value = snapshot[name]
             setattr(self, name, value.copy() if isinstance(value, np.ndarray) else value)
+        if self.recorder is not None:
+            # how these episodes began is not known
+            self.recorder.reels.clear()
+
+    def forget_progress(self) -> None:
+        """
+        Begin to count progress afresh in all episodes, as another model would score their last states otherwise.
+
+        The next decision of each is paid nothing by ``delta``.
+        """
+        self.progress[:] = np.nan
 
     def reset(self) -> VecEnvObs:
         """As the environment's; judges the first states."""
@@ -181,6 +197,9 @@ class VecProcessReward(VecEnvWrapper):
         observations, env_rewards, dones, infos = self.venv.step_wait()
         start = time.perf_counter()
         rewards = self._pay(observations, dones, infos)
+        if self.recorder is not None:
+            for i in np.flatnonzero([_is_played(info) for info in infos]):
+                self.recorder.add(int(i), observations, bool(dones[i]), infos[i])
         for i, info in enumerate(infos):
             info["env_reward"], info["process_reward"] = float(env_rewards[i]), float(rewards[i])
             info["progress"] = float(self.progress[i])
@@ -222,6 +241,9 @@ class VecProcessReward(VecEnvWrapper):
             return
         self.first_seen[is_new] = observations[self.view][is_new]
         self.paid[is_new] = 0.0
+        if self.recorder is not None:
+            for i in np.flatnonzero(is_new):
+                self.recorder.begin(int(i), observations, self.unwrapped.reset_infos[i])
         seen, texts = self._seen(observations, [None] * self.num_envs)
         unknown = np.full(int(is_new.sum()), np.nan, np.float32)
         self.progress[is_new], _ = self._score(seen[is_new], [texts[i] for i in np.flatnonzero(is_new)], unknown)
