@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from vla_algos.policies import ActorPolicy as ActorPolicy
     from vla_algos.policies import VLAPolicy as VLAPolicy
     from vla_algos.policies import env_kwargs_for as env_kwargs_for
+    from vla_algos.rewards import ProcessRewardCallback as ProcessRewardCallback
+    from vla_algos.rewards import RewardRefreshCallback as RewardRefreshCallback
     from vla_algos.rewards import VecProcessReward as VecProcessReward
 
 # loaded on first use: torch, transformers and SB3 take seconds that `vla-rl --help` should not
@@ -34,6 +36,8 @@ _EXPORTS = {
     "BC": "vla_algos.bc",
     "CurriculumCallback": "vla_algos.curriculum",
     "DemonstrationSet": "vla_algos.bc",
+    "ProcessRewardCallback": "vla_algos.rewards",
+    "RewardRefreshCallback": "vla_algos.rewards",
     "SB3VecEnv": "vla_algos.common.vec_env",
     "TPO": "vla_algos.algorithms",
     "TokenGRPO": "vla_algos.algorithms",

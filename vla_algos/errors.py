@@ -8,6 +8,7 @@ __all__ = [
     "ActorError",
     "CheckpointError",
     "DeviceError",
+    "DiscountError",
     "EvaluationFileError",
     "FilmError",
     "FixedSettingError",
@@ -16,6 +17,7 @@ __all__ = [
     "RandomWeightsWarning",
     "RecipeError",
     "RemovedKeywordError",
+    "RewardHackingWarning",
     "RewardModelError",
     "SavingError",
     "SettingsError",
@@ -24,6 +26,8 @@ __all__ = [
     "TrajectoryError",
     "UnknownNameError",
     "VLAAlgosError",
+    "WrapperOrderError",
+    "WrapperOrderWarning",
 ]
 
 
@@ -41,6 +45,10 @@ class CheckpointError(VLAAlgosError, RuntimeError):
 
 class DeviceError(VLAAlgosError, RuntimeError):
     """A device that is not there, or has too little memory."""
+
+
+class DiscountError(VLAAlgosError, ValueError):
+    """A reward that needs the algorithm's discount, and has none or another one."""
 
 
 class FilmError(VLAAlgosError, ValueError):
@@ -71,6 +79,10 @@ class RemovedKeywordError(VLAAlgosError, TypeError):
     """A keyword without a meaning for the algorithm."""
 
 
+class RewardHackingWarning(UserWarning):
+    """A process reward that is worth more than success, or rises while success falls."""
+
+
 class RewardModelError(VLAAlgosError, RuntimeError):
     """A process reward model that gives no usable scores."""
 
@@ -93,3 +105,11 @@ class TrainingDivergedError(VLAAlgosError, RuntimeError):
 
 class SpaceError(VLAAlgosError, ValueError):
     """An observation or action space that a policy or algorithm cannot work with."""
+
+
+class WrapperOrderError(VLAAlgosError, ValueError):
+    """Wrappers of a vector environment in an order in which they spoil each other's work."""
+
+
+class WrapperOrderWarning(UserWarning):
+    """Wrappers of a vector environment in an order in which the log says something else than usual."""

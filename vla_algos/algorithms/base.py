@@ -22,7 +22,7 @@ from vla_algos.algorithms.updates import Update
 from vla_algos.common.buffers import TokenRolloutBuffer
 from vla_algos.common.divergence import SkippedUpdates
 from vla_algos.common.type_aliases import RatioLevel, UseBF16
-from vla_algos.common.vec_env import is_broken, seed_environments
+from vla_algos.common.vec_env import announce_training, is_broken, seed_environments
 from vla_algos.errors import ActorError, FixedSettingError, RandomWeightsWarning, SpaceError, UnknownNameError
 from vla_algos.models.base import Sample, check_sample
 from vla_algos.policies import ActorPolicy, VLAPolicy
@@ -158,6 +158,7 @@ class TokenAlgorithm(ResumableAlgorithm):
             self.reference = ReferenceWeights(self.policy)
         if self.env is not None:
             self.policy.check_env(self.env)
+            self._announce()
 
     def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
         """
@@ -201,6 +202,8 @@ class TokenAlgorithm(ResumableAlgorithm):
             raise ValueError(f"temperature is {value}; expected a number above 0.")
         if name == "kl_coef" and not 0.0 <= value < float("inf"):
             raise ValueError(f"kl_coef is {value}; expected a number from 0 on.")
+        if name in ("gamma", "time_limit") and "policy" in vars(self) and self.env is not None:
+            self._announce(**{name: value})
         if name == "ratio_level" and value not in get_args(RatioLevel):
             raise UnknownNameError("ratio_level", value, get_args(RatioLevel))
         if name in _NEEDED and value and "policy" in vars(self):
@@ -284,7 +287,21 @@ class TokenAlgorithm(ResumableAlgorithm):
         setup = super()._setup_learn(*args, **kwargs)
         assert self.env is not None
         self.policy.record_training(self.env)
+        # another algorithm may have trained in it meanwhile
+        self._announce()
         return setup
+
+    def _announce(self, **changed: Any) -> None:
+        """
+        Tell wrappers that make rewards the discount, and what a time limit is.
+
+        :param changed: settings that are about to change
+        """
+        if "gamma" in self.unused_settings:
+            return
+        assert self.env is not None
+        settings = {**vars(self), **changed}
+        announce_training(self.env, settings["gamma"], settings.get("time_limit", "terminal") == "terminal")
 
     def _sample(self, obs: Mapping[str, np.ndarray]) -> tuple[TensorDict, Sample]:
         """Observations as tensors, and actions for them."""

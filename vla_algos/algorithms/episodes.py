@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch as th
@@ -12,6 +12,9 @@ from gymnasium import spaces
 from stable_baselines3.common.type_aliases import TensorDict
 
 from vla_algos.common.type_aliases import TokenRolloutBufferSamples
+
+Credit = Literal["episode", "decision"]
+"""What has an advantage of its own."""
 
 
 @dataclass
@@ -40,16 +43,47 @@ class SampledEpisode:
         """
         return float(np.dot(self.rewards, gamma ** np.arange(len(self.rewards))))
 
+    def rewards_to_go(self, gamma: float) -> np.ndarray:
+        """
+        Return of the episode from each of its decisions, that one included, (T,) float64.
 
-def has_spread(group: Sequence[SampledEpisode], gamma: float) -> bool:
+        :param gamma: discount per decision
+        """
+        returns = np.array(self.rewards, np.float64)
+        for t in reversed(range(len(returns) - 1)):
+            returns[t] += gamma * returns[t + 1]
+        return returns
+
+
+def has_spread(group: Sequence[SampledEpisode], gamma: float, credit: Credit = "episode") -> bool:
     """
-    Tell whether the episodes of a group can be ranked.
+    Tell whether the episodes of a group can be ranked, or with the credit "decision" any of their decisions.
 
     :param group: whole episodes from the same start
     :param gamma: discount per decision
+    :param credit: "episode" or "decision"
     :return: False for fewer than two episodes, or if all returns are equal
     """
+    if credit == "decision":
+        table = aligned_rewards_to_go(group, gamma)
+        return bool((np.nanmax(table, axis=0) > np.nanmin(table, axis=0)).any()) if table.size else False
     return len({episode.discounted_return(gamma) for episode in group}) > 1
+
+
+def aligned_rewards_to_go(group: Sequence[SampledEpisode], gamma: float) -> np.ndarray:
+    """
+    Rewards to go of a group's decisions side by side, as far as there are two to compare.
+
+    :param group: K whole episodes from the same start
+    :param gamma: discount per decision
+    :return: (K, T) float64, T the second largest length, NaN where an episode is over
+    """
+    n_compared = sorted((len(episode.rewards) for episode in group), reverse=True)[1] if len(group) > 1 else 0
+    table = np.full((len(group), n_compared), np.nan)
+    for row, episode in zip(table, group, strict=True):
+        returns = episode.rewards_to_go(gamma)[:n_compared]
+        row[: len(returns)] = returns
+    return table
 
 
 class EpisodeBuffer:
@@ -149,16 +183,21 @@ class EpisodeBuffer:
 
     def set_advantages(self, group: Sequence[SampledEpisode], advantages: np.ndarray) -> list[int]:
         """
-        Give every decision of an episode the episode's advantage.
+        Give every decision of an episode the episode's advantage, or its own.
 
         :param group: K episodes
-        :param advantages: (K,)
-        :return: rows of their decisions
+        :param advantages: (K,), or of the first T decisions of each, (K, T); an episode may have fewer
+        :return: rows of the decisions that have one
         """
         rows: list[int] = []
         for episode, advantage in zip(group, advantages, strict=True):
-            self.advantages[episode.rows] = float(advantage)
-            rows += episode.rows
+            if np.ndim(advantage):
+                own = episode.rows[: len(advantage)]
+                self.advantages[own] = th.from_numpy(advantage[: len(own)]).float()
+                rows += own
+            else:
+                self.advantages[episode.rows] = float(advantage)
+                rows += episode.rows
         return rows
 
     def samples(self, rows: np.ndarray) -> TokenRolloutBufferSamples:

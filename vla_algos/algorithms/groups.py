@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
 import numpy as np
 from stable_baselines3.common.buffers import RolloutBuffer
@@ -13,9 +13,9 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from vla_algos.algorithms.base import TokenAlgorithm
 from vla_algos.algorithms.clock import RolloutClock
-from vla_algos.algorithms.episodes import EpisodeBuffer, SampledEpisode, has_spread
+from vla_algos.algorithms.episodes import Credit, EpisodeBuffer, SampledEpisode, aligned_rewards_to_go, has_spread
 from vla_algos.common.vec_env import is_broken
-from vla_algos.errors import RemovedKeywordError
+from vla_algos.errors import RemovedKeywordError, UnknownNameError
 
 ONE_STEP = (
     "it takes one gradient step per roll-out, over all its decisions, as its objective has no ratio to the policy that "
@@ -38,7 +38,17 @@ class GroupAlgorithm(TokenAlgorithm):
 
     :param group_size: episodes per start
     :param n_groups: starts per iteration; together a multiple of the number of environments
+    **Credit.** With ``credit="episode"`` all decisions of an episode have the advantage of its return. A dense reward
+    says more: with ``credit="decision"`` decision t of an episode has its own rewards to go,
+    G_t = r_t + gamma r_(t+1) + ..., and is compared with decisions t of the episodes of its group that are still
+    running then. Those that are over tell nothing about a state in which the task goes on, so they are no part of the
+    baseline; it stays independent of the decision, as episodes are sampled independently, and gradients are unbiased
+    but for the weight of late decisions. A decision of the last episode that runs has nothing to be compared with, and
+    is not learned from. For episodes of equal length with a reward at their end alone and ``gamma=1``, both credits
+    are the same; where successes end earlier, what failures do after the last success is not blamed.
+
     :param resampling_rounds: times per iteration that groups without spread are replaced, at most
+    :param credit: "episode" or "decision"
     """
 
     rollout_buffer: EpisodeBuffer  # type: ignore[assignment]
@@ -47,10 +57,19 @@ class GroupAlgorithm(TokenAlgorithm):
     removed_keywords: ClassVar[dict[str, str]] = {}
     """Keywords of related algorithms that have no meaning here, with the reason."""
 
-    def __init__(self, *args: Any, group_size: int, n_groups: int, resampling_rounds: int = 0, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        group_size: int,
+        n_groups: int,
+        resampling_rounds: int = 0,
+        credit: Credit = "episode",
+        **kwargs: Any,
+    ) -> None:
         self.group_size = group_size
         self.n_groups = n_groups
         self.resampling_rounds = resampling_rounds
+        self.credit = credit
         super().__init__(*args, n_steps=1, gae_lambda=1.0, vf_coef=0.0, buffer_class=EpisodeBuffer, **kwargs)
 
     def _refuse(self, keywords: Mapping[str, Any]) -> None:
@@ -60,6 +79,11 @@ class GroupAlgorithm(TokenAlgorithm):
             if keyword in self.removed_keywords:
                 raise RemovedKeywordError(f"{name} has no {keyword}: {self.removed_keywords[keyword]}")
             raise TypeError(f"{name} has no keyword {keyword!r}.")
+
+    def _check_setting(self, name: str, value: Any) -> None:
+        super()._check_setting(name, value)
+        if name == "credit" and value not in get_args(Credit):
+            raise UnknownNameError("credit", value, get_args(Credit))
 
     def _setup_model(self) -> None:
         if self.group_size < 2:
@@ -87,7 +111,7 @@ class GroupAlgorithm(TokenAlgorithm):
         while True:
             if not self._roll_out_groups(env, callback, clock, groups):
                 return False
-            groups = [number for number, group in enumerate(self._whole_groups()) if not has_spread(group, self.gamma)]
+            groups = [number for number, group in enumerate(self._whole_groups()) if not self._has_spread(group)]
             if not groups or n_rounds == self.resampling_rounds:
                 break
             buffer.discard(groups)
@@ -175,7 +199,7 @@ class GroupAlgorithm(TokenAlgorithm):
         kinds: Counter[str] = Counter()
         kept = []
         for group in self._comparable_groups():
-            if has_spread(group, self.gamma):
+            if self._has_spread(group):
                 kinds["kept"] += 1
                 kept.append(group)
             else:
@@ -184,6 +208,24 @@ class GroupAlgorithm(TokenAlgorithm):
             self.logger.record(f"train/groups_{kind}", kinds[kind])
         return kept
 
-    def _returns(self, group: list[SampledEpisode]) -> np.ndarray:
-        """Discounted returns of the episodes of a group, (group_size,) float64."""
-        return np.array([episode.discounted_return(self.gamma) for episode in group])
+    def _has_spread(self, group: list[SampledEpisode]) -> bool:
+        return has_spread(group, self.gamma, self.credit)
+
+    def _set_advantages(self) -> np.ndarray:
+        """Give decisions their advantages in the buffer; rows of those that are learned from, (R,) int64."""
+        rows: list[int] = []
+        for group in self._groups_with_spread():
+            if self.credit == "decision":
+                advantages = self._decision_advantages(aligned_rewards_to_go(group, self.gamma))
+            else:
+                advantages = self._advantages(np.array([episode.discounted_return(self.gamma) for episode in group]))
+            rows += self.rollout_buffer.set_advantages(group, advantages)
+        return np.array(rows, np.int64)
+
+    def _advantages(self, returns: np.ndarray) -> np.ndarray:
+        """Advantages of the episodes of a group, from their returns, (group_size,) each."""
+        raise NotImplementedError
+
+    def _decision_advantages(self, returns: np.ndarray) -> np.ndarray:
+        """Advantages of a group's decisions from rewards to go, (group_size, T) each, NaN where an episode is over."""
+        raise NotImplementedError

@@ -9,6 +9,7 @@ import numpy as np
 import torch as th
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 
+from vla_algos.algorithms.episodes import Credit
 from vla_algos.algorithms.groups import GroupAlgorithm
 from vla_algos.algorithms.updates import REFERENCE_LOG_PROBS, Update
 from vla_algos.common.losses import exact_kl, masked_mean, ratio_mask, token_ppo_loss
@@ -43,6 +44,8 @@ class TokenGRPO(GroupAlgorithm):
     :param batch_size: decisions per gradient step
     :param n_epochs: passes over the episodes
     :param gamma: discount per decision
+    :param credit: "episode": an advantage per episode; "decision": one per decision, from its rewards to go, for dense
+        rewards; see :class:`vla_algos.algorithms.groups.GroupAlgorithm`
     :param clip_range: of the ratio below 1, a number or a function of the remaining progress
     :param clip_range_high: the same above 1; None: as below
     :param normalize_advantage: divide by the group's standard deviation, as the paper does
@@ -67,6 +70,7 @@ class TokenGRPO(GroupAlgorithm):
         batch_size: int = 64,
         n_epochs: int = 1,
         gamma: float = 1.0,
+        credit: Credit = "episode",
         clip_range: float | Schedule = 0.2,
         clip_range_high: float | Schedule | None = 0.28,
         normalize_advantage: bool = True,
@@ -106,6 +110,7 @@ class TokenGRPO(GroupAlgorithm):
             n_groups=n_groups,
             resampling_rounds=resampling_rounds,
             gamma=gamma,
+            credit=credit,
             ent_coef=ent_coef,
             kl_coef=kl_coef,
             max_grad_norm=max_grad_norm,
@@ -136,18 +141,27 @@ class TokenGRPO(GroupAlgorithm):
     def train(self) -> None:
         """Update the policy from the current groups, and save the run if it is time to."""
         with self._update() as update:
-            rows: list[int] = []
-            for group in self._groups_with_spread():
-                rows += self.rollout_buffer.set_advantages(group, self._advantages(self._returns(group)))
-            if rows:
+            rows = self._set_advantages()
+            if len(rows):
                 if self.reference is not None:
-                    update.score_reference(self.reference, self.rollout_buffer, np.array(rows), all_choices=True)
-                self._train_actor(update, np.array(rows))
+                    update.score_reference(self.reference, self.rollout_buffer, rows, all_choices=True)
+                self._train_actor(update, rows)
 
     def _advantages(self, returns: np.ndarray) -> np.ndarray:
         """A_i = (R_i - mean(R)) / max(std(R), floor), of the episodes of a group, (group_size,) each."""
         advantages = returns - returns.mean()
         return advantages / max(returns.std(), self.std_floor) if self.normalize_advantage else advantages
+
+    def _decision_advantages(self, returns: np.ndarray) -> np.ndarray:
+        """
+        A_it = (G_it - mean_j(G_jt)) / max(std, floor), (group_size, T) each.
+
+        Means are over the episodes that run at t. One standard deviation serves the whole group, as that of a single t
+        would scale noise up: the root mean square of the differences.
+        """
+        advantages = returns - np.nanmean(returns, axis=0)
+        std = np.sqrt(np.nanmean(np.square(advantages)))
+        return advantages / max(std, self.std_floor) if self.normalize_advantage else advantages
 
     def _train_actor(self, update: Update, rows: np.ndarray) -> None:
         """

@@ -9,6 +9,7 @@ import numpy as np
 import torch as th
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 
+from vla_algos.algorithms.episodes import Credit
 from vla_algos.algorithms.groups import ONE_STEP, GroupAlgorithm
 from vla_algos.algorithms.updates import REFERENCE_LOG_PROBS, Update
 from vla_algos.common.losses import exact_kl, masked_mean, reinforce_loss
@@ -36,6 +37,8 @@ class TokenRLOO(GroupAlgorithm):
     :param group_size: episodes per start
     :param n_groups: starts per iteration; together a multiple of the number of environments
     :param gamma: discount per decision
+    :param credit: "episode": an advantage per episode; "decision": one per decision, from its rewards to go, for dense
+        rewards; see :class:`vla_algos.algorithms.groups.GroupAlgorithm`
     :param ent_coef: weight of the mean entropy per token
     :raises RemovedKeywordError: for keywords of minibatches
     """
@@ -55,6 +58,7 @@ class TokenRLOO(GroupAlgorithm):
         group_size: int = 8,
         n_groups: int = 8,
         gamma: float = 1.0,
+        credit: Credit = "episode",
         ent_coef: float = 0.0,
         kl_coef: float = 0.0,
         max_grad_norm: float = 1.0,
@@ -80,6 +84,7 @@ class TokenRLOO(GroupAlgorithm):
             group_size=group_size,
             n_groups=n_groups,
             gamma=gamma,
+            credit=credit,
             ent_coef=ent_coef,
             kl_coef=kl_coef,
             max_grad_norm=max_grad_norm,
@@ -100,17 +105,21 @@ class TokenRLOO(GroupAlgorithm):
     def train(self) -> None:
         """Take one step from the current groups, and save the run if it is time to."""
         with self._update() as update:
-            rows: list[int] = []
-            for group in self._groups_with_spread():
-                rows += self.rollout_buffer.set_advantages(group, self._advantages(self._returns(group)))
-            if rows:
+            rows = self._set_advantages()
+            if len(rows):
                 if self.reference is not None:
-                    update.score_reference(self.reference, self.rollout_buffer, np.array(rows), all_choices=True)
-                self._train_actor(update, np.array(rows))
+                    update.score_reference(self.reference, self.rollout_buffer, rows, all_choices=True)
+                self._train_actor(update, rows)
 
     def _advantages(self, returns: np.ndarray) -> np.ndarray:
         """A_i = R_i - mean of the others' R, of the episodes of a group, (group_size,) each."""
         others = (returns.sum() - returns) / (len(returns) - 1)
+        return returns - others
+
+    def _decision_advantages(self, returns: np.ndarray) -> np.ndarray:
+        """A_it = G_it - mean of the others' G_jt that run at t, (group_size, T) each."""
+        n_running = np.isfinite(returns).sum(axis=0)
+        others = (np.nansum(returns, axis=0) - returns) / (n_running - 1)
         return returns - others
 
     def _train_actor(self, update: Update, rows: np.ndarray) -> None:

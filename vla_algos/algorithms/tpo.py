@@ -63,7 +63,7 @@ class TPO(GroupAlgorithm):
     fixed_settings = GroupAlgorithm.fixed_settings | {"reference_policy"}
     # its loss has no place for them
     unused_settings = GroupAlgorithm.unused_settings | {
-        *("batch_size", "clip_range", "ent_coef", "gamma", "kl_coef", "n_epochs", "ratio_level", "target_kl")
+        *("batch_size", "clip_range", "credit", "ent_coef", "gamma", "kl_coef", "n_epochs", "ratio_level", "target_kl")
     }
 
     def __init__(

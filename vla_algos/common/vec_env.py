@@ -9,7 +9,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
-from stable_baselines3.common.vec_env import VecEnv, VecMonitor
+from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecMonitor
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 
 from vla_gym.vector.base import derive_seeds
@@ -205,6 +205,22 @@ def seed_environments(env: VecEnv, seed: int) -> None:
     innermost = env.unwrapped
     if type(innermost).seed is VecEnv.seed:
         innermost._seeds = list(derive_seeds(seed, innermost.num_envs))
+
+
+def announce_training(env: VecEnv, gamma: float, is_limit_end: bool) -> None:
+    """
+    Tell wrappers what will learn from their rewards. Those with a method ``check_training`` are told, and may refuse.
+
+    :param env: environment to train in; each such wrapper gets it, to see what is around itself
+    :param gamma: discount of the algorithm, per decision
+    :param is_limit_end: whether a time limit is worth nothing, like an end of the task; False: it is bootstrapped
+    """
+    layer = env
+    while isinstance(layer, VecEnvWrapper):
+        # by the class, as a wrapper forwards attributes of those below it
+        if hasattr(type(layer), "check_training"):
+            layer.check_training(env, gamma, is_limit_end)
+        layer = layer.venv
 
 
 def as_vec_env(env: Any) -> Any:

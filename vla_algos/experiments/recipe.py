@@ -22,7 +22,7 @@ from vla_gym.tasks.registry import get_suite
 FOLDER = Path(__file__).resolve().parents[1] / "recipes"
 _FORMER_SECTION = "run"
 _FORMER_FIELDS = {"env_id": "suite", "task_ids": "tasks", "n_train_states": "train_states", "n_eval_states": "states"}
-_WRAPPERS = ("wrappers", "vec_wrappers")
+_COMPONENTS = ("wrappers", "vec_wrappers", "callbacks")
 _SET_BY_THE_RUN = (
     "self", "policy", "env", "dataset", "seed", "device", "checkpoint_folder", "tensorboard_log", "_init_setup_model"
 )  # fmt: skip
@@ -68,7 +68,7 @@ def load_recipe(
     _check_names(changes, kind.field_names(), f"field of {kind.__name__}")
     if isinstance(base, kind):
         # code comes from the recipe alone: the base may have been read from a stranger's folder
-        of_code = {name: getattr(kind(), name) for name in ("policy", *_WRAPPERS) if name in kind.field_names()}
+        of_code = {name: getattr(kind(), name) for name in ("policy", *_COMPONENTS) if name in kind.field_names()}
         base = dataclasses.replace(base, **of_code)
     settings = _made(path, kind, base if isinstance(base, kind) else kind(), chosen, keywords, values)
     # names that need no torch first: a mistyped one shows at once
@@ -182,7 +182,7 @@ def _made(
         expected = _listed_curriculum()
         raise RecipeError(f"{path}: curriculum is {values['curriculum']!r}; expected keywords: {expected}.")
     try:
-        for name in _WRAPPERS:
+        for name in _COMPONENTS:
             if name in values:
                 values[name] = wrapper_entries(name, values[name], path.parent)
         for name in kind.lists:

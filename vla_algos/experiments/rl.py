@@ -18,9 +18,10 @@ from stable_baselines3.common.logger import Logger, configure
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.vec_env import VecEnv, VecMonitor
 
+from vla_algos.algorithms.base import TokenAlgorithm
 from vla_algos.common import provenance
 from vla_algos.common.schedules import as_schedule
-from vla_algos.common.vec_env import SB3VecEnv
+from vla_algos.common.vec_env import SB3VecEnv, announce_training
 from vla_algos.curriculum import CurriculumCallback, SuccessSampler
 from vla_algos.evaluation.harness import EvaluationResult
 from vla_algos.experiments.components import components, is_import_path, load_object
@@ -33,6 +34,8 @@ from vla_algos.experiments.stages import Announce, evaluate_both, silent, timed
 from vla_algos.models import save_vla
 from vla_algos.policies import VLAPolicy
 from vla_algos.policies.saving import disk_errors_named
+from vla_algos.rewards.callback import ProcessRewardCallback
+from vla_algos.rewards.vec_process_reward import find_process_reward
 from vla_gym.owned import own_folder
 from vla_gym.provenance import peak_memory_mb
 from vla_gym.vector import make_vec
@@ -119,6 +122,7 @@ def _run(
             # a resumed run has counts already
             sampler = getattr(model, "success_sampler", None) or sampler
             callbacks.append(CurriculumCallback(sampler))
+        callbacks += _callbacks(settings, env)
         n_timesteps = max(0, settings.total_timesteps - model.num_timesteps)
         if n_timesteps:
             folder.forget_evaluation("after")
@@ -154,6 +158,15 @@ def _run(
     return result
 
 
+def _callbacks(settings: RLSettings, env: VecEnv) -> list[BaseCallback]:
+    """Callbacks of the recipe, and the alarm of a process reward, unless the recipe names its own."""
+    callbacks: list[BaseCallback] = [make() for make in components(settings.callbacks)]
+    has_alarm = any(isinstance(callback, ProcessRewardCallback) for callback in callbacks)
+    if find_process_reward(env) is not None and not has_alarm:
+        callbacks.append(ProcessRewardCallback())
+    return callbacks
+
+
 def _training_text(settings: RLSettings, n_timesteps: int) -> str:
     n_tasks = len(settings.tasks)
     return f"{settings.algorithm}, {n_timesteps} decisions on {n_tasks} task{'s' * (n_tasks > 1)}"
@@ -173,8 +186,11 @@ def make_env(settings: RLSettings) -> VecEnv:
         settings.backend,
         wrappers=components(settings.wrappers),
         init_state_ids=range(settings.n_train_states),
-        privileged_obs=settings.policy_kwargs.get("critic") == "privileged",
-        **settings.env_kwargs,
+        **{
+            "privileged_obs": settings.policy_kwargs.get("critic") == "privileged",
+            **settings.env_kwargs,
+            **settings.train_env_kwargs,
+        },
     )
     env: VecEnv = VecMonitor(SB3VecEnv(workers))
     env.seed(settings.seed)
@@ -184,17 +200,29 @@ def make_env(settings: RLSettings) -> VecEnv:
 
 
 def _make_model(settings: RLSettings, env: VecEnv, folder: RunFolder, resume: bool) -> BaseAlgorithm:
+    model = _load_model(settings, env, folder) if resume else _new_model(settings, env, folder)
+    if not isinstance(model, TokenAlgorithm) and hasattr(model, "gamma"):
+        # what this package's algorithms do by themselves; those of SB3 bootstrap time limits
+        announce_training(env, model.gamma, is_limit_end=False)
+    return model
+
+
+def _load_model(settings: RLSettings, env: VecEnv, folder: RunFolder) -> BaseAlgorithm:
+    policy = _policy(settings.policy)
+    # the user's own class is not unpickled, but imported as at the start
+    custom = {} if isinstance(policy, str) else {"policy_class": policy}
+    algorithm = algorithm_class(settings.algorithm)
+    model: BaseAlgorithm = algorithm.load(folder.last, env=env, device=settings.device, custom_objects=custom)
+    # the folder may have been moved, or named from elsewhere
+    if hasattr(model, "checkpoint_folder"):
+        model.checkpoint_folder = str(folder.path)
+    model.set_logger(_logger(folder, model.num_timesteps))
+    return model
+
+
+def _new_model(settings: RLSettings, env: VecEnv, folder: RunFolder) -> BaseAlgorithm:
     algorithm = algorithm_class(settings.algorithm)
     policy = _policy(settings.policy)
-    if resume:
-        # the user's own class is not unpickled, but imported as at the start
-        custom = {} if isinstance(policy, str) else {"policy_class": policy}
-        model = algorithm.load(folder.last, env=env, device=settings.device, custom_objects=custom)
-        # the folder may have been moved, or named from elsewhere
-        if hasattr(model, "checkpoint_folder"):
-            model.checkpoint_folder = str(folder.path)
-        model.set_logger(_logger(folder, model.num_timesteps))
-        return model
     kwargs = {name: as_schedule(value) for name, value in settings.algorithm_kwargs.items() if name != "policy_kwargs"}
     if _is_vla_policy(policy):
         kwargs["policy_kwargs"] = settings.policy_kwargs
@@ -205,7 +233,7 @@ def _make_model(settings: RLSettings, env: VecEnv, folder: RunFolder, resume: bo
     elif policy == "VLAPolicy":
         # the algorithms of SB3 do not know this name
         policy = VLAPolicy
-    model = algorithm(policy, env, **{"seed": settings.seed, "device": settings.device, **kwargs})
+    model: BaseAlgorithm = algorithm(policy, env, **{"seed": settings.seed, "device": settings.device, **kwargs})
     model.set_logger(_logger(folder, 0))
     return model
 

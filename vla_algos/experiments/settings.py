@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Any, ClassVar, get_type_hints
 
 from vla_algos.errors import SettingsError, SpaceError, UnknownNameError
-from vla_algos.experiments.components import components, is_import_path
+from vla_algos.experiments.components import Component, components, is_import_path
 from vla_algos.experiments.names import (
     ALGORITHMS,
     PRESET_NAMES,
@@ -51,10 +51,12 @@ _RL_KEYS: Mapping[str, str] = MappingProxyType(
         "task_ids": "env.tasks",
         "n_train_states": "env.train_states",
         "further_env_kwargs": "env.kwargs",
+        "train_env_kwargs": "env.train_kwargs",
         "curriculum": "curriculum",
         "evaluate_before": "evaluation.before",
         "wrappers": "wrappers",
         "vec_wrappers": "vec_wrappers",
+        "callbacks": "callbacks",
         "backend": "resources.backend",
     }
 )
@@ -170,14 +172,16 @@ class RLSettings(ExperimentSettings):
     :param curriculum: keywords of :class:`vla_algos.curriculum.SuccessSampler`; None: starts are drawn evenly
     :param evaluate_before: whether the checkpoint is evaluated before training, too
     :param further_env_kwargs: further keywords of the environment
+    :param train_env_kwargs: more of them, in training only: observations that rewards or a critic read
     :param wrappers: of each environment, in training and evaluation, from the inside out: ``{import path: keywords}``
     :param vec_wrappers: of the vector environment, in training only, in the same form; rewards are changed here
+    :param callbacks: of Stable-Baselines3, called in training, in the same form
     :param backend: one of ``vla_gym.vector.BACKENDS``
     """
 
     keys: ClassVar[Mapping[str, str]] = _RL_KEYS
     may_differ: ClassVar[tuple[str, ...]] = ("n_eval_states", "total_timesteps", "threads", "device", "backend")
-    lists: ClassVar[tuple[str, ...]] = ("task_ids", "wrappers", "vec_wrappers")
+    lists: ClassVar[tuple[str, ...]] = ("task_ids", "wrappers", "vec_wrappers", "callbacks")
 
     task_ids: tuple[int, ...] = ()
     n_train_states: int = 25
@@ -185,8 +189,10 @@ class RLSettings(ExperimentSettings):
     curriculum: dict[str, Any] | None = None
     evaluate_before: bool = True
     further_env_kwargs: dict[str, Any] = field(default_factory=dict)
+    train_env_kwargs: dict[str, Any] = field(default_factory=dict)
     wrappers: tuple[dict[str, Any], ...] = ()
     vec_wrappers: tuple[dict[str, Any], ...] = ()
+    callbacks: tuple[dict[str, Any], ...] = ()
     backend: str = "process"
 
     def __post_init__(self) -> None:
@@ -196,10 +202,10 @@ class RLSettings(ExperimentSettings):
 
     def check_names(self) -> None:
         """
-        Check the names of the base class, and those of tasks, curriculum, back end and wrappers.
+        Check the names of the base class, and those of tasks, curriculum, back end, wrappers and callbacks.
 
         :raises UnknownNameError: for a name that does not exist
-        :raises RecipeError: for a wrapper that cannot be imported
+        :raises RecipeError: for a wrapper or callback that cannot be imported
         :raises AssetsError: if the asset pack is missing
         """
         super().check_names()
@@ -207,13 +213,17 @@ class RLSettings(ExperimentSettings):
         check_env_names(self.env_id, self.task_ids, self.assets, self.render_quality)
         if self.backend not in BACKENDS:
             raise UnknownNameError("backend", self.backend, BACKENDS)
-        for component in components((*self.wrappers, *self.vec_wrappers)):
+        for component in self._components:
             component.check()
 
     @property
     def imported(self) -> list[str]:
-        """Import paths of the base class, and those of wrappers."""
-        return [*super().imported, *(part.path for part in components((*self.wrappers, *self.vec_wrappers)))]
+        """Import paths of the base class, and those of wrappers and callbacks."""
+        return [*super().imported, *(part.path for part in self._components)]
+
+    @property
+    def _components(self) -> list[Component]:
+        return components((*self.wrappers, *self.vec_wrappers, *self.callbacks))
 
     @property
     def tasks(self) -> tuple[int, ...]:

@@ -63,7 +63,7 @@ def record_films(
     missing, first_actions = set(starts), first_actions or {}
     observations = venv.reset()
     first_infos = venv.unwrapped.reset_infos
-    reels = [_Reel(observations, i, info, camera) for i, info in enumerate(first_infos)]
+    reels = [Reel(observations, i, info, camera) for i, info in enumerate(first_infos)]
     state, dones = None, np.ones(venv.num_envs, dtype=np.bool_)
     while missing:
         actions, state = model.predict(observations, state=state, episode_start=dones, deterministic=deterministic)
@@ -86,15 +86,22 @@ def record_films(
                     logger.warning("The physics of task %d, initial state %d diverged: no film.", *_start(info))
                 else:
                     yield reels[i].film(info, source)
-            reels[i] = _Reel(observations, i, first_infos[i], camera)
+            reels[i] = Reel(observations, i, first_infos[i], camera)
 
 
 def _start(info: Mapping[str, Any]) -> Start:
     return int(info.get("task_id", -1)), int(info.get("init_state_id", -1))
 
 
-class _Reel:
-    """An episode in progress."""
+class Reel:
+    """
+    Film of an episode in progress.
+
+    :param observations: of a batch, (N, ...) by key, at the start of the episode
+    :param index: its environment
+    :param first_info: of its reset
+    :param camera: whose images are kept
+    """
 
     def __init__(self, observations: Any, index: int, first_info: Mapping[str, Any], camera: str) -> None:
         self.camera = camera
@@ -105,7 +112,14 @@ class _Reel:
         self.states = [first_info["state"]] if "state" in first_info else None
         self.instruction = decode_instruction(observations[INSTRUCTION][index])
 
-    def add(self, observations: Any, index: int, info: dict[str, Any]) -> None:
+    def add(self, observations: Any, index: int, info: Mapping[str, Any]) -> None:
+        """
+        Keep what was seen after a decision.
+
+        :param observations: of a batch, (N, ...) by key
+        :param index: row of it
+        :param info: of the step
+        """
         for key in self.keys:
             self.kept[key].append(observations[key][index].copy())
         executed_steps = int(info.get("executed_steps", 1))
@@ -115,7 +129,14 @@ class _Reel:
         if self.states is not None:
             self.states.append(info["state"])
 
-    def film(self, info: dict[str, Any], source: str) -> Film:
+    def film(self, info: Mapping[str, Any], source: str) -> Film:
+        """
+        Make the film of the whole episode.
+
+        :param info: of its last step
+        :param source: who acted
+        :raises FilmError: if something is not finite
+        """
         arrays = {key: np.stack(rows) for key, rows in self.kept.items()}
         task_id, init_state_id = _start(info)
         return Film(

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from vla_algos.errors import UnknownNameError
+from vla_algos.errors import DiscountError, UnknownNameError
 from vla_gym.type_aliases import Float64Array
 
 Mode = Literal["delta", "potential", "sum"]
+DEFAULT_WEIGHTS: Mapping[str, float] = MappingProxyType({"delta": 1.0, "potential": 1.0, "sum": 0.01})
+"""
+Weight of each mode unless another is asked for. That of ``sum`` is small, as it pays for waiting: a hundred decisions
+in the best state earn what success is worth.
+"""
 
 
 @dataclass(frozen=True)
@@ -32,7 +39,7 @@ class Shaping:
 
     :param mode: ``delta``, ``potential`` or ``sum``
     :param weight: w, at least 0
-    :param gamma: discount of the algorithm, per decision; for ``potential`` alone, which needs it
+    :param gamma: discount of the algorithm, per decision; for ``potential`` alone, which pays nothing without it
     :param episode_cap: most that ``sum`` pays in an episode, in units of the reward; None: no limit
     :raises UnknownNameError: for an unknown mode
     :raises ValueError: for a number out of its range, or one that the mode does not take
@@ -48,8 +55,7 @@ class Shaping:
             raise UnknownNameError("mode", self.mode, get_args(Mode))
         if not 0 <= self.weight < np.inf:
             raise ValueError(f"weight is {self.weight}; expected a finite number of at least 0.")
-        is_missing = (self.gamma is None) == (self.mode == "potential")
-        if is_missing or (self.gamma is not None and not 0 <= self.gamma <= 1):
+        if self.gamma is not None and (self.mode != "potential" or not 0 <= self.gamma <= 1):
             raise ValueError(
                 f"gamma is {self.gamma}, mode is {self.mode!r}; expected the discount of the algorithm, 0 to 1, for "
                 "'potential', and None for other modes."
@@ -68,11 +74,17 @@ class Shaping:
         :param is_end: whether s' ends the task, a time limit does not, (N,) bool
         :param paid: what the episode has been paid so far, (N,)
         :return: (N,)
+        :raises DiscountError: if ``potential`` has no ``gamma``
         """
         before, after = np.asarray(before), np.asarray(after)
         if self.mode == "delta":
             return self.weight * (after - before)
-        if self.gamma is not None:
+        if self.mode == "potential":
+            if self.gamma is None:
+                raise DiscountError(
+                    "mode is 'potential', and gamma is None: no algorithm has told its discount. Pass the algorithm's "
+                    "gamma to VecProcessReward or Shaping."
+                )
             return self.weight * (self.gamma * np.where(is_end, 0.0, after) - before)
         rewards = self.weight * after
         return rewards if self.episode_cap is None else np.minimum(rewards, self.episode_cap - np.asarray(paid))

@@ -28,8 +28,10 @@ from vla_gym.spec import AGENTVIEW, CAMERAS, COMMAND_DIM, INSTRUCTION, N_BINS, P
 from vla_gym.tasks.registry import CONTROL_HZ, N_INIT_STATES, RENDER_QUALITIES, SETTLE_COMMAND, SETTLE_STEPS, get_suite
 from vla_gym.type_aliases import Float32Array, Float64Array, Observation, UInt8Array
 
-_MADE_AGAIN = ("_bundles", "_cores", "_core", "_renderer", "_privileged")
+_MADE_AGAIN = ("_bundles", "_cores", "_core", "_renderers", "_privileged")
 """Attributes that are not pickled."""
+_OWN_KEYS = frozenset({*CAMERAS, PROPRIO, INSTRUCTION, PRIVILEGED})
+"""Keys of observations that have a meaning already."""
 RESET_OPTIONS = ("task_id", "init_state_id", "appearance")
 ACTION_TYPES = ("tokens", "continuous")
 MAX_IMAGE_SIZE = 4096
@@ -50,6 +52,7 @@ class LiberoEnv(gym.Env[Observation, Any]):
     key             shape                       dtype  meaning
     =============== =========================== ====== ===================================================
     each camera     (image_size, image_size, 3) uint8  RGB as the policy sees it (raw render rotated by 180 degrees)
+    each view       (size, size, 3)             uint8  the same, of another size, under a name of its own (``views``)
     ``proprio``     (8,)                        float  eef position (m), axis-angle (rad), finger positions (m)
     ``instruction`` (256,)                      uint8  UTF-8, zero padded
     ``privileged``  (69,)                       float  with ``privileged_obs``: robot and goal, for a critic alone;
@@ -88,6 +91,8 @@ class LiberoEnv(gym.Env[Observation, Any]):
     :param chunk_size: commands per action; images are rendered after the last one
     :param cameras: ``agentview`` and/or ``wrist``; may be empty
     :param image_size: height and width of the images (px)
+    :param views: further images, for those who look at something else than the policy, such as a reward model: name of
+        the observation -> (camera, height and width in px)
     :param assets: ``auto``, ``primitive`` or a folder in LIBERO's layout
     :param render_mode: ``rgb_array`` or ``None``
     :param render_quality: ``full`` (upstream's pixels) or ``fast`` (simpler meshes; no shadows or multisampling)
@@ -118,6 +123,7 @@ class LiberoEnv(gym.Env[Observation, Any]):
         chunk_size: int = 1,
         cameras: Sequence[str] = (AGENTVIEW,),
         image_size: int = 256,
+        views: Mapping[str, tuple[str, int]] | None = None,
         assets: str | os.PathLike[str] = "auto",
         render_mode: str | None = None,
         render_quality: str = "full",
@@ -140,6 +146,7 @@ class LiberoEnv(gym.Env[Observation, Any]):
         self.physics = checked_name("physics", physics, PHYSICS)
         self.chunk_size = checked_int("chunk_size", chunk_size, 1, self.suite.horizon)
         self.image_size = checked_int("image_size", image_size, 16, MAX_IMAGE_SIZE)
+        self.views = _checked_views(views)
         self.settle_steps = checked_int("settle_steps", settle_steps, 0, MAX_SETTLE_STEPS)
         self.randomize_fixtures = checked_bool("randomize_fixtures", randomize_fixtures)
         self.privileged_obs = checked_bool("privileged_obs", privileged_obs)
@@ -154,10 +161,13 @@ class LiberoEnv(gym.Env[Observation, Any]):
         if not isinstance(assets, (str, os.PathLike)):
             raise InvalidArgumentError(f"assets is {assets!r}; expected 'auto', 'primitive' or a folder.")
         self._pack = resolve_assets(assets)
-        needs_images = bool(self.cameras) or render_mode is not None
-        self._bundle_quality = render_quality if needs_images else None
+        # cameras that are rendered, by image size
+        self._rendered: dict[int, set[str]] = {}
+        own = self.cameras if render_mode is None else (*self.cameras, AGENTVIEW)
+        for camera, size in (*((camera, self.image_size) for camera in own), *self.views.values()):
+            self._rendered.setdefault(size, set()).add(camera)
+        self._bundle_quality = render_quality if self._rendered else None
         self._open_bundles()
-        self._rendered_cameras = self.cameras if render_mode is None else tuple({*self.cameras, AGENTVIEW})
         self._task_id = self.task_ids[0]
         self._init_state_id = self.init_state_ids[0]
         self._elapsed_steps = 0
@@ -180,6 +190,8 @@ class LiberoEnv(gym.Env[Observation, Any]):
         if self.privileged_obs:
             # set last, so that it does not change what a seeded space samples for the other keys
             space[PRIVILEGED] = spaces.Box(-PRIVILEGED_LIMIT, PRIVILEGED_LIMIT, (PRIVILEGED_DIM,), np.float32)
+        for name, (_, size) in self.views.items():
+            space[name] = spaces.Box(0, 255, (size, size, 3), np.uint8)
         return space
 
     def _make_action_space(self) -> spaces.Space[Any]:
@@ -195,7 +207,7 @@ class LiberoEnv(gym.Env[Observation, Any]):
         self._bundles = dict(zip(self.task_ids, bundles, strict=True))
         self._cores: dict[str, SimCore] = {}
         self._core: SimCore | None = None
-        self._renderer: CameraRenderer | None = None
+        self._renderers: dict[int, CameraRenderer] = {}
         self._privileged: PrivilegedObserver | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -295,14 +307,17 @@ class LiberoEnv(gym.Env[Observation, Any]):
         is_new_scene = core is not self._core
         self._core = core
         core.set_task(bundle)
-        if is_new_scene and self._rendered_cameras:
-            # made before the old one is closed, so that what they share stays in memory
-            renderer = self.make_renderer(self.image_size, self._rendered_cameras, self.render_quality)
-            self._close_renderer()
-            self._renderer = renderer
-        if appearance is not None and self._renderer is not None:
+        if is_new_scene:
+            # made before the old ones are closed, so that what they share stays in memory
+            renderers = {
+                size: self.make_renderer(size, sorted(cameras), self.render_quality)
+                for size, cameras in self._rendered.items()
+            }
+            self._close_renderers()
+            self._renderers = renderers
+        if appearance is not None and self._renderers:
             try:
-                self._renderer.check_appearance(appearance)
+                self._any_renderer().check_appearance(appearance)
             except ValueError:
                 self._core = None  # there is no episode until the next reset
                 raise
@@ -392,11 +407,15 @@ class LiberoEnv(gym.Env[Observation, Any]):
         :raises gymnasium.error.ResetNeeded: before the first reset
         :raises InvalidArgumentError: if the environment renders nothing
         """
-        if not self._rendered_cameras:
+        if not self._rendered:
             raise InvalidArgumentError("cameras is empty, so nothing is rendered; make the environment with cameras.")
-        if self._renderer is None:
+        if not self._renderers:
             raise gym.error.ResetNeeded("Call reset() before scene_appearance().")
-        return self._renderer.scene_appearance()
+        return self._any_renderer().scene_appearance()
+
+    def _any_renderer(self) -> CameraRenderer:
+        """Return one of the renderers, which share their scene."""
+        return next(iter(self._renderers.values()))
 
     def step(self, action: Any) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """
@@ -504,23 +523,23 @@ class LiberoEnv(gym.Env[Observation, Any]):
         """Render the agentview image, (image_size, image_size, 3) uint8; ``None`` without a render mode."""
         if self.render_mode is None:
             return None
-        if self._renderer is None:
+        if not self._renderers:
             raise gym.error.ResetNeeded("Call reset() before render().")
-        return self._renderer.render(CAMERAS[AGENTVIEW], self._view())
+        return self._renderers[self.image_size].render(CAMERAS[AGENTVIEW], self._view())
 
     def _view(self) -> SceneView:
         return self.core.view() if self._last_view is None else self._last_view
 
     def close(self) -> None:
-        """Free the renderer."""
-        self._close_renderer()
+        """Free the renderers."""
+        self._close_renderers()
         self._core = self._privileged = None
         self._cores.clear()
 
-    def _close_renderer(self) -> None:
-        if self._renderer is not None:
-            self._renderer.close()
-            self._renderer = None
+    def _close_renderers(self) -> None:
+        for renderer in self._renderers.values():
+            renderer.close()
+        self._renderers = {}
 
     def _observation(self) -> Observation:
         """Return copies of the current observation, or of the last one before the physics diverged."""
@@ -535,9 +554,11 @@ class LiberoEnv(gym.Env[Observation, Any]):
         }
         if self._privileged is not None:
             observation[PRIVILEGED] = self._privileged.observe(self._elapsed_steps / self.suite.horizon)
-        if self._renderer is not None:
+        if self._renderers:
             view = self.core.view()
-            observation |= {name: self._renderer.render(CAMERAS[name], view) for name in self.cameras}
+            images = {**{camera: (camera, self.image_size) for camera in self.cameras}, **self.views}
+            for name, (camera, size) in images.items():
+                observation[name] = self._renderers[size].render(CAMERAS[camera], view)
         return observation
 
     def _proprio(self) -> Float32Array:
@@ -556,3 +577,24 @@ class LiberoEnv(gym.Env[Observation, Any]):
             "executed_steps": 0,
             "unstable": False,
         }
+
+
+def _checked_views(value: Any) -> dict[str, tuple[str, int]]:
+    """Check the names, cameras and sizes of further images."""
+    expected = "expected a camera and a size in px for each name, like {'judge': ('agentview', 224)}"
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise InvalidArgumentError(f"views is {value!r} ({type(value).__name__}); {expected}.")
+    views = {}
+    for name, view in value.items():
+        if not isinstance(name, str) or not name or name in _OWN_KEYS:
+            raise InvalidArgumentError(
+                f"views names {name!r}; expected a text other than {', '.join(sorted(_OWN_KEYS))}, which observations "
+                "have anyway."
+            )
+        if not isinstance(view, (list, tuple)) or len(view) != 2:
+            raise InvalidArgumentError(f"views[{name!r}] is {view!r}; {expected}.")
+        camera = checked_name("camera", view[0], CAMERAS)
+        views[name] = (camera, checked_int(f"size of the view {name!r}", view[1], 16, MAX_IMAGE_SIZE))
+    return views

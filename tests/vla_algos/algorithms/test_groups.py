@@ -9,7 +9,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecMonitor
 
 from vla_algos import TPO, TokenGRPO, TokenRLOO
-from vla_algos.algorithms.episodes import EpisodeBuffer, SampledEpisode, has_spread
+from vla_algos.algorithms.episodes import EpisodeBuffer, SampledEpisode, aligned_rewards_to_go, has_spread
 from vla_algos.algorithms.updates import Update
 from vla_algos.common.divergence import SkippedUpdates
 from vla_algos.common.losses import token_ppo_loss
@@ -110,6 +110,115 @@ def test_returns_that_differ_by_noise_are_not_scaled_up():
     np.testing.assert_allclose(grpo._advantages(5.0 + noise), noise / 0.01, rtol=1e-9)
     with pytest.raises(ValueError, match=r"std_floor is 0\.0; expected a number above 0, in units of the return"):
         make_model(std_floor=0.0)
+
+
+def episodes_of(*rewards):
+    """Episodes of one group, whose decisions lie one after the other in a buffer."""
+    firsts = np.cumsum([0, *map(len, rewards)])
+    return [SampledEpisode(0, list(range(a, a + len(r))), list(r)) for a, r in zip(firsts, rewards, strict=False)]
+
+
+def test_rewards_to_go_are_returns_from_each_decision():
+    np.testing.assert_allclose(SampledEpisode(0, rewards=[1.0, 0.0, 4.0]).rewards_to_go(0.5), [2.0, 2.0, 4.0])
+    assert SampledEpisode(0, rewards=[3.0]).rewards_to_go(0.5).tolist() == [3.0]
+    # side by side up to where only the longest goes on
+    table = aligned_rewards_to_go(episodes_of([1.0], [0.0, 2.0, 5.0, 7.0], [1.0, 1.0]), 1.0)
+    np.testing.assert_array_equal(table, [[1.0, np.nan], [14.0, 14.0], [2.0, 1.0]])
+    assert aligned_rewards_to_go(episodes_of([1.0, 2.0]), 1.0).shape == (1, 0)
+
+
+def test_advantages_of_decisions_compare_those_that_run_at_the_same_time():
+    returns = np.array([[1.0, np.nan], [14.0, 14.0], [2.0, 1.0]])
+    rloo = make_model(TokenRLOO, n_envs=1, credit="decision")._decision_advantages(returns)
+    np.testing.assert_allclose(rloo, [[1 - 8.0, np.nan], [14 - 1.5, 14 - 1.0], [2 - 7.5, 1 - 14.0]])
+    grpo = make_model(n_envs=1, credit="decision")
+    differences = np.array([[1 - 17 / 3, np.nan], [14 - 17 / 3, 6.5], [2 - 17 / 3, -6.5]])
+    std = np.sqrt(np.nansum(differences**2) / 5)
+    np.testing.assert_allclose(grpo._decision_advantages(returns), differences / std)
+    np.testing.assert_allclose(grpo._decision_advantages(returns / 1e4), differences / 1e4 / 0.1)  # the floor
+    grpo.normalize_advantage = False
+    np.testing.assert_allclose(grpo._decision_advantages(returns), differences)
+
+
+@pytest.mark.parametrize("algorithm", [TokenGRPO, TokenRLOO])
+def test_with_a_reward_at_the_end_of_episodes_of_one_length_both_credits_are_the_same(algorithm):
+    model = make_model(algorithm, n_envs=1)
+    ends = np.array([1.0, 0.0, 0.0, 3.0])
+    table = aligned_rewards_to_go(episodes_of(*([0.0, 0.0, end] for end in ends)), 1.0)
+    expected = np.repeat(model._advantages(ends)[:, None], 3, axis=1)
+    np.testing.assert_allclose(model._decision_advantages(table), expected, rtol=1e-12)
+
+
+def test_what_a_failure_does_after_the_last_success_is_not_blamed():
+    model = make_model(TokenRLOO, n_envs=1)
+    table = aligned_rewards_to_go(episodes_of([0.0, 1.0], [0.0] * 5, [0.0] * 5), 1.0)
+    advantages = model._decision_advantages(table)
+    np.testing.assert_allclose(advantages[0, :2], 1.0)
+    np.testing.assert_allclose(advantages[1:, :2], -0.5)
+    np.testing.assert_allclose(advantages[1:, 2:], 0.0)
+
+
+def test_a_dense_reward_blames_the_decision_that_was_bad():
+    """Two episodes that reach as far; one loses in its second decision what it wins back in its third."""
+    model = make_model(TokenRLOO, n_envs=1)
+    group = episodes_of([0.25, 0.25, 0.25], [0.25, -0.25, 0.75])
+    assert not has_spread(group, 1.0) and has_spread(group, 1.0, "decision")
+    advantages = model._decision_advantages(aligned_rewards_to_go(group, 1.0))
+    # before and at the detour both have the same to come; after it, the one has more
+    np.testing.assert_allclose(advantages, [[0.0, 0.0, -0.5], [0.0, 0.0, 0.5]], atol=1e-12)
+
+
+def test_spread_of_decisions():
+    assert not has_spread(episodes_of([1.0, 0.0]), 1.0, "decision")
+    assert not has_spread(episodes_of([1.0, 0.0], [1.0, 0.0, 0.0]), 1.0, "decision")
+    # what the longest does alone is compared with nothing
+    assert not has_spread(episodes_of([0.0, 1.0], [0.0, 0.0, 1.0]), 1.0, "decision")
+    assert has_spread(episodes_of([0.0, 1.0], [0.0, 0.0, 1.0]), 0.5, "decision")
+
+
+def test_decisions_get_their_own_advantage_in_the_buffer_and_those_without_are_not_learned_from():
+    buffer, group = EpisodeBuffer(0, None, None), episodes_of([0.0], [0.0, 0.0, 0.0], [0.0, 0.0])
+    buffer.advantages = th.full((6,), 9.0)
+    rows = buffer.set_advantages(group, np.array([[1.0, np.nan], [2.0, 3.0], [4.0, 5.0]]))
+    assert rows == [0, 1, 2, 4, 5] and buffer.advantages.tolist() == [1.0, 2.0, 3.0, 9.0, 4.0, 5.0]
+
+
+@pytest.mark.parametrize("algorithm", [TokenGRPO, TokenRLOO])
+def test_a_run_learns_from_what_follows_each_decision(algorithm):
+    """A reward for the first decision alone teaches nothing about later ones."""
+
+    class First(gym.Wrapper):
+        def reset(self, **kwargs):
+            self.n_steps = 0
+            return self.env.reset(**kwargs)
+
+        def step(self, action):
+            obs, _, _, _, info = self.env.step(action)
+            self.n_steps += 1
+            reward = float(action[0]) / 255 if self.n_steps == 1 else 0.0
+            return obs, reward, False, self.n_steps == 3, {**info, "is_success": False}
+
+    for credit, later in (("episode", False), ("decision", True)):
+        model = make_model(algorithm, lambda: First(toy()), credit=credit)
+        model.learn(1)
+        assert model.logger.name_to_value["train/groups_kept"] == 2
+        advantages = model.rollout_buffer.advantages
+        for episode in model.rollout_buffer.episodes:
+            own = advantages[episode.rows]
+            assert own[0] != 0 and bool((own[1:] == 0).all()) == later
+            assert later or own.unique().numel() == 1
+
+
+def test_credit_is_kept_and_an_unknown_one_is_refused(tmp_path):
+    model = make_model(credit="decision")
+    model.save(tmp_path / "model.zip")
+    assert TokenGRPO.load(tmp_path / "model.zip", device="cpu").credit == "decision"
+    with pytest.raises(UnknownNameError, match=r"Unknown credit 'decisions'\. Did you mean 'decision'"):
+        model.credit = "decisions"
+    with pytest.raises(UnknownNameError, match="Unknown credit 'token'"):
+        make_model(TokenRLOO, credit="token")
+    with pytest.raises(TypeError, match="TPO has no keyword 'credit'"):
+        make_model(TPO, credit="decision")
 
 
 def test_each_side_has_its_own_clip():

@@ -118,7 +118,7 @@ def test_what_cannot_be_changed_is_refused_with_the_remedy(algorithm, name, tmp_
 UNUSED = {
     TokenGRPO: ("n_steps", "gae_lambda", "vf_coef"),
     TokenRLOO: ("clip_range", "batch_size", "ratio_level", "target_kl"),
-    TPO: ("kl_coef", "ent_coef", "gamma", "n_epochs"),
+    TPO: ("kl_coef", "ent_coef", "gamma", "n_epochs", "credit"),
 }
 
 

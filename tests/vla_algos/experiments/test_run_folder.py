@@ -107,6 +107,7 @@ def test_results_that_cannot_be_read_say_so(tmp_path: Path) -> None:
         {"algorithm": "os.system"},
         {"wrappers": ({"code.py:Wrapper": {}},)},
         {"vec_wrappers": ({"builtins:exec": {}},)},
+        {"callbacks": ({"code.py:Callback": {}},)},
     ],
     ids=lambda changes: next(iter(changes)),
 )
@@ -121,5 +122,6 @@ def test_settings_of_a_folder_execute_nothing_that_they_name(
 
 def test_a_recipe_takes_no_code_from_the_folder_that_it_resumes() -> None:
     base = replace(RLSettings(), policy="subprocess:Popen", wrappers=({"builtins:exec": {}},), seed=7)
+    base = replace(base, callbacks=({"builtins:exec": {}},))
     settings = load_recipe("quickstart", base=base)
     assert settings.imported == [] and settings.seed == 7

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pickle
 from collections.abc import Iterator
 from typing import Any
 
@@ -51,6 +52,53 @@ def test_spaces_and_observation() -> None:
     assert decode_instruction(observation["instruction"]) == "open the top drawer and put the bowl inside"
     assert (info["task_id"], info["init_state_id"], info["assets"]) == (3, 7, "primitive")
     env.close()
+
+
+def test_views_are_further_images_of_their_own_size() -> None:
+    views = {"judge": ["agentview", 64], "hand": ("wrist", 32), "again": ("agentview", 48)}
+    plain, env = (
+        make(cameras=("agentview",), image_size=48, render_quality="fast", settle_steps=1, views=each)
+        for each in (None, views)
+    )
+    large, hand = (
+        make(cameras=(camera,), image_size=size, render_quality="fast", settle_steps=1)
+        for camera, size in (("agentview", 64), ("wrist", 32))
+    )
+    space = env.observation_space
+    assert space["judge"].shape == (64, 64, 3) and space["hand"].shape == (32, 32, 3)
+    start = {"task_id": 8, "init_state_id": 2}
+    for env_ in (plain, env, large, hand):
+        env_.reset(options=start)
+    seen, *_ = env.step(NO_MOTION)
+    assert space.contains(seen)
+    expected = {**plain.step(NO_MOTION)[0], "judge": large.step(NO_MOTION)[0]["agentview"]}
+    expected |= {"hand": hand.step(NO_MOTION)[0]["wrist"], "again": expected["agentview"]}
+    assert seen.keys() == expected.keys()
+    for name, array in expected.items():
+        np.testing.assert_array_equal(seen[name], array, err_msg=name)
+    for env_ in (plain, env, large, hand):
+        env_.close()
+
+
+def test_a_view_needs_no_camera_and_goes_with_copies_scenes_and_diverged_physics() -> None:
+    keywords = {
+        "assets": "primitive",
+        "render_quality": "fast",
+        "settle_steps": 1,
+        "views": {"judge": ("agentview", 32)},
+    }
+    env: LiberoEnv = gym.make("LIBERO-Object-v0", cameras=(), task_ids=[0, 1], **keywords).unwrapped  # type: ignore[assignment]
+    assert set(env.observation_space.spaces) == {"proprio", "instruction", "judge"}
+    images = [env.reset(options={"task_id": t, "init_state_id": 0})[0]["judge"] for t in (0, 1, 0)]
+    np.testing.assert_array_equal(images[0], images[2])
+    assert (images[0] != images[1]).any() and env.scene_appearance().lights
+    copy = pickle.loads(pickle.dumps(env))
+    np.testing.assert_array_equal(copy.observe()["judge"], images[0])
+    diverge(env)
+    after, *_, info = env.step(NO_MOTION)
+    assert info["unstable"] and np.array_equal(after["judge"], images[0])
+    env.close()
+    copy.close()
 
 
 def test_same_seed_same_trajectory() -> None:
