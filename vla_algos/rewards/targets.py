@@ -151,11 +151,11 @@ def scene_of(film: Film) -> str | None:
 
 def other_instructions(films: Sequence[Film]) -> list[list[str]]:
     """
-    For each film, the instructions of other films in its scene.
+    For each film, other instructions of its scene: those in ``progress_under`` or, without it, those of other films.
 
     A text about objects that are not there asks for nothing that could be done, and would teach a model to read
-    instructions without looking. Neither is a text taken that is part of the film's own, or has it as a part: whoever
-    turns on the stove and puts the pan on it has turned on the stove.
+    instructions without looking. Nor is another film's text taken that is part of the film's own, or has it as a part:
+    whoever turns on the stove and puts the pan on it has turned on the stove.
 
     :param films: those whose instructions may be asked
     :return: texts, in the order of the films; none for tasks that are not LIBERO's
@@ -166,18 +166,38 @@ def other_instructions(films: Sequence[Film]) -> list[list[str]]:
         known = texts.setdefault(scene or "", [])
         if film.instruction not in known:
             known.append(film.instruction)
-    return [
-        [text for text in texts[scene] if text not in film.instruction and film.instruction not in text]
-        if scene
-        else []
-        for film, scene in zip(films, scenes, strict=True)
-    ]
+
+    def of(film: Film, scene: str | None) -> list[str]:
+        if film.progress_under is not None:
+            return list(film.progress_under)
+        own = film.instruction
+        return [text for text in texts[scene] if text not in own and own not in text] if scene else []
+
+    return [of(film, scene) for film, scene in zip(films, scenes, strict=True)]
+
+
+def other_targets(film: Film, texts: Sequence[str], kind: Targets) -> dict[str, Float32Array]:
+    """
+    How much of what other instructions ask for is done in each frame.
+
+    For ``truth`` it is what ``progress_under`` says, and 0 where that is not known; for others it is 0, and texts that
+    the film is known to fulfil are left out.
+
+    :param film: any
+    :param texts: other instructions of its scene, see :func:`other_instructions`
+    :param kind: of targets
+    :return: by text, (K,) float32 in [0, 1]
+    """
+    known, nothing = film.progress_under or {}, np.zeros(len(film), np.float32)
+    if kind == "truth":
+        return {text: known.get(text, nothing) for text in texts}
+    return {text: nothing for text in texts if known.get(text, nothing).max() < 1.0}
 
 
 def make_examples(
     films: Sequence[Film],
     targets: Sequence[Mapping[str, Float32Array]],
-    others: Sequence[Sequence[str]],
+    others: Sequence[Mapping[str, Float32Array]],
     negatives: float,
     rng: np.random.Generator,
 ) -> list[Example]:
@@ -186,7 +206,7 @@ def make_examples(
 
     Negatives are, in equal parts:
 
-    - a frame under another instruction of its scene: nothing is done, and what is held is not known;
+    - a frame under another instruction of its scene: hardly anything of it is done, and what is held is not known;
     - a frame of a success played backwards, from its end to its start, as in ReWiND: what was done is undone;
     - where ``success`` is taught, the end of a success that was cut short in its last quarter: as much is done as
       before, but it is no success. Without ``success`` a cut film asks nothing that its frames do not ask already.
@@ -195,8 +215,8 @@ def make_examples(
 
     :param films: of the training part
     :param targets: of the frames of each film, see :func:`frame_outputs`
-    :param others: by film, texts that make sense in its scene and ask for something else, see
-        :func:`other_instructions`
+    :param others: by film, targets under texts that make sense in its scene and ask for something else, see
+        :func:`other_targets`
     :param negatives: share of negatives among all examples, at least 0 and below 1
     :param rng: draws them
     :return: the examples, negatives last
@@ -215,11 +235,10 @@ def make_examples(
         i = int(rng.choice(kinds[kind]))
         film, end = films[i], len(films[i]) - 1
         if kind == "other":
-            shown = _shown(targets[i], i, int(rng.integers(end + 1)), film)
-            text = str(rng.choice(list(others[i])))
-            # only what is asked about can be successful
-            success = 0.0 if "success" in targets[i] else np.nan
-            examples.append(shown._replace(instruction=text, progress=0.0, held=np.nan, success=success))
+            now, text = int(rng.integers(end + 1)), str(rng.choice(list(others[i])))
+            progress = float(others[i][text][now])
+            success = float(progress >= 1.0) if "success" in targets[i] else np.nan
+            examples.append(Example(i, 0, now, text, progress, np.nan, success))
         elif kind == "rewound":
             shown = _shown(targets[i], i, int(rng.integers(end)), film)
             examples.append(shown._replace(first=end, progress=0.0))

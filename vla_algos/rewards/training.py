@@ -33,6 +33,7 @@ from vla_algos.rewards.targets import (
     frame_outputs,
     make_examples,
     other_instructions,
+    other_targets,
     usable_films,
 )
 from vla_gym.files import read_json_object, write_then_rename
@@ -100,8 +101,8 @@ def train_reward_model(
     :param held_out: of other tasks, initial states or policies; the pass with the smallest loss on them counts
     :param folder: where the models are kept
     :param targets: what progress is taught to be, see :func:`vla_algos.rewards.targets.frame_targets`
-    :param instructions: by task_id, texts that ask for something else in its scene; None: the instructions of other
-        films in the same scene of LIBERO, see :func:`vla_algos.rewards.targets.other_instructions`
+    :param instructions: by task_id, texts that ask for something else in its scene; None: see
+        :func:`vla_algos.rewards.targets.other_instructions`
     :param negatives: share of negatives, see :func:`vla_algos.rewards.targets.make_examples`
     :param epochs: passes at most
     :param patience: passes without a smaller loss after which training stops
@@ -131,8 +132,8 @@ def train_reward_model(
     folder = Path(folder)
     learned, others = Side(*usable_films(films, targets)), Side(*usable_films(held_out, targets))
     _check_films(learned, others)
-    seen = _Reel(model, learned.films, targets, _other_texts(learned.films, [], instructions))
-    judged = _Reel(model, others.films, targets, _other_texts(others.films, learned.films, instructions))
+    seen = _Reel(model, learned.films, targets, _texts_to_learn(learned.films, others.films, instructions))
+    judged = _Reel(model, others.films, targets, _texts_to_judge(learned.films, others.films, instructions))
     _check_outputs(seen)
     optimizer = th.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=weight_decay)
     history = _resume(model, optimizer, folder, settings) if resume else []
@@ -168,9 +169,10 @@ class _Reel:
     """Films as the model sees them, and their targets."""
 
     def __init__(
-        self, model: TrainableRewardModel, films: Sequence[Film], targets: Targets, others: Sequence[Sequence[str]]
+        self, model: TrainableRewardModel, films: Sequence[Film], targets: Targets, texts: Sequence[Sequence[str]]
     ) -> None:
-        self.model, self.films, self.others = model, films, others
+        self.model, self.films = model, films
+        self.others = [other_targets(film, own, targets) for film, own in zip(films, texts, strict=True)]
         self.targets: list[dict[str, Float32Array]] = [frame_outputs(film, model.outputs, targets) for film in films]
         # once for all passes
         self.encoded = [model.encode(film.frames) for film in films]
@@ -256,18 +258,26 @@ def _drawn(
     return [examples[i] for i in rng.choice(len(examples), n, replace=p is not None, p=p)]
 
 
-def _other_texts(
-    films: Sequence[Film], further: Sequence[Film], instructions: Mapping[int, Sequence[str]] | None
+def _texts_to_learn(
+    films: Sequence[Film], held_out: Sequence[Film], instructions: Mapping[int, Sequence[str]] | None
 ) -> list[list[str]]:
-    """
-    By film, what else may be asked.
-
-    :param further: films whose instructions may be asked, too: none when learning, as "no" must not become the answer
-        to the instruction of a held-out task
-    """
+    """By film. "No" must not become the answer to the instruction of a held-out task."""
     if instructions is not None:
-        return [list(instructions.get(film.task_id, ())) for film in films]
-    return other_instructions([*films, *further])[: len(films)]
+        return _chosen(films, instructions)
+    hidden = {film.instruction for film in held_out} - {film.instruction for film in films}
+    return [[text for text in texts if text not in hidden] for texts in other_instructions(films)]
+
+
+def _texts_to_judge(
+    films: Sequence[Film], held_out: Sequence[Film], instructions: Mapping[int, Sequence[str]] | None
+) -> list[list[str]]:
+    if instructions is not None:
+        return _chosen(held_out, instructions)
+    return other_instructions([*held_out, *films])[: len(held_out)]
+
+
+def _chosen(films: Sequence[Film], instructions: Mapping[int, Sequence[str]]) -> list[list[str]]:
+    return [list(instructions.get(film.task_id, ())) for film in films]
 
 
 def _check(settings: Mapping[str, Any]) -> None:

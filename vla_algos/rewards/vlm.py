@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import string
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,12 +12,16 @@ from typing import Any
 import numpy as np
 import torch as th
 from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch.nn import functional as F
 
-from vla_algos.common.devices import check_device
-from vla_algos.errors import MissingPackageError, RewardModelError
+from vla_algos.common.devices import check_device, has_native_bf16
+from vla_algos.errors import CheckpointError, MissingPackageError, RewardModelError
 from vla_algos.models import transformers_import  # noqa: F401 - before transformers, so that it does not fail
-from vla_algos.rewards.answers import ANSWERS, answer_id, answer_loss
+from vla_algos.rewards.answers import ANSWERS, answer_ids, answer_loss
+from vla_algos.rewards.model import OUTPUTS, REWARD_FILE, read_reward_file, write_reward_file
+from vla_gym.files import named_errors
 from vla_gym.spec import AGENTVIEW
 from vla_gym.type_aliases import Float32Array
 
@@ -22,6 +29,12 @@ QUESTION = (
     "The first image shows a robot at the start of a task, the second one shows it now. The task is: {instruction}. "
     "Has it been completed? Answer {yes} or {no}."
 )
+
+
+KIND = "vlm"
+"""This class in ``reward.json``."""
+_ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
+_FIELDS = {"instruction", "yes", "no"}
 
 
 class VLMRewardModel:
@@ -37,8 +50,12 @@ class VLMRewardModel:
     :param question: with the fields ``{instruction}``, ``{yes}`` and ``{no}``
     :param answers: yes and no, each a single token of the model's tokenizer
     :param batch_size: questions per forward pass
-    :raises RewardModelError: if an answer is not a single token, or there is no chat template
+    :param revision: branch, tag or commit of a model on the Hub, which a saved adapter names
+    :raises RewardModelError: if an answer is not a single token, the question has other fields, or there is no chat
+        template
     """
+
+    outputs = OUTPUTS[:1]
 
     def __init__(
         self,
@@ -48,57 +65,167 @@ class VLMRewardModel:
         question: str = QUESTION,
         answers: tuple[str, str] = ANSWERS,
         batch_size: int = 16,
+        revision: str | None = None,
     ) -> None:
         if not getattr(processor, "chat_template", None):
             raise RewardModelError(
                 f"{type(processor).__name__} has no chat template; expected that of an instruction-tuned model. Choose "
                 "the model's 'Instruct' version."
             )
+        if not _fields(question) >= {"instruction"} or not _fields(question) <= _FIELDS:
+            raise RewardModelError(
+                f"question is {question!r}; expected the field {{instruction}} and, if wanted, {{yes}} and {{no}}."
+            )
         self.model, self.processor, self.key = model.eval(), processor, key
         self.question, self.answers, self.batch_size = question, answers, batch_size
-        self._answer_ids = th.tensor([answer_id(processor.tokenizer, answer) for answer in answers])
+        self.revision = revision
+        self._answer_ids = answer_ids(processor.tokenizer, answers)
+
+    @classmethod
+    def start_from(
+        cls,
+        name: str | Path,
+        revision: str | None = None,
+        rank: int = 32,
+        alpha: int | None = None,
+        dropout: float = 0.0,
+        device: th.device | str = "cpu",
+        dtype: th.dtype | None = None,
+        **kwargs: Any,
+    ) -> VLMRewardModel:
+        """
+        Begin with a model and its processor, and new adapters to be trained.
+
+        :param name: id on the Hugging Face Hub, or a folder
+        :param revision: branch, tag or commit of a model on the Hub; None: the main branch
+        :param rank: of the LoRA adapters, see :func:`add_reward_adapter`; 0: none, the model as it is
+        :param alpha: see :func:`add_reward_adapter`
+        :param dropout: see :func:`add_reward_adapter`
+        :param device: where it goes
+        :param dtype: of the weights; None: bfloat16 where the device computes in it, else float32. Adapters are float32
+        :param kwargs: further keywords of the class
+        :return: the reward model
+        :raises RewardModelError: if there is no such model, or it is no image-text-to-text model
+        :raises MissingPackageError: if peft is not installed
+        :raises DeviceError: if the device is not there
+        """
+        model, processor = _pretrained(name, revision, device, dtype)
+        if rank:
+            model = add_reward_adapter(model, rank, alpha, dropout)
+        return cls(model, processor, revision=revision, **kwargs)
 
     @classmethod
     def load(
         cls,
-        name: str | Path,
-        revision: str | None = None,
-        adapter: str | Path | None = None,
-        device: str = "cpu",
-        dtype: th.dtype | str = "auto",
-        **kwargs: Any,
+        folder: str | Path,
+        device: th.device | str = "cpu",
+        dtype: th.dtype | None = None,
+        base: str | Path | None = None,
     ) -> VLMRewardModel:
         """
-        Load a model and its processor.
+        Load what :meth:`save` wrote.
 
-        :param name: id on the Hugging Face Hub, or a folder
-        :param revision: branch, tag or commit of a model on the Hub; None: the main branch
-        :param adapter: folder of a LoRA adapter trained for it; None: none
+        :param folder: of the model
         :param device: where it goes
-        :param dtype: of the weights; "auto": as they are stored
-        :param kwargs: further keywords of the class
-        :return: the reward model
-        :raises RewardModelError: if there is no such model, or it is no image-text-to-text model
-        :raises MissingPackageError: if an adapter is given and peft is not installed
+        :param dtype: see :meth:`start_from`
+        :param base: id or folder of the model that the adapters were trained for; None: where it was then
+        :return: the model
+        :raises CheckpointError: if the folder is missing or damaged, or holds something else
+        :raises RewardModelError: if the base cannot be loaded, or the answers are not single tokens
+        :raises MissingPackageError: if peft is not installed and there are adapters
         :raises DeviceError: if the device is not there
         """
-        from transformers import AutoModelForImageTextToText, AutoProcessor
-
-        loader: Any = AutoProcessor
-        try:
-            model: Any = AutoModelForImageTextToText.from_pretrained(
-                name, revision=revision, dtype=dtype, trust_remote_code=False, use_safetensors=True
+        folder = Path(folder)
+        content = read_reward_file(folder)
+        found, revision, question = (content.get(name) for name in ("base", "revision", "question"))
+        are_texts = all(value is None or isinstance(value, str) for value in (found, revision))
+        if content["kind"] != KIND or not are_texts or not isinstance(question, str):
+            raise CheckpointError(
+                f"{folder / REWARD_FILE} is {content}; expected kind {KIND!r}, a 'question' and a 'base'. Load other "
+                "kinds with load_reward_model."
             )
-            processor = loader.from_pretrained(name, revision=revision, trust_remote_code=False)
-        except (OSError, ValueError, ImportError) as error:
-            raise RewardModelError(
-                # transformers goes on to list all classes that it has
-                f"{name} cannot be loaded as an image-text-to-text model: {str(error).splitlines()[0]} Give the id or "
-                "folder of one, such as 'Qwen/Qwen2-VL-2B-Instruct'."
-            ) from error
-        if adapter is not None:
-            model = _with_adapter(model, adapter)
-        return cls(model.to(check_device(device)), processor, **kwargs)
+        if found is None:
+            model, processor = _pretrained(folder, None, device, dtype)
+        else:
+            model, processor = _pretrained(base or found, None if base else revision, device, dtype)
+            model = _with_adapter(model, folder)
+        yes, no = content["answers"]
+        return cls(model, processor, content["key"], question, (yes, no), revision=revision)
+
+    def save(self, folder: str | Path) -> None:
+        """
+        Write the adapters and the name of their base or, without adapters, the model and its processor.
+
+        :param folder: where to; other files in an existing folder are kept
+        :raises RewardModelError: if the base of the adapters is not known by name
+        """
+        folder = Path(folder)
+        base = None
+        if self._has_adapter():
+            base = str(getattr(self.model.config, "name_or_path", None) or "")
+            if not base:
+                raise RewardModelError(
+                    "The model that the adapters were trained for has no name, so that nothing could find it again. "
+                    "Make it with VLMRewardModel.start_from."
+                )
+            # a folder stays the same one, whatever folder one is in
+            base = str(Path(base).resolve()) if Path(base).is_dir() else base
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:
+            self.model.save_pretrained(temporary)
+            if base is None:
+                self.processor.save_pretrained(temporary)
+            written = [name for name in os.listdir(temporary) if base is None or name in _ADAPTER]
+            for name in written:
+                os.replace(Path(temporary) / name, folder / name)
+        # last, as it says that the rest is there
+        write_reward_file(
+            folder,
+            {
+                "kind": KIND,
+                "key": self.key,
+                "answers": list(self.answers),
+                "question": self.question,
+                "base": base,
+                "revision": self.revision,
+            },
+        )
+
+    def restore(self, folder: str | Path) -> None:
+        """
+        Take the weights of a folder that this model has saved.
+
+        :param folder: of the model
+        :raises CheckpointError: if it is missing, damaged or of another architecture
+        """
+        folder = Path(folder)
+        try:
+            if self._has_adapter():
+                from peft import set_peft_model_state_dict
+
+                found = set_peft_model_state_dict(self.model, load_file(folder / _ADAPTER[1]))
+                wrong = list(found.unexpected_keys)
+            else:
+                # in shards, if it is large
+                other, _ = _pretrained(folder, None, self.model.device, self.model.dtype)
+                wrong = list(self.model.load_state_dict(other.state_dict()).unexpected_keys)
+        except (OSError, SafetensorError, RuntimeError, RewardModelError) as error:
+            raise CheckpointError(f"{folder} holds no weights of this model: {error} Save it again.") from error
+        if wrong:
+            raise CheckpointError(f"{folder} holds weights that this model has not, such as {wrong[0]}. Save it again.")
+
+    def _has_adapter(self) -> bool:
+        return hasattr(self.model, "peft_config")
+
+    def describe(self) -> str:
+        """Say what it is, for its card."""
+        name = getattr(self.model.config, "name_or_path", None) or type(self.model).__name__
+        learned = sum(parameter.numel() for parameter in self.parameters())
+        return f"{Path(name).name if Path(name).is_dir() else name}, of which {learned:,} parameters were trained"
+
+    def train(self, mode: bool = True) -> None:
+        """Switch dropout on or off, see ``torch.nn.Module.train``."""
+        self.model.train(mode)
 
     def log_probs(self, seen: NDArray[Any], instructions: Sequence[str]) -> th.Tensor:
         """
@@ -136,8 +263,19 @@ class VLMRewardModel:
             scores.append(log_probs.softmax(dim=-1)[:, 0].float().cpu().numpy())
         return np.concatenate(scores)
 
+    @th.no_grad()
+    def progress(self, seen: th.Tensor, instructions: Sequence[str]) -> th.Tensor:
+        """
+        Progress of images as :meth:`encode` returns them.
+
+        :param seen: first and current image, (N, 2, H, W, 3) uint8
+        :param instructions: N texts
+        :return: (N,) float32
+        """
+        return self.log_probs(seen.numpy(), instructions).softmax(dim=-1)[:, 0]
+
     def parameters(self) -> list[th.nn.Parameter]:
-        """Those that learn: of the adapters, if there are any."""
+        """Return those that learn: of the adapters, if there are any."""
         return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
 
     def encode(self, images: NDArray[Any]) -> th.Tensor:
@@ -155,10 +293,10 @@ class VLMRewardModel:
 
         :param seen: first and current image as :meth:`encode` gives them, (N, 2, H, W, 3) uint8
         :param instructions: N texts
-        :param targets: p, (N,) in [0, 1]: a label of 0 or 1, or progress
+        :param targets: p, (N,) or (N, 1) in [0, 1]: a label of 0 or 1, or progress
         :return: mean over N, scalar
         """
-        return answer_loss(self.log_probs(seen.numpy(), instructions), targets)
+        return answer_loss(self.log_probs(seen.numpy(), instructions), targets.reshape(len(targets)))
 
     def _conversation(self, pair: NDArray[Any], instruction: str) -> list[dict[str, Any]]:
         from PIL import Image
@@ -167,6 +305,39 @@ class VLMRewardModel:
         text = self.question.format(instruction=instruction, yes=yes, no=no)
         images = [{"type": "image", "image": Image.fromarray(image)} for image in pair]
         return [{"role": "user", "content": [*images, {"type": "text", "text": text}]}]
+
+
+def _fields(question: str) -> set[str]:
+    """Names in braces; none where braces do not match."""
+    try:
+        return {field for _, field, _, _ in string.Formatter().parse(question) if field is not None}
+    except ValueError:
+        return set()
+
+
+def _pretrained(
+    name: str | Path, revision: str | None, device: th.device | str, dtype: th.dtype | None
+) -> tuple[Any, Any]:
+    """A model and its processor; nothing of a checkpoint is executed."""
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    device = check_device(device)
+    if dtype is None:
+        dtype = th.bfloat16 if has_native_bf16(device) else th.float32
+    loader: Any = AutoProcessor
+    try:
+        model: Any = AutoModelForImageTextToText.from_pretrained(
+            name, revision=revision, dtype=dtype, trust_remote_code=False, use_safetensors=True
+        )
+        processor = loader.from_pretrained(name, revision=revision, trust_remote_code=False)
+    except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
+        # transformers goes on to list all classes that it has
+        first, *_ = [*str(error).splitlines(), type(error).__name__]
+        raise RewardModelError(
+            f"{name} cannot be loaded as an image-text-to-text model: {first} Give the id or "
+            "folder of one, such as 'Qwen/Qwen2-VL-2B-Instruct'."
+        ) from error
+    return model.to(device), processor
 
 
 def add_reward_adapter(model: Any, rank: int = 32, alpha: int | None = None, dropout: float = 0.0) -> Any:
@@ -193,13 +364,14 @@ def add_reward_adapter(model: Any, rank: int = 32, alpha: int | None = None, dro
     return get_peft_model(model, config)
 
 
-def _with_adapter(model: Any, adapter: str | Path) -> Any:
+def _with_adapter(model: Any, folder: Path) -> Any:
+    """Adapters that go on learning."""
+    missing = [name for name in _ADAPTER if not (folder / name).is_file()]
+    if missing:
+        raise CheckpointError(f"{folder} holds no {missing[0]}; expected what VLMRewardModel.save has written.")
     try:
         from peft import PeftModel
     except ModuleNotFoundError as error:
         raise MissingPackageError("Adapters need peft. Run: pip install vla-gym[lora]") from error
-    if not (Path(adapter) / "adapter_model.safetensors").is_file():
-        raise RewardModelError(
-            f"{adapter} holds no adapter_model.safetensors; expected a folder that peft has written."
-        )
-    return PeftModel.from_pretrained(model, adapter)
+    with named_errors(CheckpointError, f"{folder}: expected adapters for {model.config.name_or_path}"):
+        return PeftModel.from_pretrained(model, str(folder), is_trainable=True)

@@ -16,6 +16,7 @@ from vla_algos.rewards.targets import (
     frame_targets,
     make_examples,
     other_instructions,
+    other_targets,
     scene_of,
     usable_films,
 )
@@ -147,6 +148,27 @@ def test_a_film_of_a_task_that_is_not_liberos_has_no_scene() -> None:
     assert scene_of(replace(turn_on, task_id=-1)) is None
 
 
+def test_the_simulator_says_what_is_done_of_other_instructions() -> None:
+    under = {"b": np.linspace(0.0, 0.5, 6, dtype=np.float32), "c": np.linspace(0.0, 1.0, 6, dtype=np.float32)}
+    knows = replace(film(), progress_under=under)
+    assert other_instructions([knows, film()]) == [["b", "c"], []]
+    found = other_targets(knows, ["b", "c", "d"], "truth")
+    np.testing.assert_array_equal([found[text] for text in "bcd"], [under["b"], under["c"], np.zeros(6)])
+    for kind in ("progress", "paper"):
+        # it is no negative of what it fulfils
+        assert {text: each.tolist() for text, each in other_targets(knows, ["b", "c"], kind).items()} == {
+            "b": [0.0] * 6
+        }
+    examples = make_examples([knows], [frame_outputs(knows, OUTPUTS, "truth")], [found], 0.98, np.random.default_rng(0))
+    under_c = [e for e in examples if e.instruction == "c"]
+    assert {(e.now, e.progress, e.success) for e in under_c} == {
+        (k, float(under["c"][k]), float(k == 5)) for k in range(6)
+    }
+
+
+NOTHING = np.zeros(6, np.float32)
+
+
 def outputs(films: list[Film], names: tuple[str, ...] = ("progress",)) -> list[dict[str, np.ndarray]]:
     return [frame_outputs(each, names, "truth") for each in films]
 
@@ -154,7 +176,7 @@ def outputs(films: list[Film], names: tuple[str, ...] = ("progress",)) -> list[d
 def test_half_of_the_examples_are_negatives_of_both_kinds() -> None:
     films = [film(), film(False), film(task_id=1)]
     targets = outputs(films)
-    examples = make_examples(films, targets, [["b", "c"], ["b", "c"], []], 0.5, np.random.default_rng(0))
+    examples = make_examples(films, targets, [dict.fromkeys("bc", NOTHING)] * 2 + [{}], 0.5, np.random.default_rng(0))
     assert len(examples) == 36
     shown, negatives = examples[:18], examples[18:]
     assert [(e.film, e.first, e.now) for e in shown] == [(i, 0, k) for i in range(3) for k in range(6)]
@@ -175,7 +197,7 @@ def test_cut_films_are_asked_about_where_success_is_taught() -> None:
         for name, value in (("is_turnon", 0.0), ("is_on", 1.0), ("subject_lift", 0.05)):
             each.privileged[:, PRIVILEGED_NAMES.index(f"atom0/{name}")] = value
     targets = outputs(films, OUTPUTS)
-    examples = make_examples(films, targets, [["b"]] * 3, 0.5, np.random.default_rng(0))
+    examples = make_examples(films, targets, [{"b": NOTHING}] * 3, 0.5, np.random.default_rng(0))
     others = [e for e in examples if e.instruction == "b"]
     assert len(others) == 6 and all(np.isnan(e.held) and e.success == e.progress == 0.0 for e in others)
     rewound = [e for e in examples if e.first]
@@ -189,13 +211,13 @@ def test_without_other_instructions_or_successes_negatives_are_of_the_kinds_that
     failures, successes = [film(False)], [film()]
     zeros = [{"progress": np.zeros(6, np.float32)}]
     rng = np.random.default_rng(0)
-    assert len(make_examples(failures, zeros, [[]], 0.5, rng)) == 6
-    assert len(make_examples(failures, zeros, [["b"]], 0.5, rng)) == 12
-    assert len(make_examples(failures, zeros, [["b"]], 0.0, rng)) == 6
-    assert sum(e.first == 5 for e in make_examples(successes, zeros, [[]], 0.5, rng)) == 6
+    assert len(make_examples(failures, zeros, [{}], 0.5, rng)) == 6
+    assert len(make_examples(failures, zeros, [{"b": NOTHING}], 0.5, rng)) == 12
+    assert len(make_examples(failures, zeros, [{"b": NOTHING}], 0.0, rng)) == 6
+    assert sum(e.first == 5 for e in make_examples(successes, zeros, [{}], 0.5, rng)) == 6
     parts = {"frames": film().frames[:2], "proprio": film().proprio[:2], "privileged": None, "trace": None}
     two = replace(film(), **parts, steps=np.array([0, 8]))
-    cut = make_examples([two], [{"progress": np.zeros(2), "success": np.array([0, 1])}], [[]], 0.5, rng)
+    cut = make_examples([two], [{"progress": np.zeros(2), "success": np.array([0, 1])}], [{}], 0.5, rng)
     assert [(e.first, e.now, e.success) for e in cut[2:]] == [(1, 0, 0.0), (0, 0, 0.0)]
     with pytest.raises(ValueError, match=r"negatives is 1\.0"):
-        make_examples(failures, zeros, [[]], 1.0, rng)
+        make_examples(failures, zeros, [{}], 1.0, rng)

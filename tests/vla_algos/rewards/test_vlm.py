@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch as th
 
-from vla_algos.errors import RewardModelError
+from vla_algos.errors import CheckpointError, RewardModelError
 from vla_algos.rewards.vlm import VLMRewardModel, add_reward_adapter
 
 INSTRUCTIONS = ["open it", "put the bowl on the plate", "turn it on"]
@@ -72,21 +72,115 @@ def test_the_loss_is_that_of_the_answers_and_adapters_learn_from_it(tiny_vlm, fr
     assert scores[0] > scores[2] > scores[1]
 
 
-def test_a_folder_gives_back_the_model_with_its_adapter(tiny_vlm, frames, tmp_path):
-    model, processor = copy.deepcopy(tiny_vlm[0]), tiny_vlm[1]
-    model.save_pretrained(tmp_path / "model")
-    processor.save_pretrained(tmp_path / "model")
-    adapted = add_reward_adapter(model, rank=2)
+@pytest.fixture(scope="module")
+def base_folder(tiny_vlm, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("base")
+    for part in tiny_vlm:
+        part.save_pretrained(folder)
+    return folder
+
+
+def start(base_folder, **kwargs) -> VLMRewardModel:
+    """With adapters that change something."""
+    made = VLMRewardModel.start_from(base_folder, rank=2, dtype=th.float32, **kwargs)
+    th.manual_seed(0)
     with th.no_grad():
-        for name, parameter in adapted.named_parameters():
-            if "lora_B" in name:
+        for name, parameter in made.model.named_parameters():
+            if "lora" in name:
                 parameter.normal_(std=0.1)
-    adapted.save_pretrained(tmp_path / "adapter")
-    plain = VLMRewardModel.load(tmp_path / "model").score(frames, INSTRUCTIONS)
-    np.testing.assert_allclose(plain, VLMRewardModel(*tiny_vlm).score(frames, INSTRUCTIONS), atol=1e-5)
-    loaded = VLMRewardModel.load(tmp_path / "model", adapter=tmp_path / "adapter").score(frames, INSTRUCTIONS)
-    np.testing.assert_allclose(loaded, VLMRewardModel(adapted, processor).score(frames, INSTRUCTIONS), atol=1e-5)
-    assert not np.allclose(loaded, plain)
+    return made
+
+
+def test_without_adapters_it_is_the_model_as_it_is(base_folder, tiny_vlm, frames):
+    plain = VLMRewardModel.start_from(base_folder, rank=0, dtype=th.float32)
+    expected = VLMRewardModel(*tiny_vlm).score(frames, INSTRUCTIONS)
+    np.testing.assert_allclose(plain.score(frames, INSTRUCTIONS), expected, atol=1e-5)
+    # new adapters change nothing
+    fresh = VLMRewardModel.start_from(base_folder, rank=2, dtype=th.float32)
+    np.testing.assert_allclose(fresh.score(frames, INSTRUCTIONS), expected, atol=1e-5)
+    assert sum(p.numel() for p in fresh.parameters()) < 0.2 * sum(p.numel() for p in plain.parameters())
+
+
+def test_a_folder_gives_back_the_adapters_and_they_go_on_learning(base_folder, frames, tmp_path):
+    adapted = start(base_folder, question="{instruction}? {yes}", answers=("7", "3"), key="wrist")
+    scores = adapted.score(frames, INSTRUCTIONS)
+    adapted.save(tmp_path / "reward")
+    assert not list((tmp_path / "reward").glob("model*")), "the base is not copied"
+    loaded = VLMRewardModel.load(tmp_path / "reward", dtype=th.float32)
+    np.testing.assert_array_equal(loaded.score(frames, INSTRUCTIONS), scores)
+    assert (loaded.question, loaded.answers, loaded.key) == ("{instruction}? {yes}", ("7", "3"), "wrist")
+    assert [p.shape for p in loaded.parameters()] == [p.shape for p in adapted.parameters()]
+    other = VLMRewardModel.start_from(
+        base_folder, rank=2, dtype=th.float32, question=adapted.question, answers=adapted.answers
+    )
+    assert not np.allclose(other.score(frames, INSTRUCTIONS), scores)
+    other.restore(tmp_path / "reward")
+    np.testing.assert_array_equal(other.score(frames, INSTRUCTIONS), scores)
+    again = VLMRewardModel.load(tmp_path / "reward", dtype=th.float32, base=base_folder)
+    np.testing.assert_array_equal(again.score(frames, INSTRUCTIONS), scores)
+
+
+def test_a_model_without_adapters_is_saved_as_a_whole(tiny_vlm, frames, tmp_path):
+    own = VLMRewardModel(copy.deepcopy(tiny_vlm[0]), tiny_vlm[1])
+    with th.no_grad():
+        own.model.lm_head.weight.add_(0.1 * th.randn_like(own.model.lm_head.weight))
+    own.save(tmp_path / "whole")
+    for found in (VLMRewardModel.load(tmp_path / "whole", dtype=th.float32), VLMRewardModel(*copy.deepcopy(tiny_vlm))):
+        found.restore(tmp_path / "whole")
+        np.testing.assert_array_equal(found.score(frames, INSTRUCTIONS), own.score(frames, INSTRUCTIONS))
+
+
+def test_weights_are_bfloat16_where_the_device_computes_in_it_and_adapters_float32(base_folder, frames, monkeypatch):
+    for is_native, dtype in ((True, th.bfloat16), (False, th.float32)):
+        monkeypatch.setattr("vla_algos.rewards.vlm.has_native_bf16", lambda device, native=is_native: native)
+        made = VLMRewardModel.start_from(base_folder, rank=2)
+        assert made.model.get_base_model().lm_head.weight.dtype == dtype
+        assert {parameter.dtype for parameter in made.parameters()} == {th.float32}
+        scores = made.score(frames, INSTRUCTIONS)
+        assert scores.dtype == np.float32 and np.isfinite(scores).all()
+        loss = made.loss(made.encode(frames), INSTRUCTIONS, th.tensor([[1.0], [0.0], [0.5]]))
+        loss.backward()
+        assert loss.dtype == th.float32 and all(th.isfinite(p.grad).all() for p in made.parameters())
+
+
+def test_adapters_of_a_model_without_a_name_are_not_saved(tiny_vlm, tmp_path):
+    model = copy.deepcopy(tiny_vlm[0])
+    model.config._name_or_path = ""
+    own = VLMRewardModel(add_reward_adapter(model, rank=2), tiny_vlm[1])
+    with pytest.raises(RewardModelError, match=r"has no name.*VLMRewardModel\.start_from"):
+        own.save(tmp_path / "reward")
+    assert not (tmp_path / "reward").exists()
+
+
+def test_damaged_folders_are_named(base_folder, tiny_vlm, tmp_path):
+    own = start(base_folder)
+    own.save(tmp_path)
+    VLMRewardModel.start_from(base_folder, rank=4, dtype=th.float32).save(tmp_path / "rank 4")
+    with pytest.raises(CheckpointError, match="holds no weights of this model"):
+        own.restore(tmp_path / "rank 4")
+    with pytest.raises(CheckpointError, match="holds no weights of this model"):
+        own.restore(tmp_path / "nothing")
+    with pytest.raises(RewardModelError, match="nowhere cannot be loaded"):
+        VLMRewardModel.load(tmp_path, base=tmp_path / "nowhere")
+    for part in tiny_vlm:
+        part.save_pretrained(tmp_path / "damaged")
+    (tmp_path / "damaged" / "model.safetensors").write_bytes(b"no safetensors")
+    with pytest.raises(RewardModelError, match="damaged cannot be loaded"):
+        VLMRewardModel.load(tmp_path, base=tmp_path / "damaged")
+    (tmp_path / "adapter_model.safetensors").write_bytes(b"no safetensors")
+    with pytest.raises(CheckpointError, match="expected adapters for"):
+        VLMRewardModel.load(tmp_path)
+    (tmp_path / "adapter_model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"holds no adapter_model\.safetensors"):
+        VLMRewardModel.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "question", ["Is it done?", "{instruction} {0}", "{instruction.x}", "{instruction} {maybe}", "{"]
+)
+def test_a_question_with_other_fields_is_refused(question, tiny_vlm):
+    with pytest.raises(RewardModelError, match=r"expected the field \{instruction\}"):
+        VLMRewardModel(*tiny_vlm, question=question)
 
 
 def test_answers_that_are_not_single_tokens_are_refused(tiny_vlm):
@@ -94,6 +188,12 @@ def test_answers_that_are_not_single_tokens_are_refused(tiny_vlm):
         VLMRewardModel(*tiny_vlm, answers=("yes", "no"))
     with pytest.raises(RewardModelError, match=r"answer '✓' is \['<unk>'\]"):
         VLMRewardModel(*tiny_vlm, answers=("✓", "0"))
+    with pytest.raises(RewardModelError, match="answers '1' and '1' are the same token"):
+        VLMRewardModel(*tiny_vlm, answers=("1", "1"))
+    with pytest.raises(RewardModelError, match="expected two, yes and no"):
+        VLMRewardModel(*tiny_vlm, answers=("1",))
+    with pytest.raises(RewardModelError, match=r"answer '' is \[\]"):
+        VLMRewardModel(*tiny_vlm, answers=("", "0"))
 
 
 def test_a_model_without_a_chat_template_is_refused(tiny_vlm):
@@ -106,11 +206,4 @@ def test_a_model_without_a_chat_template_is_refused(tiny_vlm):
 def test_folders_that_are_no_such_model_are_named(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     with pytest.raises(RewardModelError, match=r"cannot be loaded as an image-text-to-text model.*Qwen2-VL"):
-        VLMRewardModel.load(tmp_path)
-
-
-def test_an_adapter_that_is_none_is_named(tiny_vlm, tmp_path):
-    tiny_vlm[0].save_pretrained(tmp_path)
-    tiny_vlm[1].save_pretrained(tmp_path)
-    with pytest.raises(RewardModelError, match=r"holds no adapter_model\.safetensors"):
-        VLMRewardModel.load(tmp_path, adapter=tmp_path / "nothing")
+        VLMRewardModel.start_from(tmp_path)
