@@ -207,8 +207,9 @@ def audit(
     """Judge a reward model on films that it did not learn from, beside controls that see no image."""
     from vla_algos.experiments.reward import Split, audit_reward
     from vla_algos.rewards.report import failing_pays, table
-    from vla_algos.rewards.shaping import Shaping
+    from vla_algos.rewards.shaping import DEFAULT_WEIGHTS, Shaping
 
+    weight = DEFAULT_WEIGHTS.get(mode, 1.0) if weight is None else weight
     shaping = Shaping(mode, weight, gamma if mode == "potential" else None, episode_cap)  # type: ignore[arg-type]
     is_split = held_out_states is not None or held_out_sources or held_out_tasks
     split = _split(Split(), held_out_states, held_out_sources, held_out_tasks) if is_split else None

@@ -6,18 +6,19 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+import numpy as np
 from stable_baselines3.common.utils import get_device
 
-from vla_algos.errors import CheckpointError, FilmError, SettingsError
+from vla_algos.errors import CheckpointError, FilmError, SettingsError, UnknownNameError
 from vla_algos.experiments.value_types import check_fields, check_range
 from vla_algos.rewards.audit import Audit, audit, audit_controls
 from vla_algos.rewards.compact import CompactRewardModel
 from vla_algos.rewards.controls import Inputs
 from vla_algos.rewards.films import Film, describe_films, film_files, load_films, split_films
 from vla_algos.rewards.loading import load_reward_model
-from vla_algos.rewards.model import TrainableRewardModel
+from vla_algos.rewards.model import OUTPUTS, TrainableRewardModel, truly_held
 from vla_algos.rewards.report import write_audit
 from vla_algos.rewards.shaping import Shaping
 from vla_algos.rewards.targets import Targets
@@ -71,20 +72,21 @@ class RewardSettings:
     :param backend: "compact", or id or folder of an image-text-to-text model of transformers
     :param vla: what a compact model starts from: a shipped checkpoint or a checkpoint folder
     :param targets: what frames are taught to be: "truth", "progress" or "paper"
-    :param outputs: what a compact model is taught beside progress: "held", "success"
+    :param outputs: what a compact model is taught beside progress: "held", "success"; None: what the films know
     :param split: which films are held out
     :param revision: branch, tag or commit of a model on the Hub
     :param rank: of a transformers model's adapters
     :param device: "auto", "cpu" or "cuda"
     :param training: keywords of :func:`vla_algos.rewards.training.train_reward_model`
     :raises SettingsError: for a value of another type
+    :raises UnknownNameError: for unknown targets
     """
 
     data: str
     backend: str = COMPACT
     vla: str = "compact-libero-goal"
     targets: Targets = "truth"
-    outputs: tuple[str, ...] = ("held", "success")
+    outputs: tuple[str, ...] | None = None
     split: Split = field(default_factory=Split)
     revision: str | None = None
     rank: int = 32
@@ -94,6 +96,8 @@ class RewardSettings:
     def __post_init__(self) -> None:
         check_fields(self)
         check_range("last_states", self.split.last_states, 0)
+        if self.targets not in get_args(Targets):
+            raise UnknownNameError("targets", self.targets, get_args(Targets))
 
 
 def train_reward(
@@ -121,11 +125,12 @@ def train_reward(
         if not resume and (folder / SETTINGS).exists():
             raise CheckpointError(f"{folder} holds a training already. Resume it, or name another folder.")
         films, held_out = settings.split.divide(load_films(settings.data))
+        model = _new_model(settings, films)
         with write_then_rename(folder / SETTINGS) as temporary:
             temporary.write_text(json.dumps(asdict(settings), indent=2) + "\n", encoding="utf-8")
         announce(f"{len(films)} films to learn from, {len(held_out)} held out")
         return train_reward_model(
-            _new_model(settings),
+            model,
             films,
             held_out,
             folder,
@@ -136,15 +141,21 @@ def train_reward(
         )
 
 
-def _new_model(settings: RewardSettings) -> TrainableRewardModel:
+def _new_model(settings: RewardSettings, films: Sequence[Film]) -> TrainableRewardModel:
     device = get_device(settings.device)
     if settings.backend == COMPACT:
-        outputs = ("progress", *settings.outputs)
+        outputs = _known_outputs(films) if settings.outputs is None else ("progress", *settings.outputs)
         return CompactRewardModel.start_from(settings.vla, outputs=outputs, device=device)
     # its models come with transformers, which takes seconds
     from vla_algos.rewards.vlm import VLMRewardModel
 
     return VLMRewardModel.start_from(settings.backend, settings.revision, settings.rank, device=device)
+
+
+def _known_outputs(films: Sequence[Film]) -> tuple[str, ...]:
+    """Without an object to be moved, or the simulator's word, nothing says whether one is held."""
+    knows_held = any(film.privileged is not None and np.isfinite(truly_held(film.privileged)).any() for film in films)
+    return tuple(name for name in OUTPUTS if name != "held" or knows_held)
 
 
 def load_reward_settings(folder: str | Path) -> RewardSettings:
