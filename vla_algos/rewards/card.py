@@ -6,9 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
-from vla_algos.rewards.audit import CALIBRATION_BINS, calibration_error
+from vla_algos.rewards.audit import calibration_error, reliability
 from vla_algos.rewards.films import Film
 from vla_gym.files import write_then_rename
 from vla_gym.provenance import commit, versions
@@ -66,9 +64,9 @@ def write_reward_card(
         "## Figures per epoch",
         _table(tuple(epochs[0]), ([f"{value:.4g}" for value in epoch.values()] for epoch in epochs)),
         "## Calibration on held-out films",
-        f"Progress in last frames beside the share of successes. Calibration error: "
+        f"Progress in last frames beside the share of successes, in bins of a tenth. Calibration error: "
         f"{calibration_error(scores, [film.is_success for film in held_out.films]):.3f}.",
-        _calibration(np.asarray(scores, np.float64), [film.is_success for film in held_out.films]),
+        _calibration(scores, [film.is_success for film in held_out.films]),
     ]
     with write_then_rename(folder / CARD_FILE) as temporary:
         temporary.write_text(_METADATA + "\n" + "\n\n".join(sections) + "\n", encoding="utf-8")
@@ -107,14 +105,12 @@ def _tasks(learned: Sequence[Film], held_out: Sequence[Film]) -> str:
     return _table(("task", "instruction", "successes, learned from", "successes, held out"), rows)
 
 
-def _calibration(scores: np.ndarray[Any, Any], is_success: Sequence[bool]) -> str:
-    bins = np.minimum((scores * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
-    rows = []
-    for b in np.unique(bins):
-        share = np.mean([done for done, own in zip(is_success, bins, strict=True) if own == b])
-        bounds = f"{b / CALIBRATION_BINS:.1f} to {(b + 1) / CALIBRATION_BINS:.1f}"
-        rows.append((bounds, str(int((bins == b).sum())), f"{scores[bins == b].mean():.2f}", f"{share:.2f}"))
-    return _table(("progress", "films", "mean progress", "share of successes"), rows)
+def _calibration(scores: Sequence[float], is_success: Sequence[bool]) -> str:
+    rows = zip(*reliability(scores, is_success), strict=True)
+    return _table(
+        ("mean progress", "share of successes", "films"),
+        ((f"{mean:.2f}", f"{share:.2f}", str(n)) for mean, share, n in rows),
+    )
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -256,7 +256,7 @@ class CompactRewardModel:
         :return: by output, (N,) float32 in [0, 1]; ``progress`` is what :meth:`score` returns
         """
         features = self.encode(seen.reshape(-1, *seen.shape[2:]))
-        hidden = self._hidden(features.unflatten(0, (-1, 2)), instructions)
+        hidden = self._hidden(features.reshape(-1, 2, *features.shape[1:]), instructions)
         columns = [self._answers(hidden).softmax(dim=-1)[:, 0]]
         if self.heads is not None:
             columns += self.heads(hidden.float()).sigmoid().unbind(dim=1)

@@ -95,8 +95,8 @@ def frame_outputs(
         raise UnknownNameError("output", unknown[0], OUTPUTS)
     found = {"progress": frame_targets(film, kind, rule)}
     if "held" in outputs:
-        is_known = film.privileged is not None
-        found["held"] = truly_held(film.privileged) if is_known else np.full(len(film), np.nan, np.float32)
+        unknown_held = np.full(len(film), np.nan, np.float32)
+        found["held"] = unknown_held if film.privileged is None else truly_held(film.privileged)
     if "success" in outputs:
         found["success"] = np.append(np.zeros(len(film) - 1), film.is_success).astype(np.float32)
     return found

@@ -117,7 +117,7 @@ def train_reward_model(
     :param resume: continue after the last pass that is in ``folder``
     :param show_progress: show a bar per pass
     :return: figures of all passes
-    :raises FilmError: if no films are left on either side, or an output of the model is known in none
+    :raises FilmError: if no films are left on one side, some are on both, or an output of the model is known in none
     :raises SettingsError: if a training with other settings is to be resumed
     :raises TrainingDivergedError: if a loss is not finite
     :raises ValueError: for a number out of its range
@@ -277,7 +277,10 @@ def _texts_to_judge(
 
 
 def _chosen(films: Sequence[Film], instructions: Mapping[int, Sequence[str]]) -> list[list[str]]:
-    return [list(instructions.get(film.task_id, ())) for film in films]
+    for task_id, texts in instructions.items():
+        if isinstance(texts, str):
+            raise TypeError(f"instructions[{task_id}] is {texts!r}; expected a list of texts, such as [{texts!r}].")
+    return [[text for text in instructions.get(film.task_id, ()) if text != film.instruction] for film in films]
 
 
 def _check(settings: Mapping[str, Any]) -> None:
@@ -299,6 +302,17 @@ def _check_films(learned: Side, held_out: Side) -> None:
             f"There are {len(learned.films)} films to train on and {len(held_out.films)} held out; expected some of "
             f"both.{f' Left out were films with {left_out}.' if left_out else ''}"
         )
+    known = {_identity(film) for film in learned.films}
+    n_both = sum(_identity(film) in known for film in held_out.films)
+    if n_both:
+        raise FilmError(
+            f"{n_both} of {len(held_out.films)} held-out films are among those to train on; expected others. Divide "
+            "them with split_films."
+        )
+
+
+def _identity(film: Film) -> tuple[str, str, int]:
+    return film.source, film.instruction, hash(film.frames.tobytes())
 
 
 def _check_outputs(reel: _Reel) -> None:

@@ -203,7 +203,7 @@ class VLMRewardModel:
             if self._has_adapter():
                 from peft import set_peft_model_state_dict
 
-                found = set_peft_model_state_dict(self.model, load_file(folder / _ADAPTER[1]))
+                found: Any = set_peft_model_state_dict(self.model, load_file(folder / _ADAPTER[1]))
                 wrong = list(found.unexpected_keys)
             else:
                 # in shards, if it is large

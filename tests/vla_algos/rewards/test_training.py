@@ -292,8 +292,8 @@ def test_the_card_says_what_was_learned_from_and_how_far_progress_can_be_trusted
     assert f"| 7 | {TEXTS[7]} | 2/4 | 1/2 |" in text and "| batch_size | 64 |" in text
     assert "| epoch | train_loss | held_out_loss | auc_last |" in text
     assert f"| 2 | {history[1].train_loss:.4g} | {history[1].held_out_loss:.4g} |" in text
-    rows = text.split("| progress | films |")[1].splitlines()[2:]
-    assert sum(int(row.split("|")[2]) for row in rows if row) == 4
+    rows = text.split("| mean progress | share of successes | films |")[1].splitlines()[2:]
+    assert sum(int(row.split("|")[3]) for row in rows if row) == 4
 
 
 def test_films_are_needed_on_both_sides(tmp_path):
@@ -302,6 +302,16 @@ def test_films_are_needed_on_both_sides(tmp_path):
     bare = [replace(each, privileged=None) for each in films([1])]
     with pytest.raises(FilmError, match=r"0 held out.*Left out were films with no privileged observations"):
         train_reward_model(Lamp(), films([0]), bare, tmp_path)
+
+
+def test_a_film_on_both_sides_is_refused(tmp_path):
+    with pytest.raises(FilmError, match=r"4 of 8 held-out films are among those to train on.*split_films"):
+        train_reward_model(Lamp(), films([0, 1]), films([1, 2]), tmp_path)
+
+
+def test_a_text_in_place_of_a_list_of_texts_is_refused(tmp_path):
+    with pytest.raises(TypeError, match=r"instructions\[0\] is 'shut it'; expected a list of texts"):
+        train_reward_model(Lamp(), films([0]), films([1]), tmp_path, instructions={0: "shut it"})
 
 
 def test_held_out_films_of_one_kind_alone_leave_the_auc_open(tmp_path):
