@@ -24,6 +24,9 @@ from vla_gym.spec import PRIVILEGED, PROPRIO
 
 logger = logging.getLogger(__name__)
 
+_DIGITS = "[0-9]" * 6
+_FILMS, _MODELS = f"films_{_DIGITS}.hdf5", f"model_{_DIGITS}"
+"""In the folder, by roll-out."""
 _KEPT_MODELS = 3
 """Models of past refreshes in the folder; a run may be resumed from before the last one."""
 
@@ -95,7 +98,8 @@ class RewardRefreshCallback(BaseCallback):
     Logged at a refresh: ``reward/films``, ``reward/held_out_loss`` and ``reward/auc_last``.
 
     :param every: roll-outs from one refresh to the next, at least 1
-    :param folder: of films and models; None: ``reward`` in the algorithm's ``checkpoint_folder``
+    :param folder: of films and models, where a new run deletes those of an earlier one; None: ``reward`` in the
+        algorithm's ``checkpoint_folder``
     :param data: file or folder of films to add, see :func:`vla_algos.rewards.films.load_films`; None: none
     :param newest: films of the run to learn from at most, at least 2
     :param held_out_every: initial states k with k + 1 divisible by it are held out, at least 2
@@ -163,9 +167,12 @@ class RewardRefreshCallback(BaseCallback):
                 )
         self._wrapper = wrapper
         checkpoint_folder = getattr(self.model, "checkpoint_folder", None)
-        if self.folder is None and checkpoint_folder is None:
+        if self.folder is not None:
+            self._path = self.folder
+        elif checkpoint_folder is not None:
+            self._path = Path(checkpoint_folder) / "reward"
+        else:
             raise ValueError("folder is None, and the algorithm has no checkpoint_folder. Name a folder.")
-        self._path = Path(checkpoint_folder) / "reward" if self.folder is None else self.folder
         self._path.mkdir(parents=True, exist_ok=True)
         is_resumed = self.num_timesteps > 0 and hasattr(self.model, "reward_refresh")
         if not is_resumed:
@@ -179,13 +186,13 @@ class RewardRefreshCallback(BaseCallback):
         self._failures.clear()
         self._successes.clear()
         rollouts, refreshed_at = self._state["rollouts"], self._state["refreshed_at"]
-        for path in sorted(self._path.glob("films_*.hdf5")):
+        for path in sorted(self._path.glob(_FILMS)):
             rollout = _number(path)
             if rollout > rollouts:
                 path.unlink()
             else:
                 self._keep(rollout, load_films(path))
-        for path in self._path.glob("model_*"):
+        for path in self._path.glob(_MODELS):
             if _number(path) > refreshed_at:
                 shutil.rmtree(path)
         if refreshed_at:
@@ -247,10 +254,10 @@ class RewardRefreshCallback(BaseCallback):
         margin = 2 * int(getattr(self.model, "checkpoint_interval", 1))
         used = [number for number, *_ in (*self._failures, *self._successes)]
         first_used = min([*used, rollout - margin])
-        for path in self._path.glob("films_*.hdf5"):
+        for path in self._path.glob(_FILMS):
             if _number(path) < first_used:
                 path.unlink()
-        models = sorted(self._path.glob("model_*"))
+        models = sorted(self._path.glob(_MODELS))
         for path in models[:-_KEPT_MODELS]:
             if _number(path) < rollout - margin:
                 shutil.rmtree(path)
