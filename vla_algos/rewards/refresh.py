@@ -15,7 +15,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from vla_algos.common.vec_env import is_broken
 from vla_algos.errors import FilmError, SpaceError
 from vla_algos.rewards.films import Film, load_films, save_films
-from vla_algos.rewards.loading import load_reward_model
+from vla_algos.rewards.model import TrainableRewardModel
 from vla_algos.rewards.recording import Reel
 from vla_algos.rewards.targets import Targets
 from vla_algos.rewards.training import BEST, train_reward_model
@@ -181,6 +181,10 @@ class RewardRefreshCallback(BaseCallback):
         self._return_to_state()
         wrapper.recorder = EpisodeRecorder(wrapper.view, type(self.model).__name__)
 
+    @property
+    def _learner(self) -> TrainableRewardModel:
+        return self._wrapper.model  # type: ignore[return-value]  # seen to be one when training started
+
     def _return_to_state(self) -> None:
         """Take films and model of the roll-outs so far, and delete those of later ones, which were undone."""
         self._failures.clear()
@@ -196,7 +200,7 @@ class RewardRefreshCallback(BaseCallback):
             if _number(path) > refreshed_at:
                 shutil.rmtree(path)
         if refreshed_at:
-            self._wrapper.model = load_reward_model(self._path / f"model_{refreshed_at:06d}" / BEST)
+            self._learner.restore(self._path / f"model_{refreshed_at:06d}" / BEST)
 
     def _keep(self, rollout: int, films: list[Film]) -> None:
         for place, film in enumerate(films):
@@ -210,6 +214,11 @@ class RewardRefreshCallback(BaseCallback):
         rollout, recorder = self._state["rollouts"], self._wrapper.recorder
         assert recorder is not None
         films, recorder.films = recorder.films, []
+        if films and self._training["targets"] != "truth" and films[0].trace is None:
+            raise FilmError(
+                f"Films of the run have no trace of every control step, which targets={self._training['targets']!r} "
+                "needs. Make the environment with trace=True (in a recipe under env.train_kwargs)."
+            )
         if films:
             save_films(self._path / f"films_{rollout:06d}.hdf5", films)
         self._keep(rollout, films)
@@ -226,22 +235,19 @@ class RewardRefreshCallback(BaseCallback):
         learned, held_out = (
             [film for film, out in zip(films, is_held_out, strict=True) if out is side] for side in (False, True)
         )
-        if not learned or not held_out:
+        folder = self._path / f"model_{rollout:06d}"
+        try:
+            history = train_reward_model(
+                self._learner, learned, held_out, folder, seed=self.seed + rollout, **self._training
+            )
+        except FilmError as error:
+            # there may be more films the next time
             logger.warning(
-                "The reward model stays as it is after roll-out %d: there are %d films to learn from and %d held out "
-                "(initial states k with k + 1 divisible by held_out_every=%d).",
-                *(rollout, len(learned), len(held_out), self.held_out_every),
+                "The reward model stays as it is after roll-out %d, with %d films to learn from and %d held out "
+                "(initial states k with k + 1 divisible by held_out_every=%d): %s",
+                *(rollout, len(learned), len(held_out), self.held_out_every, error),
             )
             return
-        folder, model = self._path / f"model_{rollout:06d}", self._wrapper.model
-        history = train_reward_model(
-            model,  # type: ignore[arg-type]  # checked to be one that learns
-            learned,
-            held_out,
-            folder,
-            seed=self.seed + rollout,
-            **self._training,
-        )
         self._state["refreshed_at"] = rollout
         self._wrapper.forget_progress()
         best = min(history, key=lambda epoch: epoch.held_out_loss)
