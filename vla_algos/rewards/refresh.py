@@ -15,7 +15,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from vla_algos.common.vec_env import is_broken
 from vla_algos.errors import FilmError, SpaceError
 from vla_algos.rewards.films import Film, load_films, save_films
-from vla_algos.rewards.loading import load_reward_model
+from vla_algos.rewards.model import TrainableRewardModel
 from vla_algos.rewards.recording import Reel
 from vla_algos.rewards.targets import Targets
 from vla_algos.rewards.training import BEST, train_reward_model
@@ -24,6 +24,9 @@ from vla_gym.spec import PRIVILEGED, PROPRIO
 
 logger = logging.getLogger(__name__)
 
+_DIGITS = "[0-9]" * 6
+_FILMS, _MODELS = f"films_{_DIGITS}.hdf5", f"model_{_DIGITS}"
+"""In the folder, by roll-out."""
 _KEPT_MODELS = 3
 """Models of past refreshes in the folder; a run may be resumed from before the last one."""
 
@@ -95,7 +98,8 @@ class RewardRefreshCallback(BaseCallback):
     Logged at a refresh: ``reward/films``, ``reward/held_out_loss`` and ``reward/auc_last``.
 
     :param every: roll-outs from one refresh to the next, at least 1
-    :param folder: of films and models; None: ``reward`` in the algorithm's ``checkpoint_folder``
+    :param folder: of films and models, where a new run deletes those of an earlier one; None: ``reward`` in the
+        algorithm's ``checkpoint_folder``
     :param data: file or folder of films to add, see :func:`vla_algos.rewards.films.load_films`; None: none
     :param newest: films of the run to learn from at most, at least 2
     :param held_out_every: initial states k with k + 1 divisible by it are held out, at least 2
@@ -163,9 +167,12 @@ class RewardRefreshCallback(BaseCallback):
                 )
         self._wrapper = wrapper
         checkpoint_folder = getattr(self.model, "checkpoint_folder", None)
-        if self.folder is None and checkpoint_folder is None:
+        if self.folder is not None:
+            self._path = self.folder
+        elif checkpoint_folder is not None:
+            self._path = Path(checkpoint_folder) / "reward"
+        else:
             raise ValueError("folder is None, and the algorithm has no checkpoint_folder. Name a folder.")
-        self._path = Path(checkpoint_folder) / "reward" if self.folder is None else self.folder
         self._path.mkdir(parents=True, exist_ok=True)
         is_resumed = self.num_timesteps > 0 and hasattr(self.model, "reward_refresh")
         if not is_resumed:
@@ -174,22 +181,26 @@ class RewardRefreshCallback(BaseCallback):
         self._return_to_state()
         wrapper.recorder = EpisodeRecorder(wrapper.view, type(self.model).__name__)
 
+    @property
+    def _learner(self) -> TrainableRewardModel:
+        return self._wrapper.model  # type: ignore[return-value]  # seen to be one when training started
+
     def _return_to_state(self) -> None:
         """Take films and model of the roll-outs so far, and delete those of later ones, which were undone."""
         self._failures.clear()
         self._successes.clear()
         rollouts, refreshed_at = self._state["rollouts"], self._state["refreshed_at"]
-        for path in sorted(self._path.glob("films_*.hdf5")):
+        for path in sorted(self._path.glob(_FILMS)):
             rollout = _number(path)
             if rollout > rollouts:
                 path.unlink()
             else:
                 self._keep(rollout, load_films(path))
-        for path in self._path.glob("model_*"):
+        for path in self._path.glob(_MODELS):
             if _number(path) > refreshed_at:
                 shutil.rmtree(path)
         if refreshed_at:
-            self._wrapper.model = load_reward_model(self._path / f"model_{refreshed_at:06d}" / BEST)
+            self._learner.restore(self._path / f"model_{refreshed_at:06d}" / BEST)
 
     def _keep(self, rollout: int, films: list[Film]) -> None:
         for place, film in enumerate(films):
@@ -203,6 +214,11 @@ class RewardRefreshCallback(BaseCallback):
         rollout, recorder = self._state["rollouts"], self._wrapper.recorder
         assert recorder is not None
         films, recorder.films = recorder.films, []
+        if films and self._training["targets"] != "truth" and films[0].trace is None:
+            raise FilmError(
+                f"Films of the run have no trace of every control step, which targets={self._training['targets']!r} "
+                "needs. Make the environment with trace=True (in a recipe under env.train_kwargs)."
+            )
         if films:
             save_films(self._path / f"films_{rollout:06d}.hdf5", films)
         self._keep(rollout, films)
@@ -219,22 +235,19 @@ class RewardRefreshCallback(BaseCallback):
         learned, held_out = (
             [film for film, out in zip(films, is_held_out, strict=True) if out is side] for side in (False, True)
         )
-        if not learned or not held_out:
+        folder = self._path / f"model_{rollout:06d}"
+        try:
+            history = train_reward_model(
+                self._learner, learned, held_out, folder, seed=self.seed + rollout, **self._training
+            )
+        except FilmError as error:
+            # there may be more films the next time
             logger.warning(
-                "The reward model stays as it is after roll-out %d: there are %d films to learn from and %d held out "
-                "(initial states k with k + 1 divisible by held_out_every=%d).",
-                *(rollout, len(learned), len(held_out), self.held_out_every),
+                "The reward model stays as it is after roll-out %d, with %d films to learn from and %d held out "
+                "(initial states k with k + 1 divisible by held_out_every=%d): %s",
+                *(rollout, len(learned), len(held_out), self.held_out_every, error),
             )
             return
-        folder, model = self._path / f"model_{rollout:06d}", self._wrapper.model
-        history = train_reward_model(
-            model,  # type: ignore[arg-type]  # checked to be one that learns
-            learned,
-            held_out,
-            folder,
-            seed=self.seed + rollout,
-            **self._training,
-        )
         self._state["refreshed_at"] = rollout
         self._wrapper.forget_progress()
         best = min(history, key=lambda epoch: epoch.held_out_loss)
@@ -247,10 +260,10 @@ class RewardRefreshCallback(BaseCallback):
         margin = 2 * int(getattr(self.model, "checkpoint_interval", 1))
         used = [number for number, *_ in (*self._failures, *self._successes)]
         first_used = min([*used, rollout - margin])
-        for path in self._path.glob("films_*.hdf5"):
+        for path in self._path.glob(_FILMS):
             if _number(path) < first_used:
                 path.unlink()
-        models = sorted(self._path.glob("model_*"))
+        models = sorted(self._path.glob(_MODELS))
         for path in models[:-_KEPT_MODELS]:
             if _number(path) < rollout - margin:
                 shutil.rmtree(path)

@@ -198,8 +198,9 @@ class VecProcessReward(VecEnvWrapper):
         start = time.perf_counter()
         rewards = self._pay(observations, dones, infos)
         if self.recorder is not None:
-            for i in np.flatnonzero([_is_played(info) for info in infos]):
-                self.recorder.add(int(i), observations, bool(dones[i]), infos[i])
+            for i, info in enumerate(infos):
+                if _is_played(info):
+                    self.recorder.add(i, observations, bool(dones[i]), info)
         for i, info in enumerate(infos):
             info["env_reward"], info["process_reward"] = float(env_rewards[i]), float(rewards[i])
             info["progress"] = float(self.progress[i])

@@ -142,10 +142,10 @@ def test_scores_of_the_model_before_pay_nothing_in_episodes_in_progress():
     env = make_env(1, Level())
     env.reset()
     env.model.level = 0.9
-    assert env.step(np.full((1, 7), 0))[1][0] == pytest.approx(0.7)
+    assert env.step(np.full((1, 7), 0))[3][0]["process_reward"] == pytest.approx(0.7)
     env.model.level = 0.3
     env.forget_progress()
-    assert env.step(np.full((1, 7), 0))[1][0] == 0.0
+    assert env.step(np.full((1, 7), 0))[3][0]["process_reward"] == 0.0
 
 
 def test_a_run_is_resumed_with_its_films_and_its_model(tmp_path):
@@ -219,6 +219,11 @@ def test_without_films_on_both_sides_the_model_stays_and_says_so(tmp_path, caplo
         make_model(env).learn(16, callback=refresh(tmp_path, every=1, held_out_every=100))
     assert not differ(weights(env), before)
     assert "stays as it is after roll-out 1" in caplog.text and "held_out_every=100" in caplog.text
+
+
+def test_targets_that_need_a_trace_are_refused_with_the_first_films(tmp_path):
+    with pytest.raises(FilmError, match=r"targets='progress' needs.*trace=True \(in a recipe under env.train_kwargs\)"):
+        make_model().learn(16, callback=refresh(tmp_path, targets="progress"))
 
 
 class NoLearner:
