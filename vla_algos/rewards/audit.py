@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -120,7 +120,7 @@ class FilmFigures:
         }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Audit:
     """
     Figures of one model on films that it was not trained on.
@@ -165,7 +165,7 @@ class Audit:
     worst_success: tuple[float, int]
     invalid: float
     of_task: dict[int, TaskFigures]
-    films: tuple[FilmFigures, ...]
+    films: tuple[FilmFigures, ...] = field(repr=False)
 
     @property
     def loitering(self) -> float:
@@ -185,9 +185,9 @@ class Audit:
     def to_dict(self) -> dict[str, Any]:
         """As JSON: what is NaN or infinite is null."""
         figures = {
-            field.name: getattr(self, field.name)
-            for field in dataclasses.fields(self)
-            if field.name not in {"shaping", "gamma", "of_task", "films", "confusion"}
+            entry.name: getattr(self, entry.name)
+            for entry in dataclasses.fields(self)
+            if entry.name not in {"shaping", "gamma", "of_task", "films", "confusion"}
         }
         of_task = {
             str(task_id): {

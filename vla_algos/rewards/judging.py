@@ -21,7 +21,7 @@ MISTAKEN_FROM = 0.5
 """Progress above which a model takes another task for done."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Confusion:
     """
     Last frames of successes, judged under other instructions of their scene.
