@@ -224,8 +224,8 @@ def audit(
     :param films: of policies and initial states that it was not trained on, for as many tasks as it is meant for
     :param shaping: what it is paid by
     :param gamma: discount of the return, per decision
-    :param instructions: by task_id, texts that ask for something else in its scene; None: those of the other tasks
-        among the films
+    :param instructions: by task_id, texts that ask for something else in its scene; None: see
+        :func:`vla_algos.rewards.judging.confusion`
     :return: the figures
     :raises FilmError: if no task has a success and a failure, or films lack what the model looks at
     :raises RewardModelError: if the model does not give a score per frame
@@ -426,6 +426,8 @@ def _rearranged(film: Film, rows: Any) -> Film:
         proprio=film.proprio[rows],
         privileged=None if film.privileged is None else film.privileged[rows],
         trace=None,
+        states=None,
+        progress_under=None,
         is_success=False,
     )
 
