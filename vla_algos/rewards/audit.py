@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -120,7 +120,7 @@ class FilmFigures:
         }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Audit:
     """
     Figures of one model on films that it was not trained on.
@@ -165,7 +165,7 @@ class Audit:
     worst_success: tuple[float, int]
     invalid: float
     of_task: dict[int, TaskFigures]
-    films: tuple[FilmFigures, ...]
+    films: tuple[FilmFigures, ...] = field(repr=False)
 
     @property
     def loitering(self) -> float:
@@ -185,9 +185,9 @@ class Audit:
     def to_dict(self) -> dict[str, Any]:
         """As JSON: what is NaN or infinite is null."""
         figures = {
-            field.name: getattr(self, field.name)
-            for field in dataclasses.fields(self)
-            if field.name not in {"shaping", "gamma", "of_task", "films", "confusion"}
+            entry.name: getattr(self, entry.name)
+            for entry in dataclasses.fields(self)
+            if entry.name not in {"shaping", "gamma", "of_task", "films", "confusion"}
         }
         of_task = {
             str(task_id): {
@@ -224,8 +224,8 @@ def audit(
     :param films: of policies and initial states that it was not trained on, for as many tasks as it is meant for
     :param shaping: what it is paid by
     :param gamma: discount of the return, per decision
-    :param instructions: by task_id, texts that ask for something else in its scene; None: those of the other tasks
-        among the films
+    :param instructions: by task_id, texts that ask for something else in its scene; None: see
+        :func:`vla_algos.rewards.judging.confusion`
     :return: the figures
     :raises FilmError: if no task has a success and a failure, or films lack what the model looks at
     :raises RewardModelError: if the model does not give a score per frame
@@ -426,6 +426,8 @@ def _rearranged(film: Film, rows: Any) -> Film:
         proprio=film.proprio[rows],
         privileged=None if film.privileged is None else film.privileged[rows],
         trace=None,
+        states=None,
+        progress_under=None,
         is_success=False,
     )
 

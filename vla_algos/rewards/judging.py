@@ -14,6 +14,7 @@ from vla_algos.errors import FilmError, RewardModelError
 from vla_algos.rewards.controls import Control
 from vla_algos.rewards.films import Film
 from vla_algos.rewards.model import RewardModel
+from vla_algos.rewards.targets import other_instructions
 from vla_gym.spec import PRIVILEGED, PROPRIO
 from vla_gym.type_aliases import BoolArray, Float64Array
 
@@ -21,14 +22,15 @@ MISTAKEN_FROM = 0.5
 """Progress above which a model takes another task for done."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Confusion:
     """
     Last frames of successes, judged under other instructions of their scene.
 
     A success is mistaken for another task if that instruction scores above ``MISTAKEN_FROM``, or at least as high as
     its own. Either is an error that a policy can be paid for: the first passes a task for done that was not, and the
-    second alone finds models that do not read the instruction, but rate everything low.
+    second alone finds models that do not read the instruction, but rate everything low. Where the film's
+    ``progress_under`` says that more than half of what the other asks for was done, it is not asked.
 
     :param instructions: n texts
     :param progress: mean progress, (n, n) float64: row = what was done, column = what was asked; NaN where that was not
@@ -37,6 +39,7 @@ class Confusion:
     :param of_film: share of successes that are mistaken under at least one other instruction; it grows with their
         number
     :param of_pair: share of pairs of a success and another instruction that are mistaken; NaN if there are none
+    :param left_out: pairs that were not asked, as the other was done, too
     """
 
     instructions: tuple[str, ...]
@@ -44,6 +47,7 @@ class Confusion:
     mistaken: Float64Array
     of_film: float
     of_pair: float
+    left_out: int
 
 
 def progress_in(model: RewardModel | Control, film: Film) -> Float64Array:
@@ -96,8 +100,9 @@ def confusion(
 
     :param model: judges the frames
     :param films: successes count, failures give their instructions alone
-    :param instructions: by task_id, texts that ask for something else in its scene; None: those of the other tasks
-        among the films. Leave out what a success of the task fulfils as well
+    :param instructions: by task_id, texts that ask for something else in its scene; None: those of the film's
+        ``progress_under``, else those of other films in the same scene of LIBERO, see
+        :func:`vla_algos.rewards.targets.other_instructions`
     :return: what was mistaken for what
     :raises RewardModelError: if the model does not give a score per film, or reads the simulator's own state, which is
         about one task
@@ -108,14 +113,17 @@ def confusion(
             f"The model reads {PRIVILEGED!r}, the simulator's own state of one task; expected one that reads images "
             "and the instruction."
         )
-    others = [_other_instructions(film, films, instructions) for film in films]
+    others = _asked(films, instructions)
     texts = tuple(dict.fromkeys([film.instruction for film in films] + [text for each in others for text in each]))
     n = len(texts)
     sums, mistakes, counts = np.zeros((n, n)), np.zeros((n, n)), np.zeros((n, n))
-    was_mistaken = []
+    was_mistaken, left_out = [], 0
     for film, asked in zip(films, others, strict=True):
         if not film.is_success:
             continue
+        n_asked = len(asked)
+        asked = [text for text in asked if not _is_done(film, text)]
+        left_out += n_asked - len(asked)
         scores = _last_under(model, film, [film.instruction, *asked])
         is_mistaken = (scores > MISTAKEN_FROM) | (scores >= scores[0])
         row, columns = texts.index(film.instruction), [texts.index(text) for text in (film.instruction, *asked)]
@@ -133,6 +141,7 @@ def confusion(
         mistaken=mistaken,
         of_film=float(np.mean(was_mistaken)) if was_mistaken else float("nan"),
         of_pair=float((mistakes.sum() - np.trace(mistakes)) / n_pairs) if n_pairs else float("nan"),
+        left_out=left_out,
     )
 
 
@@ -146,18 +155,25 @@ def _scores(model: RewardModel, seen: NDArray[Any], instructions: Sequence[str])
     return scores
 
 
-def _other_instructions(
-    film: Film, films: Sequence[Film], instructions: Mapping[int, Sequence[str]] | None
-) -> list[str]:
-    if instructions is not None:
-        texts = instructions.get(film.task_id, ())
+def _asked(films: Sequence[Film], instructions: Mapping[int, Sequence[str]] | None) -> list[list[str]]:
+    """Other instructions, by film."""
+    for task_id, texts in (instructions or {}).items():
         if isinstance(texts, str):
-            raise TypeError(
-                f"instructions[{film.task_id}] is {texts!r}; expected a list of texts, such as [{texts!r}]."
-            )
+            raise TypeError(f"instructions[{task_id}] is {texts!r}; expected a list of texts, such as [{texts!r}].")
+    if instructions is not None:
+        found = [instructions.get(film.task_id, ()) for film in films]
     else:
-        texts = [other.instruction for other in films if other.task_id != film.task_id]
-    return [text for text in dict.fromkeys(texts) if text != film.instruction]
+        found = [film.progress_under or texts for film, texts in zip(films, other_instructions(films), strict=True)]
+    return [
+        [text for text in dict.fromkeys(texts) if text != film.instruction]
+        for film, texts in zip(films, found, strict=True)
+    ]
+
+
+def _is_done(film: Film, text: str) -> bool:
+    """Whether more than half of what another instruction asks for is truly done at the end."""
+    known = film.progress_under or {}
+    return text in known and bool(known[text][-1] > MISTAKEN_FROM)
 
 
 def _last_under(model: RewardModel | Control, film: Film, texts: Sequence[str]) -> Float64Array:

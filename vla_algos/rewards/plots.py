@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import itertools
 import logging
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from vla_algos.rewards.audit import Audit, reliability
 from vla_algos.rewards.films import Film
 from vla_algos.rewards.labels import LabelRule, TrajectoryLabels, label_trajectory
 from vla_gym.files import write_then_rename
-from vla_gym.type_aliases import BoolArray
+from vla_gym.type_aliases import BoolArray, Int64Array, UInt8Array
 
 logger = logging.getLogger(__name__)
 
@@ -49,17 +50,19 @@ def plot_labels(path: str | Path, labels: TrajectoryLabels, title: str = "", fil
         raise FilmError(
             f"The film has {film.steps[-1]} control steps, the labels {n_steps}; expected the labels of the film."
         )
-    shown = _spread(labels.key_frames, MAX_FRAMES) if film is not None else []
-    figure = _figure(9.0, 6.0 + 1.6 * bool(shown))
+    shown = _frames_at(labels.key_frames, film) if film is not None else []
+    # as many columns, at least, as keep few frames small; a row as high as its frames are wide
+    columns = max(6, len(shown))
+    ratios = [6.0 / columns] * bool(shown) + [1.0, 1.0, 1.0]
+    figure = _figure(9.0, 2.0 * sum(ratios))
     figure.suptitle(title)
-    grid = figure.add_gridspec(3 + bool(shown), max(1, len(shown)), height_ratios=[1.4] * bool(shown) + [1, 1, 1])
-    for i, key_frame in enumerate(shown):
-        assert film is not None
-        frame = int(np.abs(film.steps - key_frame).argmin())
+    grid = figure.add_gridspec(len(ratios), columns, height_ratios=ratios)
+    for i, (step, frame) in enumerate(shown):
         axes = figure.add_subplot(grid[0, i])
-        axes.imshow(film.frames[frame])
+        axes.imshow(frame)
         axes.set_axis_off()
-        axes.set_title(f"step {film.steps[frame]}", fontsize=8)
+        axes.set_anchor("S")
+        axes.set_title(f"step {step}", fontsize=8)
     steps = np.arange(n_steps)
     rows = [figure.add_subplot(grid[row, :]) for row in range(bool(shown), 3 + bool(shown))]
     rows[0].plot(steps, labels.speed, color="0.2")
@@ -72,7 +75,8 @@ def plot_labels(path: str | Path, labels: TrajectoryLabels, title: str = "", fil
     rows[2].plot(steps, labels.progress, color="0.2")
     rows[2].set(ylabel="progress", ylim=(-0.05, 1.05), xlabel="control step")
     if not labels.is_success:
-        rows[2].text(0.5, 0.5, "unknown: the trajectory failed", transform=rows[2].transAxes, ha="center", va="center")
+        note = {"transform": rows[2].transAxes, "ha": "center", "va": "center", "backgroundcolor": "white"}
+        rows[2].text(0.5, 0.5, "unknown: the trajectory failed", **note)
     for row, axes in enumerate(rows):
         for i, key_frame in enumerate(labels.key_frames):
             axes.axvline(key_frame, color="0.5", ls="--", lw=1, label="key frame" if row == i == 0 else None)
@@ -80,9 +84,8 @@ def plot_labels(path: str | Path, labels: TrajectoryLabels, title: str = "", fil
             label = "positive commands" if row == i == 0 else None
             axes.axvspan(begin, end, color=_POSITIVE, alpha=0.2, lw=0, label=label)
         axes.set_xlim(0, n_steps)
-        # without a change of the gripper the second has nothing to name
-        if axes.get_legend_handles_labels()[1]:
-            axes.legend(loc="upper left", fontsize=7)
+    # below, as curves may be anywhere
+    figure.legend(loc="outside lower center", ncols=4, fontsize=8)
     _save(figure, path)
 
 
@@ -248,13 +251,19 @@ def panels(found: Audit) -> list[tuple[str, bytes]]:
     :param found: the audit
     :return: what it shows, and a PNG that can be read at a width of 360 pixels, each
     """
-    drawn = [(f"Progress over time, task {task}", plot_progress, (task,)) for task in drawn_tasks(found)]
-    drawn += [("Calibration", plot_calibration, ()), ("Returns", plot_returns, ())]
-    drawn += [("Confusion of instructions", plot_confusion, ())]
+    drawn: list[tuple[str, Callable[[Any, Audit], None]]] = [
+        (f"Progress over time, task {task}", functools.partial(plot_progress, task_id=task))
+        for task in drawn_tasks(found)
+    ]
+    drawn += [
+        ("Calibration", plot_calibration),
+        ("Returns", plot_returns),
+        ("Confusion of instructions", plot_confusion),
+    ]
     pictures = []
-    for name, plot, arguments in drawn:
+    for name, plot in drawn:
         figure = _figure(5.0, 4.0)
-        plot(figure.add_subplot(), found, *arguments)
+        plot(figure.add_subplot(), found)
         pictures.append((name, _png(figure)))
     return pictures
 
@@ -284,6 +293,12 @@ def _spread(items: Sequence[Any], n: int) -> list[Any]:
     if len(items) <= n:
         return list(items)
     return [items[i] for i in np.linspace(0, len(items) - 1, n).round().astype(int)]
+
+
+def _frames_at(key_frames: Int64Array, film: Film) -> list[tuple[int, UInt8Array]]:
+    """Steps and frames next to the key frames, ``MAX_FRAMES`` at most."""
+    rows = [int(np.abs(film.steps - key_frame).argmin()) for key_frame in _spread(key_frames.tolist(), MAX_FRAMES)]
+    return [(int(film.steps[row]), film.frames[row]) for row in rows]
 
 
 def _runs(is_true: BoolArray) -> list[tuple[int, int]]:

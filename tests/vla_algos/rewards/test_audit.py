@@ -199,16 +199,39 @@ def test_a_success_is_mistaken_for_what_scores_above_half_or_as_high_as_itself()
     films = [film(0.0, 1.0, is_success=True, task_id=i, instruction=text) for i, text in enumerate("abb")]
     films[2] = replace(films[2], task_id=1)
     films.append(film(0.0, 1.0, is_success=False, task_id=2, instruction="c"))
-    found = confusion(Reads(a=0.25, b=1.0, c=0.375), films)
+    others = {0: ["b", "c"], 1: ["a", "c"]}
+    found = confusion(Reads(a=0.25, b=1.0, c=0.375), films, others)
     assert found.instructions == ("a", "b", "c")
     np.testing.assert_array_equal(found.progress, [[0.25, 1.0, 0.375]] * 2 + [[np.nan] * 3])
     # "a" is mistaken for both others, of which "c" is low, but as high as its own; "b" for none
     np.testing.assert_array_equal(found.mistaken, [[np.nan, 1, 1], [0, np.nan, 0], [np.nan] * 3])
     assert found.of_film == pytest.approx(1 / 3) and found.of_pair == pytest.approx(2 / 6)
     # high, though its own is higher
-    assert confusion(Reads(a=0.9, b=0.6, c=0.0), films[:2]).of_film == 1.0
+    assert confusion(Reads(a=0.9, b=0.6, c=0.0), films[:1], others).of_film == 1.0
     # one that does not read
-    assert confusion(Reads(a=0.1, b=0.1, c=0.1), films).of_pair == 1.0
+    assert confusion(Reads(a=0.1, b=0.1, c=0.1), films, others).of_pair == 1.0
+
+
+def test_the_instructions_of_a_scene_of_libero_are_found():
+    bowl, stove = "put the bowl on the stove", "turn on the stove"
+    films = [film(0.0, 1.0, is_success=True, task_id=1, instruction=bowl)]
+    films.append(film(0.0, 0.5, is_success=False, task_id=7, instruction=stove))
+    found = confusion(Reads(**{bowl: 1.0, stove: 0.6}), films)
+    assert found.instructions == (bowl, stove) and found.of_film == 1.0
+
+
+def test_what_a_success_has_done_as_well_is_not_asked():
+    done = replace(
+        film(0.0, 1.0, is_success=True, instruction="a"),
+        progress_under={"b": np.array([0, 0.8], np.float32), "c": np.array([0.9, 0.5], np.float32)},
+    )
+    found = confusion(Reads(a=1.0, b=0.9, c=0.1), [done])
+    assert found.instructions == ("a", "b", "c") and (found.of_film, found.of_pair, found.left_out) == (0.0, 0.0, 1)
+    assert confusion(Reads(a=1.0, b=0.9, c=0.6), [done]).of_film == 1.0
+    # nothing is left to ask
+    assert np.isnan(confusion(Reads(a=1.0, b=0.9), [done], {0: ["b"]}).of_film)
+    # films played backwards know nothing of it
+    assert audit(Reads(a=1.0, b=0.9, c=0.1), [done, *FAILURES], Shaping()).rewound_gain == pytest.approx(-1.0)
 
 
 def test_the_instructions_of_a_scene_can_be_named():
@@ -291,7 +314,8 @@ def test_one_discount_from_0_to_1_is_expected(shaping, gamma):
 
 def test_the_figures_are_json_without_nan():
     others = [film(0.0, 1.0, is_success=True, task_id=1, instruction="b")]
-    content = audit(Brightness(), [*SUCCESSES, *FAILURES, *others], Shaping()).to_dict()
+    texts = {0: ["b"], 1: ["a"]}
+    content = audit(Brightness(), [*SUCCESSES, *FAILURES, *others], Shaping(), instructions=texts).to_dict()
     again = json.loads(json.dumps(content, allow_nan=False))
     assert again["auc_last"] == 1.0 and again["truth"] is None and again["of_task"]["1"]["auc_last"] is None
     assert again["confusion"]["mistaken"] == [[None, 1.0], [1.0, None]]

@@ -115,7 +115,7 @@ def judged_films() -> list[Film]:
 def test_the_panels_of_an_audit_show_its_figures():
     from matplotlib.figure import Figure
 
-    found = audit(Brightness(), judged_films(), Shaping())
+    found = audit(Brightness(), judged_films(), Shaping(), instructions={3: ["pull it"], 7: ["push it"]})
     axes = Figure().subplots(4)
     plots.plot_progress(axes[0], found, 3)
     # three of five successes, and both failures
