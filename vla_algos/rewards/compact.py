@@ -26,7 +26,10 @@ from vla_gym.type_aliases import Float32Array
 
 KIND = "compact"
 """This class in ``reward.json``."""
-_HEADS_FILE = "heads.safetensors"
+_FURTHER_FILE = "reward.safetensors"
+"""Beside the checkpoint: statistics of the inputs, and heads."""
+_LEAST_STD = 0.02
+"""Added to the deviation of a channel (0.15 on average over films), so that what hardly changes is not blown up."""
 
 
 class CompactRewardModel:
@@ -35,7 +38,8 @@ class CompactRewardModel:
 
     The sequence is that of the VLA, with the patches of the episode's first image before those of the image to judge,
     without proprioception, by which a model could tell the time instead of looking. Vision towers stay as they are:
-    what they see of an image can be kept while the rest is trained.
+    what they see of an image can be kept while the rest is trained. Of that, most is the same in every image: each
+    channel of each patch is standardised, by the films that the model learns from first.
 
     Further outputs are linear heads on the last hidden state, taught beside progress; ``score`` leaves them out.
 
@@ -66,6 +70,8 @@ class CompactRewardModel:
         self.vla.vision_backbone.requires_grad_(False)
         self._answer_ids = answer_ids(vla.processor.tokenizer, answers)
         self._firsts: dict[bytes, th.Tensor] = {}
+        self.input_mean = self.input_std = th.empty(0)
+        """Of what the towers see, (patches, channels) float32; empty before the model has learned."""
         self.outputs = _checked(outputs)
         self.heads: nn.Linear | None = None
         if len(self.outputs) > 1:
@@ -124,7 +130,7 @@ class CompactRewardModel:
             )
         first, second = content["answers"]
         model = cls(load_vla(folder, device=device), content["key"], (first, second), outputs=outputs)
-        model._read_heads(folder)
+        model._read_further(folder)
         return model
 
     def save(self, folder: str | Path, dtype: th.dtype | None = None) -> None:
@@ -135,9 +141,11 @@ class CompactRewardModel:
         :param dtype: type of the weights in the file; None: as they are
         """
         save_vla(self.vla, folder, dtype)
+        further = {"input_mean": self.input_mean, "input_std": self.input_std}
         if self.heads is not None:
-            with write_then_rename(Path(folder) / _HEADS_FILE) as temporary:
-                save_file({name: tensor.contiguous() for name, tensor in self.heads.state_dict().items()}, temporary)
+            further |= self.heads.state_dict()
+        with write_then_rename(Path(folder) / _FURTHER_FILE) as temporary:
+            save_file({name: tensor.contiguous() for name, tensor in further.items()}, temporary)
         content = {"kind": KIND, "key": self.key, "answers": list(self.answers), "outputs": list(self.outputs)}
         write_reward_file(Path(folder), content)
 
@@ -149,18 +157,29 @@ class CompactRewardModel:
         :raises CheckpointError: if it is missing, damaged or of another architecture
         """
         self.vla.load_state_dict(load_vla(folder, device=self.vla.device).state_dict())
-        self._read_heads(Path(folder))
+        self._read_further(Path(folder))
 
-    def _read_heads(self, folder: Path) -> None:
-        if self.heads is None:
-            return
+    def _read_further(self, folder: Path) -> None:
+        """Statistics of the inputs, and heads."""
+        path = folder / _FURTHER_FILE
         try:
-            self.heads.load_state_dict(load_file(folder / _HEADS_FILE))
-        except (OSError, SafetensorError, RuntimeError) as error:
+            found = load_file(path, device=str(self.vla.device))
+            mean, std = found.pop("input_mean"), found.pop("input_std")
+            if self.heads is not None:
+                self.heads.load_state_dict(found)
+        except (OSError, SafetensorError, RuntimeError, KeyError) as error:
             raise CheckpointError(
-                f"{folder / _HEADS_FILE} is not what {REWARD_FILE} promises, heads for {', '.join(self.outputs[1:])}: "
-                f"{error} Save the model again."
+                f"{path} is not what {REWARD_FILE} promises, statistics of the inputs and heads for "
+                f"{', '.join(self.outputs[1:]) or 'nothing'}: {error} Save the model again."
             ) from error
+        width = sum(tower.width for tower in self.vla.config.towers)
+        shapes = {tuple(mean.shape), tuple(std.shape)}
+        if len(shapes) != 1 or (mean.numel() and (mean.ndim != 2 or mean.shape[1] != width)) or not (std > 0).all():
+            raise CheckpointError(
+                f"{path} has statistics of shapes {tuple(mean.shape)} and {tuple(std.shape)}; expected (patches, "
+                f"{width}), deviations above 0. Save the model again."
+            )
+        self.input_mean, self.input_std = mean, std
 
     def describe(self) -> str:
         """Say what it is, for its card."""
@@ -190,6 +209,22 @@ class CompactRewardModel:
         ]
         return th.cat(parts)
 
+    @th.no_grad()
+    def begin(self, encoded: Sequence[th.Tensor]) -> None:
+        """
+        Take the statistics of the inputs, unless the model has some.
+
+        Channels that hardly change are not blown up: the deviation has a floor.
+
+        :param encoded: see :meth:`encode`, of each film
+        """
+        if self.input_std.numel():
+            return
+        n = sum(map(len, encoded))
+        mean = sum(film.double().sum(0) for film in encoded) / n
+        variance = sum(((film.double() - mean) ** 2).sum(0) for film in encoded) / n
+        self.input_mean, self.input_std = mean.float(), variance.sqrt().float() + _LEAST_STD
+
     def log_probs(self, features: th.Tensor, instructions: Sequence[str]) -> th.Tensor:
         """
         Log-probabilities of both answers among all tokens, with gradients.
@@ -202,6 +237,8 @@ class CompactRewardModel:
 
     def _hidden(self, features: th.Tensor, instructions: Sequence[str]) -> th.Tensor:
         """(N, hidden)"""
+        if self.input_std.numel():
+            features = ((features - self.input_mean) / self.input_std).to(features.dtype)
         return self.vla.prompt_hidden(features.flatten(1, 2), list(instructions))
 
     def _answers(self, hidden: th.Tensor) -> th.Tensor:

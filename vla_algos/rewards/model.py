@@ -72,6 +72,14 @@ class TrainableRewardModel(RewardModel, Protocol):
         """
         ...
 
+    def begin(self, encoded: Sequence[th.Tensor]) -> None:
+        """
+        Get ready to learn from films; a model that has learned before stays as it is.
+
+        :param encoded: what :meth:`encode` returned of each film
+        """
+        ...
+
     def loss(self, seen: th.Tensor, instructions: Sequence[str], targets: th.Tensor) -> th.Tensor:
         """
         Loss with gradients.

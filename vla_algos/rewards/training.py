@@ -45,6 +45,7 @@ LAST, BEST, EPOCHS, LOGS = "last", "best", "epochs.json", "logs"
 _OPTIMIZER = "optimizer.pt"
 _CHANGEABLE = ("epochs", "patience")
 """Settings that may change when a training is resumed."""
+_DECAY = 0.7
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ def train_reward_model(
     :param micro_batch_size: examples per forward and backward pass, whose gradients add up to those of a gradient step;
         None: all of them at once
     :param max_examples: examples per pass at most, and as many of the held-out films; None: all
-    :param learning_rate: of AdamW
+    :param learning_rate: of AdamW in the first pass; in each of the others, 0.7 times what it was before
     :param weight_decay: of AdamW
     :param max_grad_norm: gradients are scaled down to this norm
     :param seed: of order, negatives and dropout
@@ -135,6 +136,7 @@ def train_reward_model(
     seen = _Reel(model, learned.films, targets, _texts_to_learn(learned.films, others.films, instructions))
     judged = _Reel(model, others.films, targets, _texts_to_judge(learned.films, others.films, instructions))
     _check_outputs(seen)
+    model.begin(seen.encoded)
     optimizer = th.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=weight_decay)
     history = _resume(model, optimizer, folder, settings) if resume else []
     micro_batch_size = micro_batch_size or batch_size
@@ -149,6 +151,8 @@ def train_reward_model(
                 break
             # a pass depends on its number alone, so that a resumed training draws what an uninterrupted one does
             rng = np.random.default_rng([seed, epoch])
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate * _DECAY ** (epoch - 1)
             examples = make_examples(learned.films, seen.targets, seen.others, negatives, rng)
             train_loss = teacher.run(_drawn(examples, max_examples, rng, _balance(examples)), epoch, rng, show_progress)
             loss = _finite(judged.loss(asked, micro_batch_size), "loss on held-out films", epoch)

@@ -278,6 +278,9 @@ class VLMRewardModel:
         """Return those that learn: of the adapters, if there are any."""
         return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
 
+    def begin(self, encoded: Sequence[th.Tensor]) -> None:
+        """Do nothing: it has learned to see before."""
+
     def encode(self, images: NDArray[Any]) -> th.Tensor:
         """
         What :meth:`loss` needs of images: the images themselves, as no part of the model is frozen for certain.

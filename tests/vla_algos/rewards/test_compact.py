@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch as th
+from safetensors.torch import load_file, save_file
 
 from vla_algos.errors import CheckpointError, RewardModelError, UnknownNameError
 from vla_algos.models import load_vla
@@ -100,6 +101,47 @@ def encoded(model, frames):
     return model.encode(frames.reshape(-1, *frames.shape[2:])).unflatten(0, (-1, 2))
 
 
+def test_what_it_sees_is_standardised_by_the_films_it_learns_from_first(frames, tmp_path):
+    model = CompactRewardModel.start_from("nano", seed=0)
+    before = model.score(frames, TEXTS)
+    films = list(model.encode(frames.reshape(-1, *frames.shape[2:])).split([3, 7]))
+    # a channel that never changes
+    for film in films:
+        film[:, 2, 5] = 4.0
+    model.begin(films)
+    whole = th.cat(films)
+    np.testing.assert_allclose(model.input_mean, whole.mean(0), atol=1e-5)
+    np.testing.assert_allclose(model.input_std, whole.std(0, correction=0) + 0.02, atol=1e-5)
+    assert model.input_std[2, 5] == pytest.approx(0.02)
+    standardised = (encoded(model, frames) - model.input_mean) / model.input_std
+    twin = CompactRewardModel(model.vla)
+    expected = twin.progress(standardised, TEXTS)
+    np.testing.assert_allclose(model.score(frames, TEXTS), expected, atol=1e-5)
+    assert np.abs(model.score(frames, TEXTS) - before).max() > 1e-4
+    mean = model.input_mean.clone()
+    model.begin([film + 1 for film in films])
+    assert th.equal(model.input_mean, mean), "what has learned keeps its inputs"
+    model.save(tmp_path)
+    other = CompactRewardModel.start_from("nano", seed=0)
+    other.restore(tmp_path)
+    for each in (CompactRewardModel.load(tmp_path), other):
+        np.testing.assert_array_equal(each.score(frames, TEXTS), model.score(frames, TEXTS))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"input_mean": th.zeros(4, 3)}, {"input_std": th.zeros(4, 48)}, {"input_mean": th.zeros(4, 48)}],
+)
+def test_statistics_that_do_not_fit_are_refused(model, frames, tmp_path, wrong):
+    fresh = CompactRewardModel.start_from("nano", seed=0)
+    fresh.begin([encoded(fresh, frames)[:, 0]])
+    fresh.save(tmp_path)
+    path = tmp_path / "reward.safetensors"
+    save_file(load_file(path) | wrong, path)
+    with pytest.raises(CheckpointError, match="statistics of shapes"):
+        CompactRewardModel.load(tmp_path)
+
+
 def test_further_outputs_add_their_cross_entropy_and_unknown_targets_nothing(frames):
     plain, model = (
         CompactRewardModel.start_from("nano", seed=0),
@@ -141,9 +183,9 @@ def test_further_outputs_learn_and_a_folder_gives_them_back(frames, tmp_path):
         assert each.outputs == ("progress", "success")
         np.testing.assert_array_equal(each.judge(frames, TEXTS)["success"], found["success"])
     np.testing.assert_array_equal(restored.score(frames, TEXTS), model.score(frames, TEXTS))
-    (tmp_path / "heads.safetensors").unlink()
+    (tmp_path / "reward.safetensors").unlink()
     with pytest.raises(
-        CheckpointError, match=r"heads\.safetensors is not what reward\.json promises, heads for success"
+        CheckpointError, match=r"reward\.safetensors is not what reward\.json promises, .* heads for success"
     ):
         CompactRewardModel.load(tmp_path)
 

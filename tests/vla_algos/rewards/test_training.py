@@ -72,6 +72,9 @@ class Lamp:
         self.n_encoded += len(images)
         return th.from_numpy(images[:, 0, 0, :1].astype(np.float32) / 255)
 
+    def begin(self, encoded):
+        self.begun = [len(film) for film in encoded]
+
     def loss(self, seen, instructions, targets):
         if self.net.training:
             self.batches.append((seen, list(instructions), targets))
