@@ -161,9 +161,11 @@ def _asked(films: Sequence[Film], instructions: Mapping[int, Sequence[str]] | No
         if isinstance(texts, str):
             raise TypeError(f"instructions[{task_id}] is {texts!r}; expected a list of texts, such as [{texts!r}].")
     if instructions is not None:
-        found = [instructions.get(film.task_id, ()) for film in films]
+        found = [list(instructions.get(film.task_id, ())) for film in films]
     else:
-        found = [film.progress_under or texts for film, texts in zip(films, other_instructions(films), strict=True)]
+        found = [
+            list(film.progress_under or texts) for film, texts in zip(films, other_instructions(films), strict=True)
+        ]
     return [
         [text for text in dict.fromkeys(texts) if text != film.instruction]
         for film, texts in zip(films, found, strict=True)

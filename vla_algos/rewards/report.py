@@ -34,7 +34,7 @@ _ROWS: dict[str, Callable[[Audit], str]] = {
     "gain in films played from their end": lambda a: _number(a.rewound_gain),
     "Kendall's tau, failure < partial < success": lambda a: _number(a.ranking),
     "calibration error": lambda a: _number(a.calibration_error, 3),
-    "successes taken for another task": lambda a: _percent(a.confused),
+    "successes taken for another task / pairs": lambda a: f"{_percent(a.confused)} / {_percent(_confused_pairs(a))}",
     "best-paid failure / worst-paid success": lambda a: f"{a.best_failure[0]:.2f} / {a.worst_success[0]:.2f}",
     "waiting / mean success, worst task": lambda a: _number(a.loitering),
     "does failing pay?": lambda a: "yes" if a.does_failing_pay else "no",
@@ -148,6 +148,10 @@ def _number(value: float, digits: int = 2) -> str:
 
 def _percent(value: float) -> str:
     return "-" if np.isnan(value) else f"{100 * value:.0f} %"
+
+
+def _confused_pairs(found: Audit) -> float:
+    return float("nan") if found.confusion is None else found.confusion.of_pair
 
 
 def _count(n_films: tuple[int, int]) -> str:

@@ -56,6 +56,9 @@ def test_the_table_has_a_column_for_each_control():
     assert "| AUC, last frame | 1.000 | 0.250 |" in lines
     # what cannot be told is no number
     assert "| correlation with true progress | - | 0.12 |" in lines
+    assert "| successes taken for another task / pairs | - / - | - / - |" in lines
+    asked = audit(Brightness(), FILMS, Shaping(), instructions={0: ["b"], 5: ["c"]})
+    assert "| successes taken for another task / pairs | 100 % / 100 % |" in report.table("m", asked)
     assert "| best-paid failure / worst-paid success | 0.25 / 2.00 | 0.25 / 2.00 |" in lines
 
 
