@@ -221,8 +221,8 @@ class CompactRewardModel:
         if self.input_std.numel():
             return
         n = sum(map(len, encoded))
-        mean = sum(film.double().sum(0) for film in encoded) / n
-        variance = sum(((film.double() - mean) ** 2).sum(0) for film in encoded) / n
+        mean = th.stack([film.double().sum(0) for film in encoded]).sum(0) / n
+        variance = th.stack([((film.double() - mean) ** 2).sum(0) for film in encoded]).sum(0) / n
         self.input_mean, self.input_std = mean.float(), variance.sqrt().float() + _LEAST_STD
 
     def log_probs(self, features: th.Tensor, instructions: Sequence[str]) -> th.Tensor:

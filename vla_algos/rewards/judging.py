@@ -18,19 +18,17 @@ from vla_algos.rewards.targets import other_instructions
 from vla_gym.spec import PRIVILEGED, PROPRIO
 from vla_gym.type_aliases import BoolArray, Float64Array
 
-MISTAKEN_FROM = 0.5
-"""Progress above which a model takes another task for done."""
-
 
 @dataclass(frozen=True, eq=False)
 class Confusion:
     """
     Last frames of successes, judged under other instructions of their scene.
 
-    A success is mistaken for another task if that instruction scores above ``MISTAKEN_FROM``, or at least as high as
-    its own. Either is an error that a policy can be paid for: the first passes a task for done that was not, and the
-    second alone finds models that do not read the instruction, but rate everything low. Where the film's
-    ``progress_under`` says that more than half of what the other asks for was done, it is not asked.
+    A success is mistaken for another task if that instruction scores nearer to done than to what is true of it, or at
+    least as high as its own. What is true is in the film's ``progress_under`` (a bowl that was put on the stove went
+    half of the way to the plate), and 0 without it, so that the limit is one half. Either is an error that a policy
+    can be paid for: the first passes a task for done that was not, and the second alone finds models that do not read
+    the instruction, but rate everything low. An instruction that the film fulfils as well is not asked.
 
     :param instructions: n texts
     :param progress: mean progress, (n, n) float64: row = what was done, column = what was asked; NaN where that was not
@@ -122,10 +120,12 @@ def confusion(
         if not film.is_success:
             continue
         n_asked = len(asked)
-        asked = [text for text in asked if not _is_done(film, text)]
+        true = {text: _truly_done(film, text) for text in asked}
+        asked = [text for text in asked if true[text] < 1.0]
         left_out += n_asked - len(asked)
         scores = _last_under(model, film, [film.instruction, *asked])
-        is_mistaken = (scores > MISTAKEN_FROM) | (scores >= scores[0])
+        limits = np.array([1.0, *((1.0 + true[text]) / 2 for text in asked)])
+        is_mistaken = (scores > limits) | (scores >= scores[0])
         row, columns = texts.index(film.instruction), [texts.index(text) for text in (film.instruction, *asked)]
         sums[row, columns] += scores
         mistakes[row, columns] += is_mistaken
@@ -172,10 +172,10 @@ def _asked(films: Sequence[Film], instructions: Mapping[int, Sequence[str]] | No
     ]
 
 
-def _is_done(film: Film, text: str) -> bool:
-    """Whether more than half of what another instruction asks for is truly done at the end."""
+def _truly_done(film: Film, text: str) -> float:
+    """How much of what another instruction asks for is done at the end; 0 if that is not known."""
     known = film.progress_under or {}
-    return text in known and bool(known[text][-1] > MISTAKEN_FROM)
+    return float(known[text][-1]) if text in known else 0.0
 
 
 def _last_under(model: RewardModel | Control, film: Film, texts: Sequence[str]) -> Float64Array:

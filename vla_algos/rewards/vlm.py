@@ -55,7 +55,7 @@ class VLMRewardModel:
         template
     """
 
-    outputs = OUTPUTS[:1]
+    outputs: tuple[str, ...] = OUTPUTS[:1]
 
     def __init__(
         self,

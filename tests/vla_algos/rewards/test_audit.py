@@ -220,14 +220,16 @@ def test_the_instructions_of_a_scene_of_libero_are_found():
     assert found.instructions == (bowl, stove) and found.of_film == 1.0
 
 
-def test_what_a_success_has_done_as_well_is_not_asked():
+def test_half_of_the_way_may_be_told_and_what_was_done_as_well_is_not_asked():
     done = replace(
         film(0.0, 1.0, is_success=True, instruction="a"),
-        progress_under={"b": np.array([0, 0.8], np.float32), "c": np.array([0.9, 0.5], np.float32)},
+        progress_under={"b": np.array([0, 1.0], np.float32), "c": np.array([0.9, 0.5], np.float32)},
     )
-    found = confusion(Reads(a=1.0, b=0.9, c=0.1), [done])
+    found = confusion(Reads(a=1.0, b=0.9, c=0.7), [done])
     assert found.instructions == ("a", "b", "c") and (found.of_film, found.of_pair, found.left_out) == (0.0, 0.0, 1)
-    assert confusion(Reads(a=1.0, b=0.9, c=0.6), [done]).of_film == 1.0
+    # nearer to done than to the half that is true
+    assert confusion(Reads(a=1.0, b=0.9, c=0.8), [done]).of_film == 1.0
+    assert confusion(Reads(a=0.6, b=0.9, c=0.7), [done]).of_film == 1.0
     # nothing is left to ask
     assert np.isnan(confusion(Reads(a=1.0, b=0.9), [done], {0: ["b"]}).of_film)
     # films played backwards know nothing of it
