@@ -105,7 +105,7 @@ def data(
 @app.command()
 def labels(
     data: Annotated[Path, typer.Option(help="File or folder of films.")],
-    out: Annotated[Path, typer.Option(help="Folder for a PNG per film.")],
+    out: Annotated[Path, typer.Option(help="Folder for a PNG per film, and one of all.")],
     tasks: Tasks = "",
     films: Annotated[int, typer.Option(help="Films per task and source at most.", min=1)] = 1,
 ) -> None:

@@ -91,17 +91,18 @@ def plot_labels(path: str | Path, labels: TrajectoryLabels, title: str = "", fil
 
 def plot_labels_of_films(folder: str | Path, films: Sequence[Film], rule: LabelRule | None = None) -> list[Path]:
     """
-    Draw the labels of films, a PNG each.
+    Draw the labels of films, a PNG each, and ``overview.png`` with all of them.
 
     Films without a trace, or too short for the rule, are left out, with a warning that counts them.
 
     :param folder: where to
     :param films: any number
     :param rule: thresholds and windows; None: the defaults
-    :return: the files, in the order of the films
+    :return: the files of single films, in their order
     :raises FilmError: if no film can be labelled
     """
     paths: list[Path] = []
+    drawn: list[tuple[Film, TrajectoryLabels]] = []
     for i, film in enumerate(films):
         try:
             if film.trace is None:
@@ -109,10 +110,10 @@ def plot_labels_of_films(folder: str | Path, films: Sequence[Film], rule: LabelR
             labels = label_trajectory(film.trace, film.is_success, rule)
         except TrajectoryError:
             continue
-        kind = "success" if film.is_success else "failure"
-        path = Path(folder) / f"film_{i:03d}_task_{film.task_id}_{kind}.png"
-        plot_labels(path, labels, f"{film.instruction} ({film.source}, {kind})", film)
+        path = Path(folder) / f"film_{i:03d}_task_{film.task_id}_{_kind(film)}.png"
+        plot_labels(path, labels, f"{film.instruction} ({film.source}, {_kind(film)})", film)
         paths.append(path)
+        drawn.append((film, labels))
     if not paths:
         raise FilmError(
             f"None of {len(films)} films can be labelled: they have no trace, or too few steps. Record them with "
@@ -120,7 +121,37 @@ def plot_labels_of_films(folder: str | Path, films: Sequence[Film], rule: LabelR
         )
     if len(paths) < len(films):
         logger.warning("%d of %d films have no trace, or too few steps: not drawn", len(films) - len(paths), len(films))
+    _plot_overview(Path(folder) / "overview.png", drawn)
     return paths
+
+
+def _kind(film: Film) -> str:
+    return "success" if film.is_success else "failure"
+
+
+def _plot_overview(path: Path, drawn: Sequence[tuple[Film, TrajectoryLabels]]) -> None:
+    """Speed and gripper of every film on one page, two columns."""
+    n_rows = -(-len(drawn) // 2)
+    figure = _figure(9.0, 1.3 * n_rows + 0.5)
+    grid = figure.add_gridspec(n_rows, 2)
+    for i, (film, labels) in enumerate(drawn):
+        axes = figure.add_subplot(grid[i // 2, i % 2])
+        first = i == 0
+        axes.plot(labels.speed, color="0.2", lw=1, label="speed (m/s)" if first else None)
+        axes.axhline(labels.threshold, color="C3", lw=0.8, label="threshold of a stop" if first else None)
+        # on the same axis, so that a cut is seen beside the stop that it belongs to
+        openness = labels.openness * float(labels.speed.max())
+        axes.plot(openness, color="C4", lw=0.8, alpha=0.7, label="gripper, closed to open" if first else None)
+        for key_frame in labels.key_frames:
+            axes.axvline(key_frame, color="0.5", ls="--", lw=0.8)
+        for k, (begin, end) in enumerate(_runs(labels.is_positive)):
+            label = "positive commands, up to a key frame" if first and k == 0 else None
+            axes.axvspan(begin, end, color=_POSITIVE, alpha=0.2, lw=0, label=label)
+        axes.set(xlim=(0, len(labels.speed)), ylim=(0, None))
+        axes.set_title(f"{film.instruction} ({_kind(film)})", fontsize=7)
+        axes.tick_params(labelsize=6)
+    figure.legend(loc="outside lower center", ncols=4, fontsize=7)
+    _save(figure, path)
 
 
 def plot_audit(path: str | Path, found: Audit, title: str) -> None:

@@ -78,6 +78,9 @@ TAKEN = {
     "quickstart": f"{_OF_ENVIRONMENTS} --device --resume".replace("--suite ", ""),
     # the expert needs no device, and the same command continues
     "collect": _OF_ENVIRONMENTS,
+    "reward train": "--vla --revision --device --out --seed --resume",
+    "reward audit": "--out",
+    "reward labels": "--tasks --out",
     "reward data": f"{_OF_ENVIRONMENTS} --vla --device",
     "assets build": "--suite --tasks --render-quality --assets",
     "doctor": "--assets",

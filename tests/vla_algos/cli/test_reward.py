@@ -86,7 +86,7 @@ def test_policies_and_tasks_can_be_held_out(tmp_path: Path, data: Path) -> None:
 
 def test_labels_are_drawn_for_a_film_of_each_task_and_source(tmp_path: Path, data: Path) -> None:
     assert "4 figures are in" in run("labels", "--data", data, "--out", tmp_path)
-    assert len(list(tmp_path.glob("*.png"))) == 4
+    assert len(list(tmp_path.glob("film_*.png"))) == 4 and (tmp_path / "overview.png").is_file()
     assert "6 figures" in run("labels", "--data", data / "one.hdf5", "--out", tmp_path, "--tasks", 7, "--films", 9)
 
 
