@@ -39,8 +39,10 @@ def test_the_version_is_printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
 
 def commands() -> dict[str, Any]:
     group: Any = typer.main.get_command(app)
-    of_assets = group.commands["assets"].commands
-    return {**group.commands, **{f"assets {name}": command for name, command in of_assets.items()}}
+    found = dict(group.commands)
+    for part in ("assets", "reward"):
+        found |= {f"{part} {name}": command for name, command in group.commands[part].commands.items()}
+    return found
 
 
 SPELLINGS = {
