@@ -166,7 +166,8 @@ def plot_audit(path: str | Path, found: Audit, title: str) -> None:
     columns = 2 if len(tasks) in (2, 4) else min(3, len(tasks))
     task_rows = -(-len(tasks) // columns)
     figure = _figure(13.0, 3.2 * task_rows + 4.4)
-    figure.suptitle(title)
+    n_left_out = len(found.of_task) - len(tasks)
+    figure.suptitle(f"{title} (tasks that are not drawn: {n_left_out})" if n_left_out else title)
     upper, lower = figure.subfigures(2, 1, height_ratios=[3.2 * task_rows, 4.4])
     for i, task in enumerate(tasks):
         plot_progress(upper.add_subplot(task_rows, columns, i + 1), found, task)

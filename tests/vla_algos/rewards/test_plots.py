@@ -141,12 +141,14 @@ def test_true_progress_is_drawn_beside_the_models():
     assert dotted == pytest.approx([0.25, 0.5])
 
 
-def test_tasks_with_both_kinds_are_drawn_before_others(monkeypatch):
+def test_tasks_with_both_kinds_are_drawn_before_others(monkeypatch, figures):
     films = [*judged_films(), replace(labelled_film(), task_id=1)]
     found = audit(Brightness(), films, Shaping())
     assert plots.drawn_tasks(found) == [1, 3, 7]
     monkeypatch.setattr(plots, "MAX_TASKS", 2)
     assert plots.drawn_tasks(found) == [3, 7]
+    plots.plot_audit("unused.png", found, "a title")
+    assert figures[0].get_suptitle() == "a title (tasks that are not drawn: 1)"
 
 
 def test_one_task_alone_has_no_confusion_to_draw():
