@@ -25,6 +25,14 @@ def test_the_benchmark_of_a_vla_on_a_gpu_runs_without_one(run_script: Callable[.
     assert all(float(cell) > 0 for row in decoding for cell in row[:-1])
 
 
+@pytest.mark.parametrize("arguments", ["--batches 1 3", "--batches 1 3 --vlm nano"])
+def test_the_benchmark_of_reward_models_runs_without_a_gpu(run_script: Callable[..., str], arguments: str) -> None:
+    output = run_script(ROOT / "benchmarks" / "reward_model.py", *arguments.split(), "--repeats", "1")
+    rows = [line.strip("| ").split(" | ") for line in output.splitlines() if line.startswith("| ")]
+    assert [row[0] for row in rows[1:]] == ["1", "3"]
+    assert all(float(cell) > 0 for row in rows[1:] for cell in (row[1], row[3]))
+
+
 @pytest.mark.slow
 def test_an_iteration_is_timed_without_a_warning_of_weights_that_are_meant_to_be_random() -> None:
     benchmark = runpy.run_path(str(ROOT / "benchmarks" / "ppo_iteration.py"))
