@@ -65,6 +65,7 @@ class TokenAlgorithm(ResumableAlgorithm):
     :raises ValueError: if a number is out of range, or an argument is unknown
     :raises SpaceError: if the environment does not take the model's actions, or does not show what the model reads
     :raises ActorError: if the policy lacks what a setting needs, such as entropies for ``ent_coef``
+    :raises DiscountError: if a process reward in the environment has a ``gamma`` of its own, and it is another
     :raises CheckpointError: if the model's checkpoint is missing or damaged
 
     Keyword of those that can stay close to the policy that the run started from:

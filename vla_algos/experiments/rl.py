@@ -64,6 +64,7 @@ def run_rl(
     :return: evaluations, history and times
     :raises UnknownNameError: for an algorithm, suite, task, model, asset pack or curriculum scheme that does not exist
     :raises TypeError: for a keyword of the curriculum that does not exist
+    :raises DiscountError: if a process reward has another ``gamma`` than the algorithm
     :raises SettingsError: if the interrupted run has other settings, or has taken ``total_timesteps`` already
     :raises FolderInUseError: if another run is writing to ``folder``
     :raises FolderNotWritableError: if ``folder`` cannot be written
