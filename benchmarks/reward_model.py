@@ -104,10 +104,7 @@ def time_vlm(args: argparse.Namespace) -> None:
     part = half * 3 // 8
     rope = {"rope_type": "default", "mrope_section": [half - 2 * part, part, part]}
     config = Qwen2VLConfig(
-        text_config={
-            **text,
-            "rope_parameters": {"rope_type": "default", "mrope_section": [half - 2 * part, part, part]},
-        },
+        text_config={**text, "rope_parameters": rope},
         vision_config={**vision, "patch_size": PATCH, "spatial_merge_size": MERGED},
         image_token_id=5,
         vision_start_token_id=6,
