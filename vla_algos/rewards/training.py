@@ -124,17 +124,25 @@ def train_reward_model(
     :raises ValueError: for a number out of its range
     """
     settings: dict[str, Any] = {
-        **{"targets": targets, "instructions": instructions, "negatives": negatives, "epochs": epochs},
-        **{"patience": patience, "batch_size": batch_size, "micro_batch_size": micro_batch_size},
-        **{"max_examples": max_examples, "learning_rate": learning_rate, "weight_decay": weight_decay},
-        **{"max_grad_norm": max_grad_norm, "seed": seed},
+        "targets": targets,
+        "instructions": instructions,
+        "negatives": negatives,
+        "epochs": epochs,
+        "patience": patience,
+        "batch_size": batch_size,
+        "micro_batch_size": micro_batch_size,
+        "max_examples": max_examples,
+        "learning_rate": learning_rate,
+        "weight_decay": weight_decay,
+        "max_grad_norm": max_grad_norm,
+        "seed": seed,
     }
     _check(settings)
     folder = Path(folder)
-    learned, others = Side(*usable_films(films, targets)), Side(*usable_films(held_out, targets))
-    _check_films(learned, others)
-    seen = _Reel(model, learned.films, targets, _texts_to_learn(learned.films, others.films, instructions))
-    judged = _Reel(model, others.films, targets, _texts_to_judge(learned.films, others.films, instructions))
+    learned, unseen = Side(*usable_films(films, targets)), Side(*usable_films(held_out, targets))
+    _check_films(learned, unseen)
+    seen = _Reel(model, learned.films, targets, _texts_to_learn(learned.films, unseen.films, instructions))
+    judged = _Reel(model, unseen.films, targets, _texts_to_judge(learned.films, unseen.films, instructions))
     _check_outputs(seen)
     model.begin(seen.encoded)
     optimizer = th.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=weight_decay)
@@ -142,9 +150,9 @@ def train_reward_model(
     micro_batch_size = micro_batch_size or batch_size
     teacher = _Teacher(model, optimizer, seen, batch_size, micro_batch_size, max_grad_norm)
     # the same questions in every epoch
-    asked = make_examples(others.films, judged.targets, judged.others, negatives, np.random.default_rng(seed))
+    asked = make_examples(unseen.films, judged.targets, judged.others, negatives, np.random.default_rng(seed))
     asked = _drawn(asked, max_examples, np.random.default_rng(seed), None)
-    is_success = [film.is_success for film in others.films]
+    is_success = [film.is_success for film in unseen.films]
     with closing(configure(str(folder / LOGS / f"from_{len(history)}"), ["csv", "tensorboard"])) as log:
         for epoch in range(len(history) + 1, epochs + 1):
             if _has_stopped(history, patience):
@@ -165,7 +173,7 @@ def train_reward_model(
     model.restore(folder / BEST)
     rows = [asdict(epoch) for epoch in history]
     scores = judged.last_scores(micro_batch_size)
-    write_reward_card(folder / BEST, model.describe(), settings, learned, others, rows, scores)
+    write_reward_card(folder / BEST, model.describe(), settings, learned, unseen, rows, scores)
     return history
 
 
@@ -315,8 +323,8 @@ def _check_films(learned: Side, held_out: Side) -> None:
         )
 
 
-def _identity(film: Film) -> tuple[str, str, int]:
-    return film.source, film.instruction, hash(film.frames.tobytes())
+def _identity(film: Film) -> tuple[str, int, int, int]:
+    return film.source, film.task_id, film.init_state_id, hash(film.frames.tobytes())
 
 
 def _check_outputs(reel: _Reel) -> None:
