@@ -74,7 +74,7 @@ def train_reward_model(
     *,
     targets: Targets = "truth",
     instructions: Mapping[int, Sequence[str]] | None = None,
-    negatives: float = 0.5,
+    negatives: float | None = None,
     epochs: int = 10,
     patience: int = 3,
     batch_size: int = 64,
@@ -104,7 +104,8 @@ def train_reward_model(
     :param targets: what progress is taught to be, see :func:`vla_algos.rewards.targets.frame_targets`
     :param instructions: by task_id, texts that ask for something else in its scene; None: see
         :func:`vla_algos.rewards.targets.other_instructions`
-    :param negatives: share of negatives, see :func:`vla_algos.rewards.targets.make_examples`
+    :param negatives: share of negatives, see :func:`vla_algos.rewards.targets.make_examples`; None: one half, and none
+        for ``paper``, which learns from successes alone
     :param epochs: passes at most
     :param patience: passes without a smaller loss after which training stops
     :param batch_size: examples per gradient step
@@ -123,6 +124,8 @@ def train_reward_model(
     :raises TrainingDivergedError: if a loss is not finite
     :raises ValueError: for a number out of its range
     """
+    if negatives is None:
+        negatives = 0.0 if targets == "paper" else 0.5
     settings: dict[str, Any] = {
         "targets": targets,
         "instructions": instructions,
@@ -139,7 +142,7 @@ def train_reward_model(
     }
     _check(settings)
     folder = Path(folder)
-    learned, unseen = Side(*usable_films(films, targets)), Side(*usable_films(held_out, targets))
+    learned, unseen = _films_to_learn(films, targets), Side(*usable_films(held_out, targets))
     _check_films(learned, unseen)
     seen = _Reel(model, learned.films, targets, _texts_to_learn(learned.films, unseen.films, instructions))
     judged = _Reel(model, unseen.films, targets, _texts_to_judge(learned.films, unseen.films, instructions))
@@ -251,6 +254,17 @@ class _Teacher:
             th.nn.utils.clip_grad_norm_(self.model.parameters(), self.max_grad_norm)
             self.optimizer.step()
         return total
+
+
+def _films_to_learn(films: Sequence[Film], targets: Targets) -> Side:
+    kept, skipped = usable_films(films, targets)
+    if targets != "paper":
+        return Side(kept, skipped)
+    successes = [film for film in kept if film.is_success]
+    n_failures = len(kept) - len(successes)
+    return Side(
+        successes, {**skipped, "failed (the paper learns from successes)": n_failures} if n_failures else skipped
+    )
 
 
 def _parts(examples: Sequence[Example], size: int) -> list[Sequence[Example]]:

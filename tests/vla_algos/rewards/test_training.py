@@ -356,3 +356,20 @@ def test_numbers_out_of_range_are_refused(wrong, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         train_reward_model(Lamp(), films([0]), films([1]), tmp_path, **wrong)
     assert not (tmp_path / EPOCHS).exists()
+
+
+def test_the_paper_learns_from_successes_alone_and_asks_nothing_else(tmp_path):
+    def traced(starts) -> list[Film]:
+        moving = np.cumsum(np.abs(np.sin(np.arange(32) / 4)))[:, None] * np.full(8, 0.01)
+        return [replace(each, trace=moving.astype(np.float32)) for each in films(starts)]
+
+    model = Lamp()
+    train_reward_model(model, traced(range(3)), traced([5]), tmp_path, targets="paper", epochs=1, batch_size=8)
+    # five frames of each of six successes, drawn by label
+    assert sum(len(texts) for _, texts, _ in model.batches) == 30
+    assert {float(p) for *_, targets in model.batches for p in targets} == {0.0, 1.0}
+    card = (tmp_path / BEST / "README.md").read_text()
+    assert "6 left out: failed (the paper learns from successes)" in card
+    other = Lamp()
+    train_reward_model(other, traced(range(3)), traced([5]), tmp_path / "truth", epochs=1, batch_size=8)
+    assert sum(len(texts) for _, texts, _ in other.batches) == 120
