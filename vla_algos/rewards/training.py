@@ -258,13 +258,11 @@ class _Teacher:
 
 def _films_to_learn(films: Sequence[Film], targets: Targets) -> Side:
     kept, skipped = usable_films(films, targets)
-    if targets != "paper":
-        return Side(kept, skipped)
     successes = [film for film in kept if film.is_success]
-    n_failures = len(kept) - len(successes)
-    return Side(
-        successes, {**skipped, "failed (the paper learns from successes)": n_failures} if n_failures else skipped
-    )
+    if targets != "paper" or len(successes) == len(kept):
+        return Side(kept, skipped)
+    reason = "failed (the paper learns from successes)"
+    return Side(successes, {**skipped, reason: len(kept) - len(successes)})
 
 
 def _parts(examples: Sequence[Example], size: int) -> list[Sequence[Example]]:
