@@ -345,7 +345,7 @@ def _pretrained(
 
 def add_reward_adapter(model: Any, rank: int = 32, alpha: int | None = None, dropout: float = 0.0) -> Any:
     """
-    Put LoRA adapters on every linear layer of the language model, and freeze everything else.
+    Put LoRA adapters on every linear layer of the language model but its head, and freeze everything else.
 
     :param model: an image-text-to-text model
     :param rank: of the adapters; VLA-RL's is 32
@@ -358,10 +358,10 @@ def add_reward_adapter(model: Any, rank: int = 32, alpha: int | None = None, dro
         from peft import LoraConfig, get_peft_model
     except ModuleNotFoundError as error:
         raise MissingPackageError("Adapters need peft. Run: pip install vla-gym[lora]") from error
+    # by identity: vision towers are called "vision_tower", "visual" or "vision_model", as their authors liked
+    inside = {id(module) for module in model.get_decoder().modules()}
     names = [
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, th.nn.Linear) and "vision" not in name and not name.endswith("lm_head")
+        name for name, module in model.named_modules() if isinstance(module, th.nn.Linear) and id(module) in inside
     ]
     config = LoraConfig(r=rank, lora_alpha=rank if alpha is None else alpha, lora_dropout=dropout, target_modules=names)
     return get_peft_model(model, config)
