@@ -287,11 +287,9 @@ def panels(found: Audit) -> list[tuple[str, bytes]]:
         (f"Progress over time, task {task}", functools.partial(plot_progress, task_id=task))
         for task in drawn_tasks(found)
     ]
-    drawn += [
-        ("Calibration", plot_calibration),
-        ("Returns", plot_returns),
-        ("Confusion of instructions", plot_confusion),
-    ]
+    drawn += [("Calibration", plot_calibration), ("Returns", plot_returns)]
+    if not np.isnan(found.confused):
+        drawn.append(("Confusion of instructions", plot_confusion))
     pictures = []
     for name, plot in drawn:
         figure = _figure(5.0, 4.0)

@@ -98,7 +98,8 @@ def test_films_are_drawn_each_into_a_file_and_those_without_labels_are_counted(t
     with caplog.at_level(logging.WARNING):
         paths = plots.plot_labels_of_films(tmp_path / "labels", films)
     assert [path.name for path in paths] == ["film_000_task_3_success.png", "film_003_task_3_failure.png"]
-    assert sorted((tmp_path / "labels").iterdir()) == paths
+    assert sorted((tmp_path / "labels").iterdir()) == [*paths, tmp_path / "labels" / "overview.png"]
+    assert Image.open(tmp_path / "labels" / "overview.png").format == "PNG"
     assert "2 of 4 films have no trace, or too few steps" in caplog.text
     assert Image.open(paths[0]).format == "PNG" and Image.open(paths[0]).convert("L").getextrema() == (0, 255)
     with pytest.raises(FilmError, match=r"None of 1 films can be labelled.*trace=True"):
