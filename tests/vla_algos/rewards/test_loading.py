@@ -106,4 +106,4 @@ def test_weights_that_are_pickled_are_refused(tiny_vlm, tmp_path):
 def test_scores_of_a_folder_are_those_of_the_model(compact_folder):
     frames = np.random.default_rng(0).integers(0, 256, (2, 2, 64, 64, 3), np.uint8)
     own = CompactRewardModel.start_from("nano", seed=0).score(frames, ["a", "b"])
-    np.testing.assert_array_equal(load_reward_model(compact_folder).score(frames, ["a", "b"]), own)
+    np.testing.assert_allclose(load_reward_model(compact_folder).score(frames, ["a", "b"]), own, atol=1e-4)

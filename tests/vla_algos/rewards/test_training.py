@@ -121,7 +121,7 @@ def test_a_compact_model_learns_all_its_outputs_and_resumes_them(tmp_path):
     assert resumed == history and history[1].train_loss < history[0].train_loss
     found = load_reward_model(tmp_path / "parts" / BEST)
     assert found.outputs == outputs and found.heads.weight.abs().sum() > 0
-    assert th.equal(found.heads.weight, other.heads.weight)
+    th.testing.assert_close(found.heads.weight, other.heads.weight, rtol=0, atol=1e-4)
 
 
 def test_a_vlm_learns_with_its_adapters_and_resumes_to_the_same_figures(tiny_vlm, tmp_path):
