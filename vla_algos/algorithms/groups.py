@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, get_args
 
 import numpy as np
@@ -36,8 +36,6 @@ class GroupAlgorithm(TokenAlgorithm):
     - Groups without spread in their returns may be replaced by groups from new starts (``resampling_rounds``). Their
       decisions count in ``num_timesteps`` and leave the buffer.
 
-    :param group_size: episodes per start
-    :param n_groups: starts per iteration; together a multiple of the number of environments
     **Credit.** With ``credit="episode"`` all decisions of an episode have the advantage of its return. A dense reward
     says more: with ``credit="decision"`` decision t of an episode has its own rewards to go,
     G_t = r_t + gamma r_(t+1) + ..., and is compared with decisions t of the episodes of its group that are still
@@ -47,6 +45,8 @@ class GroupAlgorithm(TokenAlgorithm):
     is not learned from. For episodes of equal length with a reward at their end alone and ``gamma=1``, both credits
     are the same; where successes end earlier, what failures do after the last success is not blamed.
 
+    :param group_size: episodes per start
+    :param n_groups: starts per iteration; together a multiple of the number of environments
     :param resampling_rounds: times per iteration that groups without spread are replaced, at most
     :param credit: "episode" or "decision"
     """
@@ -211,21 +211,22 @@ class GroupAlgorithm(TokenAlgorithm):
     def _has_spread(self, group: list[SampledEpisode]) -> bool:
         return has_spread(group, self.gamma, self.credit)
 
-    def _set_advantages(self) -> np.ndarray:
-        """Give decisions their advantages in the buffer; rows of those that are learned from, (R,) int64."""
+    def _set_advantages(
+        self, of_episodes: Callable[[np.ndarray], np.ndarray], of_decisions: Callable[[np.ndarray], np.ndarray]
+    ) -> np.ndarray:
+        """
+        Give decisions their advantages in the buffer.
+
+        :param of_episodes: advantages of a group's episodes from their returns, (group_size,) each
+        :param of_decisions: advantages of a group's decisions from rewards to go, (group_size, T) each, NaN where an
+            episode is over
+        :return: rows of those that are learned from, (R,) int64
+        """
         rows: list[int] = []
         for group in self._groups_with_spread():
             if self.credit == "decision":
-                advantages = self._decision_advantages(aligned_rewards_to_go(group, self.gamma))
+                advantages = of_decisions(aligned_rewards_to_go(group, self.gamma))
             else:
-                advantages = self._advantages(np.array([episode.discounted_return(self.gamma) for episode in group]))
+                advantages = of_episodes(np.array([episode.discounted_return(self.gamma) for episode in group]))
             rows += self.rollout_buffer.set_advantages(group, advantages)
         return np.array(rows, np.int64)
-
-    def _advantages(self, returns: np.ndarray) -> np.ndarray:
-        """Advantages of the episodes of a group, from their returns, (group_size,) each."""
-        raise NotImplementedError
-
-    def _decision_advantages(self, returns: np.ndarray) -> np.ndarray:
-        """Advantages of a group's decisions from rewards to go, (group_size, T) each, NaN where an episode is over."""
-        raise NotImplementedError

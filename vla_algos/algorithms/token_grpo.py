@@ -141,7 +141,7 @@ class TokenGRPO(GroupAlgorithm):
     def train(self) -> None:
         """Update the policy from the current groups, and save the run if it is time to."""
         with self._update() as update:
-            rows = self._set_advantages()
+            rows = self._set_advantages(self._advantages, self._decision_advantages)
             if len(rows):
                 if self.reference is not None:
                     update.score_reference(self.reference, self.rollout_buffer, rows, all_choices=True)
