@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -149,7 +148,7 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Resume an interrupted training in --out.")] = False,
 ) -> None:
     """Teach a model to see how much of a task is done."""
-    from vla_algos.experiments.reward import RewardSettings, Split, load_reward_settings, train_reward
+    from vla_algos.experiments.reward import RewardSettings, load_reward_settings, train_reward
 
     if resume:
         settings = load_reward_settings(out)
@@ -169,7 +168,7 @@ def train(
             backend=backend,
             vla=vla,
             targets=targets,  # type: ignore[arg-type]
-            split=_split(Split(), held_out_states, held_out_sources, held_out_tasks),
+            split=_split(held_out_states, held_out_sources, held_out_tasks),
             revision=revision,
             rank=lora_rank,
             device=device,
@@ -205,14 +204,14 @@ def audit(
     held_out_tasks: HeldOutTasks = "",
 ) -> None:
     """Judge a reward model on films that it did not learn from, beside controls that see no image."""
-    from vla_algos.experiments.reward import Split, audit_reward
+    from vla_algos.experiments.reward import audit_reward
     from vla_algos.rewards.report import failing_pays, table
     from vla_algos.rewards.shaping import DEFAULT_WEIGHTS, Shaping
 
     weight = DEFAULT_WEIGHTS.get(mode, 1.0) if weight is None else weight
     shaping = Shaping(mode, weight, gamma if mode == "potential" else None, episode_cap)  # type: ignore[arg-type]
     is_split = held_out_states is not None or held_out_sources or held_out_tasks
-    split = _split(Split(), held_out_states, held_out_sources, held_out_tasks) if is_split else None
+    split = _split(held_out_states, held_out_sources, held_out_tasks) if is_split else None
     console = Console(highlight=False)
     found, controls = audit_reward(
         model,
@@ -230,10 +229,8 @@ def audit(
     console.print(f"Tables, figure and page are in {out}")
 
 
-def _split(default: Split, states: int | None, sources: list[str] | None, tasks: str) -> Split:
-    return replace(
-        default,
-        last_states=default.last_states if states is None else states,
-        sources=tuple(sources or ()),
-        tasks=tuple(numbers(tasks) or ()),
-    )
+def _split(states: int | None, sources: list[str] | None, tasks: str) -> Split:
+    from vla_algos.experiments.reward import Split
+
+    given = {} if states is None else {"last_states": states}
+    return Split(sources=tuple(sources or ()), tasks=tuple(numbers(tasks) or ()), **given)

@@ -207,8 +207,9 @@ def audit_reward(
         data, split = data or settings.data, split or settings.split
     if data is None:
         raise FilmError(f"{model} is no folder of a training, so its films are not known. Name some with data.")
+    split = split or Split()
     judge = load_reward_model(str(Path(model) / BEST) if is_training else model)
-    films, held_out = (split or Split()).divide(load_films(data))
+    films, held_out = split.divide(load_films(data))
     announce(f"{len(held_out)} films judged, {len(films)} teach the controls")
     found = audit(judge, held_out, shaping, gamma)
     targets = "truth" if settings is None else settings.targets
@@ -216,7 +217,7 @@ def audit_reward(
     provenance = {
         "model": model,
         "data": {path.name: describe_films(path)[0] for path in film_files(data)},
-        "held_out": asdict(split or Split()),
+        "held_out": asdict(split),
         **recorded_with(),
     }
     write_audit(folder, model, found, controls, provenance)
