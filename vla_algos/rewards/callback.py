@@ -42,7 +42,7 @@ class ProcessRewardCallback(BaseCallback):
 
     Works with every algorithm of SB3 whose environment contains a
     :class:`vla_algos.rewards.vec_process_reward.VecProcessReward`. The episodes are kept in
-    ``model.process_reward_history``, which ``model.save`` keeps, so that a resumed run goes on with them.
+    ``model.process_reward_history``, which ``model.save`` keeps, and a resumed run adds to them.
 
     Logged after each roll-out: ``rollout/ep_process_rew_mean`` (mean over the last window; ``rollout/ep_rew_mean``
     beside it is the environment's), ``rollout/process_rew_alarm`` (1 while it is raised), ``time/reward_seconds`` and

@@ -59,7 +59,7 @@ class Control:
         """
         features = (_features(film, self.inputs, self.instructions) - self._mean) / self._std
         scores = self.network(th.from_numpy(features).double())[:, 0].sigmoid().numpy()
-        # what is the same in two films is a tie, whatever order a longer film's sums are taken in
+        # rounded, as sums differ in their last bits between films of different lengths, and equal scores must tie
         return np.round(scores, 9)
 
 

@@ -168,7 +168,7 @@ class VLMRewardModel:
                     "The model that the adapters were trained for has no name, so that nothing could find it again. "
                     "Make it with VLMRewardModel.start_from."
                 )
-            # a folder stays the same one, whatever folder one is in
+            # absolute, so that it is found from any working directory
             base = str(Path(base).resolve()) if Path(base).is_dir() else base
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:

@@ -91,7 +91,7 @@ def test_lengths_are_equal_within_a_task_so_that_a_short_task_does_not_blind_ano
 
 
 def test_knowing_which_task_is_easy_is_not_seeing_what_was_done():
-    # 0.9 whatever happens in the easy task, 0.1 in the hard one
+    # always 0.9 in the easy task and 0.1 in the hard one
     easy = [film(0.0, 0.9, is_success=k > 0) for k in range(4)]
     hard = [film(0.0, 0.1, is_success=k == 0, task_id=1) for k in range(4)]
     found = audit(Brightness(), [*easy, *hard], Shaping())

@@ -85,7 +85,7 @@ def test_the_value_target_of_token_ppo_is_the_wrapped_reward():
     model.learn(16, callback=keep)
     rewards = keep.told("env_reward", "process_reward")
     np.testing.assert_allclose(keep.arrays["rewards"], rewards, atol=1e-6)
-    # each decision is a third of the way, whatever else happens
+    # each decision is always a third of the way
     np.testing.assert_allclose(keep.told("process_reward"), 1 / 3, atol=1e-6)
     last_values = keep.locals["last_values"].numpy().flatten()
     expected = discounted_sums(rewards, np.array(keep.dones), last_values, 0.9)

@@ -1,4 +1,4 @@
-"""Reward models are found by name or folder, whatever their kind."""
+"""Reward models of every kind are found by name or folder."""
 
 from __future__ import annotations
 
